@@ -1,0 +1,1 @@
+"""Pure maths and values: no files, no model, no clock."""

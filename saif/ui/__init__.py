@@ -1,0 +1,1 @@
+"""The Gradio page: panels are drawn in `panels`, wired once in `app`."""

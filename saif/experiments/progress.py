@@ -1,0 +1,37 @@
+"""Progress bars with the time left, on stderr, so that stdout stays for results."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+T = TypeVar("T")
+
+
+def bar() -> Progress:
+    """A progress bar to use in a `with`."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+    """Iterate with a bar. `total` is only needed for what has no length."""
+    if total is None and isinstance(items, Sequence):
+        total = len(items)
+    with bar() as progress:
+        yield from progress.track(items, total=total, description=label)

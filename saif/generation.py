@@ -1,0 +1,180 @@
+"""The decode loop: rows in, steps out. Sampling, stopping and detokenising, no chats or screens."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from tokenizers.decoders import DecodeStream
+from torch import Tensor
+
+from saif.core.steering import Steering
+from saif.errors import InputError
+from saif.runtime.model import RowStart, SteerableModel
+
+StopReason = Literal["end", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is drawn. temperature 0 is greedy; top_p 1 keeps every token;
+    repetition_penalty 1 is off and counts prompt and reply, as transformers does."""
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        limits = [
+            ("max_new_tokens", self.max_new_tokens, 1, 4096),
+            ("temperature", self.temperature, 0, 5),
+            ("top_p", self.top_p, 0.01, 1),
+            ("repetition_penalty", self.repetition_penalty, 0.5, 2),
+            ("seed", self.seed, 0, 2**63 - 1),
+        ]
+        for name, value, low, high in limits:
+            if not low <= value <= high:  # also refuses NaN
+                raise InputError(f"{name} must lie between {low} and {high}, not {value}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One reply to be made."""
+
+    prompt_ids: Sequence[int]
+    steering: Steering | None = None
+    sampling: Sampling = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class RowStep:
+    """What one step gave one row.
+
+    token_id: the new token, None when the row ended in this step. text: what the token adds to
+    the visible text; empty while a character is still incomplete. steered: positions of the
+    residual stream that were changed to get here. stop: why the row ended, None while it runs.
+    """
+
+    row: int
+    token_id: int | None
+    text: str
+    steered: int
+    stop: StopReason | None
+
+
+Step = tuple[RowStep, ...]
+"""One decoding step: an entry for each row that was still running."""
+
+
+class _RowState:
+    """What the loop knows of one running row."""
+
+    def __init__(self, index: int, row: Row, model: SteerableModel) -> None:
+        self.index = index
+        self.sampling = row.sampling
+        self.n_tokens = 0
+        self.end_ids = model.end_ids
+        self.seen = torch.tensor(sorted(set(row.prompt_ids)))
+        self._tokenizer = model.tokenizer.backend_tokenizer
+        self._decoder = DecodeStream(skip_special_tokens=True)
+
+    def take(self, token: int, steered: int) -> RowStep:
+        if token in self.end_ids:
+            return RowStep(self.index, None, "", steered, "end")
+        self.n_tokens += 1
+        self.seen = torch.cat([self.seen, torch.tensor([token])])
+        text = self._decoder.step(self._tokenizer, token) or ""
+        stop: StopReason | None = (
+            "length" if self.n_tokens >= self.sampling.max_new_tokens else None
+        )
+        return RowStep(self.index, token, text, steered, stop)
+
+
+def never() -> bool:
+    """The `cancelled` of a run that nobody can cancel."""
+    return False
+
+
+def decode(
+    model: SteerableModel, rows: Sequence[Row], *, cancelled: Callable[[], bool] = never
+) -> Iterator[Step]:
+    """Yield steps until every row has ended. Each row ends with exactly one `stop`.
+
+    `cancelled` is asked before each step; once true, the rows still running end as "cancelled".
+    Dropping the iterator early is safe too: nothing outlives a step.
+    """
+    noise = _SharedNoise()
+    running = [_RowState(index, row, model) for index, row in enumerate(rows)]
+    batch, result = model.start([RowStart(row.prompt_ids, row.steering) for row in rows])
+    while running:
+        if cancelled():
+            yield tuple(RowStep(state.index, None, "", 0, "cancelled") for state in running)
+            return
+        noise.next_step()
+        tokens = [
+            choose(result.logits[i], state.seen, state.sampling, noise)
+            for i, state in enumerate(running)
+        ]
+        step = tuple(
+            state.take(token, steered)
+            for state, token, steered in zip(running, tokens, result.steered, strict=True)
+        )
+        yield step
+        alive = [i for i, row_step in enumerate(step) if row_step.stop is None]
+        if not alive:
+            return
+        model.keep(batch, alive)
+        running = [running[i] for i in alive]
+        result = model.advance(batch, [tokens[i] for i in alive])
+
+
+class _SharedNoise:
+    """Random numbers that rows with the same seed share.
+
+    At each step every row of a comparison adds the same Gumbel noise to its logits, so equal
+    logits give equal tokens and a difference between columns is the steering, not luck. The
+    noise depends on seed and step alone, so a row draws the same whoever rides along.
+    """
+
+    def __init__(self) -> None:
+        self._generators: dict[int, torch.Generator] = {}
+        self._drawn: dict[tuple[int, int], Tensor] = {}
+
+    def next_step(self) -> None:
+        self._drawn.clear()
+
+    def gumbel(self, seed: int, size: int) -> Tensor:
+        if (seed, size) not in self._drawn:
+            # On the CPU, so that a seed means the same on every machine.
+            generator = self._generators.setdefault(seed, torch.Generator().manual_seed(seed))
+            uniform = torch.rand(size, generator=generator, dtype=torch.float64)
+            self._drawn[seed, size] = -torch.log(-torch.log(uniform.clamp_min(1e-300))).float()
+        return self._drawn[seed, size]
+
+
+def choose(logits: Tensor, seen: Tensor, sampling: Sampling, noise: _SharedNoise) -> int:
+    """The next token for one row: penalise, then greedy or nucleus sampling. logits (vocab,)."""
+    logits = _penalise(logits.cpu(), seen, sampling.repetition_penalty)
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    scaled = _nucleus(logits / sampling.temperature, sampling.top_p)
+    # The argmax of logits plus Gumbel noise is a draw from their softmax.
+    return int((scaled + noise.gumbel(sampling.seed, scaled.shape[0])).argmax())
+
+
+def _penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    if penalty == 1:
+        return logits
+    picked = logits[seen]
+    return logits.scatter(0, seen, torch.where(picked > 0, picked / penalty, picked * penalty))
+
+
+def _nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """Keep the smallest set of likeliest tokens that holds `top_p` of the probability."""
+    if top_p >= 1:
+        return logits
+    ordered, order = logits.sort(descending=True)
+    before = ordered.softmax(dim=-1).cumsum(dim=-1) - ordered.softmax(dim=-1)
+    return logits.index_fill(0, order[before >= top_p], -torch.inf)

@@ -1,0 +1,1 @@
+"""Instructions and presets as values, their file formats, and the library of them on disk."""

@@ -1,0 +1,145 @@
+"""Conversations as plain values, and one turn of a comparison.
+
+Each column keeps its own plain history: what the steered column said is never shown to the
+unsteered one. Nothing here knows how columns are shown or stored.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from saif.core.spec import Placement
+from saif.engine import Engine, Message, Reply, ReplyBuilder, Request
+from saif.errors import InputError
+from saif.generation import Sampling, never
+from saif.presets.instructions import Instruction, place
+from saif.presets.preset import LoadedPreset
+from saif.presets.steer import Applied, Controls, check_model, steer
+
+ColumnName = Literal["unsteered", "steered", "prompted"]
+
+MAX_MESSAGE_CHARACTERS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """One column's messages, as this column's model saw them."""
+
+    messages: tuple[Message, ...] = ()
+
+    def add(self, message: Message) -> "Conversation":
+        return replace(self, messages=(*self.messages, message))
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The columns of one chat. A value: a turn gives a new one."""
+
+    unsteered: Conversation = Conversation()
+    steered: Conversation = Conversation()
+    prompted: Conversation = Conversation()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """What one turn of a comparison is made with. preset None: nothing is steered."""
+
+    text: str
+    preset: LoadedPreset
+    instruction: Instruction
+    controls: Controls
+    sampling: Sampling = Sampling()
+    with_prompted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnState:
+    """A column in the middle of a turn: its conversation with the reply so far at the end."""
+
+    name: ColumnName
+    conversation: Conversation
+    reply: Reply
+    done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TurnState:
+    """Where a turn stands. `comparison` can be kept at any moment, a stopped turn's too."""
+
+    columns: tuple[ColumnState, ...]
+    comparison: Comparison
+    applied: Applied
+    steps: int
+    seconds: float = field(compare=False)
+
+
+def check_message(text: str) -> str:
+    """The message, if it can be sent. Raises InputError otherwise."""
+    if not text.strip():
+        raise InputError("The message is empty.", hint="Type something to send.")
+    if len(text) > MAX_MESSAGE_CHARACTERS:
+        raise InputError(
+            f"The message has {len(text):,} characters; at most {MAX_MESSAGE_CHARACTERS:,} fit.",
+            hint="Shorten it.",
+        )
+    return text
+
+
+def take_turn(
+    engine: Engine,
+    comparison: Comparison,
+    turn: Turn,
+    *,
+    cancelled: Callable[[], bool] = never,
+) -> Iterator[TurnState]:
+    """Answer one message in all columns together, as rows of one batch.
+
+    Yields after every decoding step. All columns share the sampling noise, so at strength 0 the
+    steered reply equals the unsteered one. Everything that can be refused is refused before the
+    first yield.
+    """
+    text = check_message(turn.text)
+    check_model(turn.preset, engine.model)
+    steering, applied = steer(turn.preset, turn.controls)
+    asked = _ask(comparison, text, turn.instruction, turn.controls.placement)
+    names: list[ColumnName] = ["unsteered", "steered"]
+    if turn.with_prompted:
+        names.append("prompted")
+    requests = [
+        Request(
+            messages=asked[name].messages,
+            steering=steering if name == "steered" else None,
+            sampling=turn.sampling,
+        )
+        for name in names
+    ]
+    builders = [ReplyBuilder() for _ in names]
+    started = time.perf_counter()
+    for number, step in enumerate(engine.stream(requests, cancelled=cancelled), start=1):
+        for row in step:
+            builders[row.row].add(row.text, row.token_id, row.steered, row.stop)
+        columns = tuple(
+            ColumnState(
+                name,
+                asked[name].add(Message("assistant", builder.text)),
+                builder.reply(),
+                builder.stop is not None,
+            )
+            for name, builder in zip(names, builders, strict=True)
+        )
+        after = replace(comparison, **{column.name: column.conversation for column in columns})
+        yield TurnState(columns, after, applied, number, time.perf_counter() - started)
+
+
+def _ask(
+    comparison: Comparison, text: str, instruction: Instruction, placement: Placement
+) -> dict[ColumnName, Conversation]:
+    """Each column's conversation with the new user message at its end."""
+    plain = Message("user", text)
+    instructed = Message("user", place(instruction.main_wording, text, placement))
+    return {
+        "unsteered": comparison.unsteered.add(plain),
+        "steered": comparison.steered.add(plain),
+        "prompted": comparison.prompted.add(instructed),
+    }

@@ -1,0 +1,108 @@
+"""Which latents answer to an instruction, how strongly, and the direction they make.
+
+Sensitivity is SAIF's (He et al., arXiv 2502.11356): the share of contents for which a latent is
+more active with the instruction than without it. Tensors in, tensors out.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from saif.core.spec import Selection, StrengthRule
+from saif.core.steering import weighted_sum
+
+
+@dataclass(frozen=True, eq=False)
+class LatentStatistics:
+    """What is known of m latents at one site and placement; every field is (m,).
+
+    ids: index in the SAE. sensitivity: share of contents with Δ > 0. other_sensitivity: the same
+    for control prompts that carry *other* instructions. mean, std: of the activation over the
+    with-instruction prompts, zeros included. delta, delta_std: of Δ = with − without.
+    """
+
+    ids: Tensor
+    sensitivity: Tensor
+    other_sensitivity: Tensor
+    mean: Tensor
+    std: Tensor
+    delta: Tensor
+    delta_std: Tensor
+
+    def take(self, index: Tensor) -> Self:
+        """The latents at these places, in this order."""
+        return type(self)(**{name: value[index] for name, value in vars(self).items()})
+
+
+def latent_statistics(
+    with_instruction: Tensor, without: Tensor, with_other: Tensor
+) -> LatentStatistics:
+    """Statistics of all latents from their activations at the last prompt token.
+
+    All three are (n_contents, d_sae) and row i belongs to content i: the prompt with the
+    instruction, the content alone, and the content with another instruction.
+    """
+    difference = with_instruction - without
+    return LatentStatistics(
+        ids=torch.arange(difference.shape[1]),
+        sensitivity=(difference > 0).float().mean(dim=0),
+        other_sensitivity=(with_other - without > 0).float().mean(dim=0),
+        mean=with_instruction.mean(dim=0),
+        std=with_instruction.std(dim=0),
+        delta=difference.mean(dim=0),
+        delta_std=difference.std(dim=0),
+    )
+
+
+def rank(statistics: LatentStatistics, selection: Selection) -> Tensor:
+    """Places of the latents, best first.
+
+    saif: by sensitivity, ties by mean Δ; the paper's selection. Sensitivity saturates at 1, so
+        ties are common and their rule matters.
+    contrast: by sensitivity minus sensitivity to other instructions, which drops latents that
+        say "some instruction is present" and punctuation latents.
+    signed: by |mean Δ|, falling latents as well as rising ones: what an instruction switches off
+        is part of what it does.
+    """
+    if selection == "signed":
+        return statistics.delta.abs().argsort(descending=True, stable=True)
+    key = statistics.sensitivity
+    if selection == "contrast":
+        key = key - statistics.other_sensitivity
+    by_delta = statistics.delta.argsort(descending=True, stable=True)
+    return by_delta[key[by_delta].argsort(descending=True, stable=True)]
+
+
+def strengths(statistics: LatentStatistics, rule: StrengthRule, beta: float) -> Tensor:
+    """α (m,), in units of each latent's own activation.
+
+    mean: μ + β·σ, the paper's. delta: Δ moved away from zero by β·σ_Δ (towards it if β < 0).
+    """
+    if rule == "mean":
+        return statistics.mean + beta * statistics.std
+    return statistics.delta + beta * statistics.delta_std * statistics.delta.sign()
+
+
+def direction(
+    statistics: LatentStatistics,
+    decoder: Tensor,
+    *,
+    selection: Selection,
+    rule: StrengthRule,
+    k: int,
+    beta: float = 0.0,
+) -> Tensor:
+    """Σ_{j ∈ top k} α_j · W_dec[j]: (m latents), decoder (m, d_model) -> (d_model,) float32."""
+    top = rank(statistics, selection)[:k]
+    return weighted_sum(decoder[top], strengths(statistics.take(top), rule, beta))
+
+
+def at_dose(direction: Tensor, dose: float, residual_norm: float) -> Tensor:
+    """The direction rescaled so that its length is `dose` times the typical residual's.
+
+    A zero direction stays zero: there is nothing to rescale.
+    """
+    norm = float(direction.float().norm())
+    return direction.float() * (dose * residual_norm / norm) if norm else direction.float()

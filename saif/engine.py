@@ -1,0 +1,139 @@
+"""The one door to text: requests with whole conversations in, decoding steps out.
+
+`Engine` is a protocol, so that a remote engine can stand behind the app, the command line and
+the experiments as well as the local one.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from saif.core.steering import Steering
+from saif.errors import InputError
+from saif.generation import Row, Sampling, Step, StopReason, decode, never
+from saif.presets.preset import ModelRef
+from saif.runtime.model import SteerableModel
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One reply to be made. Carries its whole conversation: the engine remembers nothing."""
+
+    messages: tuple[Message, ...]
+    steering: Steering | None = None
+    sampling: Sampling = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A finished reply. steered: positions of the residual stream that were changed."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    steered: int
+    stop: StopReason
+
+
+class Engine(Protocol):
+    """Whatever can answer a batch of requests together."""
+
+    @property
+    def model(self) -> ModelRef:
+        """Which model answers."""
+        ...
+
+    def stream(
+        self, requests: Sequence[Request], *, cancelled: Callable[[], bool] = never
+    ) -> Iterator[Step]:
+        """Answer all requests in one batch; `RowStep.row` is the request's place in it.
+
+        Raises InputError before the first step if a conversation doesn't fit the model.
+        """
+        ...
+
+
+class LocalEngine:
+    """The engine in this process."""
+
+    def __init__(self, model: SteerableModel) -> None:
+        self.steerable = model
+
+    @property
+    def model(self) -> ModelRef:
+        steerable = self.steerable
+        return ModelRef(
+            id=steerable.model_id,
+            fingerprint=steerable.fingerprint,
+            n_layers=steerable.n_layers,
+            d_model=steerable.d_model,
+        )
+
+    def stream(
+        self, requests: Sequence[Request], *, cancelled: Callable[[], bool] = never
+    ) -> Iterator[Step]:
+        rows = [
+            Row(
+                prompt_ids=self._render(request),
+                steering=request.steering,
+                sampling=request.sampling,
+            )
+            for request in requests
+        ]
+        return decode(self.steerable, rows, cancelled=cancelled)
+
+    def _render(self, request: Request) -> list[int]:
+        messages = [{"role": m.role, "content": m.text} for m in request.messages]
+        # A character is at least a quarter of a token in any script; beyond that, don't even try.
+        limit = self.steerable.context_length - request.sampling.max_new_tokens
+        if sum(len(m.text) for m in request.messages) > 16 * self.steerable.context_length:
+            raise _too_long(limit)
+        token_ids = self.steerable.render(messages)
+        if len(token_ids) > limit:
+            raise _too_long(limit, len(token_ids))
+        return token_ids
+
+
+def _too_long(limit: int, n_tokens: int | None = None) -> InputError:
+    found = f"{n_tokens:,} tokens" if n_tokens is not None else "far more"
+    return InputError(
+        f"The conversation is too long for this model: at most {limit:,} tokens fit, "
+        f"this one has {found}.",
+        hint="Shorten the message, or clear the conversation.",
+    )
+
+
+class ReplyBuilder:
+    """Collects one row's steps into its reply."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.token_ids: list[int] = []
+        self.steered = 0
+        self.stop: StopReason | None = None
+
+    def add(self, text: str, token_id: int | None, steered: int, stop: StopReason | None) -> None:
+        self.text += text
+        if token_id is not None:
+            self.token_ids.append(token_id)
+        self.steered += steered
+        self.stop = stop
+
+    def reply(self) -> Reply:
+        return Reply(self.text, tuple(self.token_ids), self.steered, self.stop or "cancelled")
+
+
+def complete(engine: Engine, requests: Sequence[Request]) -> list[Reply]:
+    """All replies at once, in the order of the requests."""
+    builders = [ReplyBuilder() for _ in requests]
+    for step in engine.stream(requests):
+        for row in step:
+            builders[row.row].add(row.text, row.token_id, row.steered, row.stop)
+    return [builder.reply() for builder in builders]

@@ -1,0 +1,209 @@
+"""A preset: one instruction's latents in one model, calibrated, with the scores it was given.
+
+`<instruction>.json` holds what a person may want to read, `<instruction>.safetensors` beside it
+the vectors. Together they are all that steering takes: no SAE is needed in memory.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from saif.core.spec import Placement, Selection, Span, StrengthRule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from saif.core.selection import LatentStatistics
+
+MAX_STORED_LATENTS = 64
+"""Per way of selecting; the k control reaches up to here."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelRef(_Strict):
+    """The model a preset belongs to; `fingerprint` survives quantization, not finetuning."""
+
+    id: str
+    fingerprint: str
+    n_layers: Annotated[int, Field(ge=1)]
+    d_model: Annotated[int, Field(ge=1)]
+
+
+class SaeRef(_Strict):
+    """The SAE the latents are numbered in; `sha256` is of its weights file."""
+
+    id: str
+    sha256: str
+
+
+class Latent(_Strict):
+    """One latent's statistics (see `saif.core.selection`) and the words it raises."""
+
+    id: Annotated[int, Field(ge=0)]
+    sensitivity: Share
+    other_sensitivity: Share
+    mean: float
+    std: float
+    delta: float
+    delta_std: float
+    words: list[str]
+
+
+class LayerTable(_Strict):
+    """What is known at one layer. residual_norm: mean ‖z‖ over content-only prompts."""
+
+    layer: Annotated[int, Field(ge=0)]
+    sae: SaeRef
+    residual_norm: Positive
+    latents: Annotated[list[Latent], Field(min_length=1)]
+
+
+class Choice(_Strict):
+    """Where and how hard to steer. `dose` is ‖direction‖ / residual_norm at strength 1."""
+
+    layer: Annotated[int, Field(ge=0)]
+    selection: Selection
+    rule: StrengthRule
+    k: Annotated[int, Field(ge=1, le=MAX_STORED_LATENTS)]
+    beta: Annotated[float, Field(ge=-1, le=1)]
+    dose: Positive
+    span: Span
+
+
+class Interval(_Strict):
+    """A rate with its 95 % Wilson interval."""
+
+    successes: Annotated[int, Field(ge=0)]
+    n: Annotated[int, Field(ge=1)]
+    low: Share
+    high: Share
+
+    @property
+    def value(self) -> float:
+        return self.successes / self.n
+
+
+class ConditionScores(_Strict):
+    """One condition's rates. perplexity: median, under the unsteered model."""
+
+    condition: str
+    loose: Interval
+    strict: Interval
+    degenerate: Interval
+    perplexity: float | None
+    dose: float | None
+
+
+class Scores(_Strict):
+    """Measured on `n` texts of `split`, greedy. `command` makes the numbers again."""
+
+    split: str
+    n: Annotated[int, Field(ge=1)]
+    max_new_tokens: Annotated[int, Field(ge=1)]
+    perplexity_bound: Positive
+    command: str
+    conditions: list[ConditionScores]
+
+    def condition(self, name: str) -> ConditionScores | None:
+        return next((scores for scores in self.conditions if scores.condition == name), None)
+
+
+class PlacementPreset(_Strict):
+    """Everything for one placement. `choice` is what calibration found best."""
+
+    layers: Annotated[list[LayerTable], Field(min_length=1)]
+    choice: Choice
+    scores: Scores | None
+
+    @model_validator(mode="after")
+    def _choice_is_stored(self) -> "PlacementPreset":
+        if self.choice.layer not in self.layer_numbers:
+            raise ValueError(f"choice.layer: no latents are stored for layer {self.choice.layer}")
+        return self
+
+    @property
+    def layer_numbers(self) -> list[int]:
+        return [table.layer for table in self.layers]
+
+    def table(self, layer: int) -> LayerTable:
+        return next(table for table in self.layers if table.layer == layer)
+
+
+class Preset(_Strict):
+    """One instruction in one model."""
+
+    schema_version: Literal[1]
+    id: str
+    title: str
+    instruction: str
+    model: ModelRef
+    placements: dict[Placement, PlacementPreset]
+    versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _fits_its_model(self) -> "Preset":
+        if set(self.placements) != {"pre", "post"}:
+            raise ValueError("placements: both 'pre' and 'post' are needed")
+        for placement, part in self.placements.items():
+            if max(part.layer_numbers) >= self.model.n_layers:
+                raise ValueError(f"placements.{placement}.layers: the model has fewer layers")
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class LayerVectors:
+    """The tensors of one layer's stored latents, in the order of `ids`.
+
+    decoder (m, d_model); encoder (m, d_model), bias (m,) and threshold (m,) read the latents
+    live: a = pre if pre > threshold else 0, with pre = encoder @ z + bias.
+    mean_difference: placement -> (d_model,).
+    """
+
+    ids: list[int]
+    decoder: "Tensor"
+    encoder: "Tensor"
+    bias: "Tensor"
+    threshold: "Tensor"
+    mean_difference: "dict[Placement, Tensor]"
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedPreset:
+    """A preset with its vectors. vectors: layer -> LayerVectors."""
+
+    preset: Preset
+    vectors: dict[int, LayerVectors]
+
+    @property
+    def id(self) -> str:
+        return self.preset.id
+
+    def statistics(self, placement: Placement, layer: int) -> "LatentStatistics":
+        """The stored latents of one placement and layer, as tensors."""
+        import torch
+
+        from saif.core.selection import LatentStatistics
+
+        latents = self.preset.placements[placement].table(layer).latents
+        return LatentStatistics(
+            ids=torch.tensor([latent.id for latent in latents]),
+            **{
+                name: torch.tensor([getattr(latent, name) for latent in latents])
+                for name in LatentStatistics.__dataclass_fields__
+                if name != "ids"
+            },
+        )
+
+    def decoder_rows(self, placement: Placement, layer: int) -> "Tensor":
+        """(m, d_model) float32, in the order of the placement's latents at this layer."""
+        vectors = self.vectors[layer]
+        place_of = {latent: place for place, latent in enumerate(vectors.ids)}
+        latents = self.preset.placements[placement].table(layer).latents
+        return vectors.decoder[[place_of[latent.id] for latent in latents]].float()

@@ -1,0 +1,25 @@
+from pathlib import Path
+
+import pytest
+from tiny import tiny_library, tiny_model
+
+from saif.engine import LocalEngine
+from saif.presets.library import Library
+from saif.runtime.model import SteerableModel
+
+
+@pytest.fixture
+def model() -> SteerableModel:
+    return tiny_model()
+
+
+@pytest.fixture
+def engine(model: SteerableModel) -> LocalEngine:
+    return LocalEngine(model)
+
+
+@pytest.fixture
+def library(tmp_path: Path, model: SteerableModel) -> Library:
+    root = tmp_path / "presets"
+    root.mkdir()
+    return tiny_library(root, model)

@@ -83,6 +83,8 @@ def check_message(text: str) -> str:
             f"The message has {len(text):,} characters; at most {MAX_MESSAGE_CHARACTERS:,} fit.",
             hint="Shorten it.",
         )
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise InputError("The message is not valid text.", hint="Send it as UTF-8.")
     return text
 
 

@@ -91,7 +91,7 @@ class LocalEngine:
 
     def _render(self, request: Request) -> list[int]:
         messages = [{"role": m.role, "content": m.text} for m in request.messages]
-        # A character is at least a quarter of a token in any script; beyond that, don't even try.
+        # No text has sixteen characters to a token throughout; beyond that, don't even try.
         limit = self.steerable.context_length - request.sampling.max_new_tokens
         if sum(len(m.text) for m in request.messages) > 16 * self.steerable.context_length:
             raise _too_long(limit)
@@ -104,9 +104,9 @@ class LocalEngine:
 def _too_long(limit: int, n_tokens: int | None = None) -> InputError:
     found = f"{n_tokens:,} tokens" if n_tokens is not None else "far more"
     return InputError(
-        f"The conversation is too long for this model: at most {limit:,} tokens fit, "
-        f"this one has {found}.",
-        hint="Shorten the message, or clear the conversation.",
+        f"The conversation is too long for this model: at most {max(limit, 0):,} tokens fit "
+        f"beside the reply, this one has {found}.",
+        hint="Shorten the message, clear the conversation or ask for fewer new tokens.",
     )
 
 

@@ -8,35 +8,12 @@ import torch
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
+from saif.core.spec import Sampling as Sampling
 from saif.core.steering import Steering
-from saif.errors import InputError
-from saif.runtime.model import RowStart, SteerableModel
+from saif.runtime.batch import RowStart
+from saif.runtime.model import SteerableModel
 
 StopReason = Literal["end", "length", "cancelled"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How the next token is drawn. temperature 0 is greedy; top_p 1 keeps every token;
-    repetition_penalty 1 is off and counts prompt and reply, as transformers does."""
-
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        limits = [
-            ("max_new_tokens", self.max_new_tokens, 1, 4096),
-            ("temperature", self.temperature, 0, 5),
-            ("top_p", self.top_p, 0.01, 1),
-            ("repetition_penalty", self.repetition_penalty, 0.5, 2),
-            ("seed", self.seed, 0, 2**63 - 1),
-        ]
-        for name, value, low, high in limits:
-            if not low <= value <= high:  # also refuses NaN
-                raise InputError(f"{name} must lie between {low} and {high}, not {value}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +136,8 @@ def choose(logits: Tensor, seen: Tensor, sampling: Sampling, noise: _SharedNoise
     logits = _penalise(logits.cpu(), seen, sampling.repetition_penalty)
     if sampling.temperature == 0:
         return int(logits.argmax())
-    scaled = _nucleus(logits / sampling.temperature, sampling.top_p)
+    # Measured from the top, so that a tiny temperature gives -inf and never inf.
+    scaled = _nucleus((logits - logits.max()) / sampling.temperature, sampling.top_p)
     # The argmax of logits plus Gumbel noise is a draw from their softmax.
     return int((scaled + noise.gumbel(sampling.seed, scaled.shape[0])).argmax())
 

@@ -5,6 +5,8 @@ from tiny import tiny_library, tiny_model
 
 from saif.engine import LocalEngine
 from saif.presets.library import Library
+from saif.runtime.embedded import gguf_file
+from saif.runtime.load import load_model
 from saif.runtime.model import SteerableModel
 
 
@@ -23,3 +25,11 @@ def library(tmp_path: Path, model: SteerableModel) -> Library:
     root = tmp_path / "presets"
     root.mkdir()
     return tiny_library(root, model)
+
+
+@pytest.fixture(scope="session")
+def embedded() -> LocalEngine:
+    """The real embedded model. Skips where its package isn't installed."""
+    if gguf_file() is None:
+        pytest.skip("the package with the embedded model is not installed")
+    return LocalEngine(load_model())

@@ -9,7 +9,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from saif.core.spec import PLACEMENTS, Placement
+from saif.core.spec import PLACEMENTS, Placement, Span
+from saif.core.steering import Steering
 from saif.presets.files import write_preset
 from saif.presets.library import Library
 from saif.presets.preset import (
@@ -47,7 +48,9 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_model(seed: int = 0, model_id: str = MODEL_ID) -> SteerableModel:
+def tiny_model(
+    seed: int = 0, model_id: str = MODEL_ID, dtype: torch.dtype = torch.float32
+) -> SteerableModel:
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer()
     config = LlamaConfig(
@@ -66,7 +69,15 @@ def tiny_model(seed: int = 0, model_id: str = MODEL_ID) -> SteerableModel:
     for parameter in model.parameters():  # norms of all ones would give every seed one fingerprint
         if parameter.ndim == 1:
             parameter.data += 0.1 * torch.randn_like(parameter)
-    return SteerableModel(model_id, model, tokenizer)
+    return SteerableModel(model_id, model.to(dtype), tokenizer)
+
+
+def tiny_steering(
+    layer: int = 1, *, span: Span = "response", size: float = 4.0, seed: int = 0
+) -> Steering:
+    """A random push of length `size`, beside residuals of length 6 or so."""
+    direction = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(seed))
+    return Steering({layer: direction * (size / float(direction.norm()))}, span, {layer: size / 6})
 
 
 def tiny_preset(model: SteerableModel, name: str = "translate-french", m: int = 8) -> LoadedPreset:

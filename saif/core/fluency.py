@@ -1,5 +1,6 @@
-"""Is a text degenerate? Steering too hard makes a model repeat or glue words; count it as failure."""
+"""Is a text degenerate? Steering too hard makes a model repeat or glue words; that is failure."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -18,13 +19,14 @@ class Fluency:
 
     distinct_2: different token pairs over all token pairs (1 if there are none). top_share: the
     share of the most frequent token, 0 if it occurs less than three times. glued: whether a word
-    is several words run together. perplexity: of the reply under the unsteered model.
+    is several words run together. perplexity: of the reply under the unsteered model, None where
+    it wasn't measured.
     """
 
     distinct_2: float
     top_share: float
     glued: bool
-    perplexity: float
+    perplexity: float | None
 
     def problems(self, perplexity_bound: float) -> list[str]:
         """Why the text is degenerate; empty if it isn't."""
@@ -35,12 +37,13 @@ class Fluency:
             found.append("one token dominates")
         if self.glued:
             found.append("words glued together")
-        if not self.perplexity <= perplexity_bound:  # NaN counts as beyond the bound
+        # NaN counts as beyond the bound.
+        if self.perplexity is not None and not self.perplexity <= perplexity_bound:
             found.append("perplexity beyond the bound")
         return found
 
 
-def fluency(token_ids: Sequence[int], text: str, perplexity: float) -> Fluency:
+def fluency(token_ids: Sequence[int], text: str, perplexity: float | None) -> Fluency:
     pairs = list(pairwise(token_ids))
     distinct = len(set(pairs)) / len(pairs) if pairs else 1.0
     count = max(Counter(token_ids).values(), default=0)
@@ -50,7 +53,7 @@ def fluency(token_ids: Sequence[int], text: str, perplexity: float) -> Fluency:
 
 
 def has_glued_words(text: str) -> bool:
-    """"IsWhyWhereHow": a word of more than 25 letters, or one with two capitals inside."""
+    """ "IsWhyWhereHow": a word of more than 25 letters, or one with two capitals inside."""
     words = re.findall(r"[^\W\d_]+", text)
     return any(len(word) > _LONGEST_WORD or _GLUED.fullmatch(word) for word in words)
 
@@ -61,7 +64,7 @@ def perplexity_bound(prompted: Sequence[float]) -> float:
 
     What the model writes when simply asked is the yardstick for what may be expected of it.
     """
-    finite = sorted(value for value in prompted if value == value)
+    finite = sorted(value for value in prompted if math.isfinite(value))
     if not finite:
         return float("inf")
     return 2 * finite[min(len(finite) - 1, int(0.95 * len(finite)))]

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from saif.errors import InputError
+
 Placement = Literal["pre", "post"]
 """Where the instruction stands: `pre` = instruction, then content; `post` = the reverse."""
 
@@ -53,3 +55,27 @@ class Site:
         ):
             raise ValueError(f"'{hook_name}' is not the residual stream after a decoder block.")
         return cls(layer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is drawn. temperature 0 is greedy; top_p 1 keeps every token;
+    repetition_penalty 1 is off and counts prompt and reply, as transformers does."""
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        limits = [
+            ("max_new_tokens", self.max_new_tokens, 1, 4096),
+            ("temperature", self.temperature, 0, 5),
+            ("top_p", self.top_p, 0.01, 1),
+            ("repetition_penalty", self.repetition_penalty, 0.5, 2),
+            ("seed", self.seed, 0, 2**63 - 1),
+        ]
+        for name, value, low, high in limits:
+            if not low <= value <= high:  # also refuses NaN
+                raise InputError(f"{name} must lie between {low} and {high}, not {value}.")

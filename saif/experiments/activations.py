@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,22 +27,17 @@ def collect_activations(
     folder.mkdir(parents=True, exist_ok=True)
     n_tokens = sum(part.n_tokens for part in corpus)
     files = {layer: folder / f"layer-{layer}.npy" for layer in layers}
-    state = folder / f"progress-{'-'.join(map(str, layers))}.json"
-    done, written = json.loads(state.read_text("utf-8")) if state.is_file() else (0, 0)
-    arrays = {
-        layer: np.lib.format.open_memmap(
-            path,
-            mode="r+" if done and path.is_file() else "w+",
-            dtype=np.float16,
-            shape=(n_tokens, model.d_model),
-        )
-        for layer, path in files.items()
-    }
     batches = [(part.skip, batch) for part in corpus for batch in _batches(part)]
+    progress = _Progress(folder / "progress.json")
+    pending = [layer for layer in layers if progress.batches(layer) < len(batches)]
+    if not pending:
+        return files
+    done, written = min(progress.of(layer) for layer in pending)
+    arrays = {layer: _array(files[layer], n_tokens, model.d_model, done) for layer in pending}
     for number, (skip, batch) in enumerate(track(batches, f"Residuals of {n_tokens:,} tokens")):
         if number < done:
             continue
-        residuals, mask = model.residuals(batch, layers, skip=skip)
+        residuals, mask = model.residuals(batch, pending, skip=skip)
         for layer, resid in residuals.items():
             rows = resid[mask].to("cpu", torch.float16)
             if not bool(torch.isfinite(rows).all()):
@@ -51,8 +47,36 @@ def collect_activations(
         if number % 20 == 19 or number == len(batches) - 1:
             for array in arrays.values():
                 array.flush()
-            state.write_text(json.dumps([number + 1, written]), "utf-8")
+            progress.save(pending, number + 1, written)
     return files
+
+
+class _Progress:
+    """How far each layer's array has been written: layer -> (batches, rows)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._state: dict[str, list[int]] = (
+            json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        )
+
+    def of(self, layer: int) -> tuple[int, int]:
+        batches, rows = self._state.get(str(layer), (0, 0))
+        return batches, rows
+
+    def batches(self, layer: int) -> int:
+        return self.of(layer)[0]
+
+    def save(self, layers: Sequence[int], batches: int, rows: int) -> None:
+        self._state.update({str(layer): [batches, rows] for layer in layers})
+        draft = self._path.with_suffix(".tmp")
+        draft.write_text(json.dumps(self._state), "utf-8")
+        draft.replace(self._path)
+
+
+def _array(path: Path, n_tokens: int, d_model: int, done: int) -> np.memmap:
+    mode: Literal["r+", "w+"] = "r+" if done and path.is_file() else "w+"
+    return np.lib.format.open_memmap(path, mode, dtype=np.float16, shape=(n_tokens, d_model))
 
 
 def _batches(part: Sequences) -> list[list[list[int]]]:

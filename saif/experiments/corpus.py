@@ -14,10 +14,11 @@ from saif.core.spec import PLACEMENTS
 from saif.experiments.contents import read_contents, sentence_pairs, stories
 from saif.experiments.progress import track
 from saif.generation import Row, Sampling, decode
-from saif.presets.instructions import Instruction, place
+from saif.presets.instructions import ContentKind, Instruction, place
 from saif.runtime.model import SteerableModel
 
 _PLAIN_LENGTH = 128
+_TEXTS: dict[ContentKind, int] = {"sentence": 12_000, "passage": 1_500}
 _REPLY_TOKENS = 40
 _REPLY_BATCH = 96
 
@@ -46,8 +47,8 @@ def build_corpus(
 ) -> list[Sequences]:
     """Chats and plain text of about `n_tokens` tokens together; read back if `store` has them.
 
-    A quarter is plain text, a quarter prompts with the model's own replies, the rest prompts
-    alone, four out of five with an instruction.
+    A quarter is plain text, a ninth prompts with the model's own replies (decoding is the slow
+    part), the rest prompts alone, four out of five with an instruction.
     """
     if store.is_file():
         saved = json.loads(store.read_text("utf-8"))
@@ -55,9 +56,10 @@ def build_corpus(
     rng = random.Random(seed)
     prompts = _prompts(model, instructions, source, rng)
     skip = _shared_prefix(model)
-    replied = _until(_with_replies(model, prompts, n_tokens // 4, skip), n_tokens // 4, skip)
-    alone = _until(prompts, n_tokens // 2, skip)
-    plain = _until(_plain_text(model, source, rng), n_tokens - n_tokens // 4 - n_tokens // 2, 1)
+    shares = n_tokens // 9, n_tokens // 4
+    replied = _until(_with_replies(model, prompts, shares[0]), shares[0], skip)
+    plain = _until(_plain_text(model, source, rng), shares[1], 1)
+    alone = _until(prompts, n_tokens - sum(shares), skip)
     chats = replied + alone
     rng.shuffle(chats)
     corpus = [Sequences(chats, skip), Sequences(plain, 1)]
@@ -74,7 +76,7 @@ def _prompts(
 ) -> Iterator[list[int]]:
     contents = {
         kind: read_contents(source, kind, "identify", n, seed=rng.randrange(1 << 30))
-        for kind, n in (("sentence", 12000), ("passage", 1500))
+        for kind, n in _TEXTS.items()
     }
     while True:
         instruction = rng.choice(instructions)
@@ -92,7 +94,7 @@ def _shared_prefix(model: SteerableModel) -> int:
 
 
 def _with_replies(
-    model: SteerableModel, prompts: Iterator[list[int]], n_tokens: int, skip: int
+    model: SteerableModel, prompts: Iterator[list[int]], n_tokens: int
 ) -> Iterator[list[int]]:
     """Prompts followed by what the model itself answers, sampled at temperature 0.7."""
     typical = 25 + _REPLY_TOKENS
@@ -112,7 +114,9 @@ def _with_replies(
 
 def _plain_text(model: SteerableModel, source: Path, rng: random.Random) -> Iterator[list[int]]:
     """Stories and sentences in several languages, cut to equal lengths after one start token."""
-    texts = [" ".join(pages) for path in sorted(source.glob("*.jsonl.gz")) for pages in stories(path)]
+    texts = [
+        " ".join(pages) for path in sorted(source.glob("*.jsonl.gz")) for pages in stories(path)
+    ]
     for path in sorted(source.glob("*.tsv.gz")):
         foreign = [other for _, other in sentence_pairs(path)]
         rng.shuffle(foreign)

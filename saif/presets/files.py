@@ -57,39 +57,50 @@ def read_preset(path: Path) -> LoadedPreset:
 
 def _vectors(preset: Preset, tensors: "dict[str, Tensor]") -> dict[int, LayerVectors]:
     """Check every tensor's shape and numbers against the card. Raises ValueError."""
-    import torch
-
     left = dict(tensors)
-
-    def take(name: str, *shape: int) -> "Tensor":
-        if name not in left:
-            raise ValueError(f"{name}: is missing")
-        tensor = left.pop(name)
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name}: has shape {tuple(tensor.shape)} instead of {shape}")
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"{name}: holds NaN or infinite numbers")
-        return tensor
-
     d_model = preset.model.d_model
     vectors = {}
     layers = {layer for part in preset.placements.values() for layer in part.layer_numbers}
     for layer in sorted(layers):
-        m = len(left.get(f"{layer}.ids", ()))
-        ids = take(f"{layer}.ids", m)
+        # As many as the ids say: it is the other tensors that have to agree with them.
+        m = left[f"{layer}.ids"].numel() if f"{layer}.ids" in left else 0
         vectors[layer] = LayerVectors(
-            ids=ids.tolist(),
-            decoder=take(f"{layer}.decoder", m, d_model),
-            encoder=take(f"{layer}.encoder", m, d_model),
-            bias=take(f"{layer}.bias", m),
-            threshold=take(f"{layer}.threshold", m),
+            ids=_take(left, f"{layer}.ids", m).tolist(),
+            decoder=_take(left, f"{layer}.decoder", m, d_model),
+            encoder=_take(left, f"{layer}.encoder", m, d_model),
+            bias=_take(left, f"{layer}.bias", m),
+            threshold=_take(left, f"{layer}.threshold", m),
             mean_difference={
-                placement: take(f"{layer}.mean_difference.{placement}", d_model)
+                placement: _take(left, f"{layer}.mean_difference.{placement}", d_model)
                 for placement in PLACEMENTS
             },
         )
+        if len(set(vectors[layer].ids)) != m:
+            raise ValueError(f"{layer}.ids: holds a latent twice")
     if left:
         raise ValueError(f"{sorted(left)[0]}: is unknown")
+    _check_latents(preset, vectors)
+    return vectors
+
+
+def _take(left: "dict[str, Tensor]", name: str, *shape: int) -> "Tensor":
+    """Remove the tensor called `name`, if it is what it must be. Raises ValueError."""
+    import torch
+
+    if name not in left:
+        raise ValueError(f"{name}: is missing")
+    tensor = left.pop(name)
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name}: has shape {tuple(tensor.shape)} instead of {shape}")
+    if tensor.is_floating_point() == name.endswith(".ids"):
+        raise ValueError(f"{name}: holds {tensor.dtype} numbers")
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name}: holds NaN or infinite numbers")
+    return tensor
+
+
+def _check_latents(preset: Preset, vectors: dict[int, LayerVectors]) -> None:
+    """Every latent on the card has its row among the tensors. Raises ValueError."""
     for placement, part in preset.placements.items():
         for table in part.layers:
             stored = set(vectors[table.layer].ids)
@@ -98,7 +109,6 @@ def _vectors(preset: Preset, tensors: "dict[str, Tensor]") -> dict[int, LayerVec
                 raise ValueError(
                     f"{table.layer}.ids: lacks latent {missing[0]} of placement {placement}"
                 )
-    return vectors
 
 
 def write_preset(folder: Path, loaded: LoadedPreset) -> Path:

@@ -69,10 +69,11 @@ def read_instruction(path: Path) -> Instruction:
     """The instruction in a YAML file. Raises PresetError naming the field that is wrong."""
     try:
         instruction = Instruction.model_validate(yaml.safe_load(path.read_text("utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PresetError(f"{path.name} can't be read: {error}") from error
     except ValidationError as error:
         raise PresetError(f"{path.name}: {first_problem(error)}") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: a date like 2026-99-99
+        reason = " ".join(str(error).split())
+        raise PresetError(f"{path.name} can't be read: {reason}") from error
     check_name(instruction.id)
     if instruction.id != path.stem:
         raise PresetError(f"{path.name}: id: is '{instruction.id}', but must be the file's name.")

@@ -1,5 +1,6 @@
 """The presets and instructions on disk: the ones that ship and the user's own."""
 
+import re
 from pathlib import Path
 
 from saif.errors import PresetError
@@ -33,8 +34,10 @@ class Library:
         return [self.instruction(name) for name in self.instruction_ids()]
 
     def model_folder(self, model_id: str) -> Path:
-        """Where a model's presets and SAEs lie: the last part of its id, in lower case."""
-        return self.root / check_name(model_id.rsplit("/", 1)[-1].lower())
+        """Where a model's presets and SAEs lie: the last part of its id, in lower case, with a
+        dash for whatever a preset's name may not hold either."""
+        name = re.sub(r"[^a-z0-9.]+", "-", model_id.rsplit("/", 1)[-1].lower())
+        return self.root / check_name(name.strip("-.")[:64])
 
     def preset_ids(self, model_id: str) -> list[str]:
         return sorted(path.stem for path in self.model_folder(model_id).glob("*.json"))

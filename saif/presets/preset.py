@@ -64,6 +64,12 @@ class LayerTable(_Strict):
     residual_norm: Positive
     latents: Annotated[list[Latent], Field(min_length=1)]
 
+    @model_validator(mode="after")
+    def _latents_differ(self) -> "LayerTable":
+        if len({latent.id for latent in self.latents}) < len(self.latents):
+            raise ValueError(f"latents: layer {self.layer} lists a latent twice")
+        return self
+
 
 class Choice(_Strict):
     """Where and how hard to steer. `dose` is ‖direction‖ / residual_norm at strength 1."""
@@ -85,15 +91,23 @@ class Interval(_Strict):
     low: Share
     high: Share
 
+    @model_validator(mode="after")
+    def _no_more_than_all(self) -> "Interval":
+        if self.successes > self.n:
+            raise ValueError(f"successes: {self.successes} of {self.n}")
+        return self
+
     @property
     def value(self) -> float:
         return self.successes / self.n
 
 
 class ConditionScores(_Strict):
-    """One condition's rates. perplexity: median, under the unsteered model."""
+    """One condition's rates. perplexity: median, under the unsteered model. layer and dose: where
+    and how hard it steered, None for a condition that doesn't."""
 
     condition: str
+    layer: int | None
     loose: Interval
     strict: Interval
     degenerate: Interval
@@ -126,6 +140,11 @@ class PlacementPreset(_Strict):
     def _choice_is_stored(self) -> "PlacementPreset":
         if self.choice.layer not in self.layer_numbers:
             raise ValueError(f"choice.layer: no latents are stored for layer {self.choice.layer}")
+        if len(set(self.layer_numbers)) < len(self.layers):
+            raise ValueError("layers: a layer is listed twice")
+        stored = len(self.table(self.choice.layer).latents)
+        if self.choice.k > stored:
+            raise ValueError(f"choice.k: is {self.choice.k}, but {stored} latents are stored")
         return self
 
     @property

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from saif.core.spec import SPANS, Placement, Span
+from saif.core.spec import PLACEMENTS, SPANS, Placement, Span
 from saif.errors import InputError, PresetError
 from saif.presets.preset import MAX_STORED_LATENTS, LoadedPreset, ModelRef
 
@@ -57,6 +57,11 @@ def steer(preset: LoadedPreset, controls: Controls) -> "tuple[Steering | None, A
     from saif.core.selection import at_dose, direction, rank
     from saif.core.steering import Steering
 
+    if controls.placement not in PLACEMENTS:
+        raise InputError(
+            f"'{controls.placement}' is not a placement.",
+            hint=f"Choose from {', '.join(PLACEMENTS)}.",
+        )
     part = preset.preset.placements[controls.placement]
     choice = part.choice
     layer = choice.layer if controls.layer is None else controls.layer

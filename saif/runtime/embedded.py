@@ -41,11 +41,20 @@ def converted_folder() -> Path | None:
     gguf = gguf_file()
     if gguf is None:
         return None
-    version = importlib.metadata.version(PACKAGE)
-    folder = cache_root() / f"smollm2-135m-instruct-q4_1-{version}"
+    folder = _converted_path()
     if not _is_whole(folder):
         _convert(gguf, folder)
     return folder
+
+
+def is_converted() -> bool:
+    """Whether the model is at hand and needs no conversion before it can be loaded."""
+    return gguf_file() is not None and _is_whole(_converted_path())
+
+
+def _converted_path() -> Path:
+    version = importlib.metadata.version(PACKAGE)
+    return cache_root() / f"smollm2-135m-instruct-q4_1-{version}"
 
 
 def _is_whole(folder: Path) -> bool:

@@ -1,19 +1,21 @@
 """Load a model by known name, hub id or local folder."""
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from saif.errors import ModelError
 from saif.runtime import embedded
 from saif.runtime.memory import keep_freed_memory
-from saif.runtime.model import SteerableModel
+
+if TYPE_CHECKING:  # torch loads with a model, not with its name
+    from saif.runtime.model import SteerableModel
 
 Quantize = Literal["none", "int8", "4bit"]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
 
-def load_model(name: str = DEFAULT_MODEL, *, quantize: Quantize = "none") -> SteerableModel:
+def load_model(name: str = DEFAULT_MODEL, *, quantize: Quantize = "none") -> "SteerableModel":
     """The model called `name`: a known name, a hub id or a folder.
 
     Raises ModelError with a way out if it can't be had.
@@ -22,9 +24,11 @@ def load_model(name: str = DEFAULT_MODEL, *, quantize: Quantize = "none") -> Ste
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
+    from saif.runtime.model import SteerableModel
+
     transformers_logging.disable_progress_bar()
     keep_freed_memory()
-    model_id, source = _resolve(name)
+    found, source = _resolve(name)
     cuda = torch.cuda.is_available()
     options = {} if quantize == "none" else {"quantization_config": _quantization(quantize)}
     try:
@@ -40,23 +44,28 @@ def load_model(name: str = DEFAULT_MODEL, *, quantize: Quantize = "none") -> Ste
             f"The model '{name}' could not be loaded: {_first_line(error)}",
             hint=f"Give a known name ({', '.join(KNOWN)}), a hub id or a local folder.",
         ) from error
-    return SteerableModel(model_id, model, tokenizer)
+    return SteerableModel(found, model, tokenizer)
 
 
 KNOWN = {DEFAULT_MODEL: embedded.MODEL_ID}
 """Known names and their hub ids."""
 
 
+def model_id(name: str) -> str:
+    """The id of the model called `name`, which its presets are filed under; loads nothing."""
+    known = KNOWN.get(name.lower(), name)
+    if known != embedded.MODEL_ID and Path(name).is_dir():
+        return Path(name).resolve().name
+    return known
+
+
 def _resolve(name: str) -> tuple[str, str]:
     """(model id, where to load it from)."""
-    model_id = KNOWN.get(name.lower(), name)
-    if model_id == embedded.MODEL_ID:
-        folder = embedded.converted_folder()
-        if folder is not None:
-            return model_id, str(folder)
-    if Path(name).is_dir():
-        return Path(name).resolve().name, name
-    return model_id, model_id
+    found = model_id(name)
+    folder = embedded.converted_folder() if found == embedded.MODEL_ID else None
+    if folder is not None:
+        return found, str(folder)
+    return found, name if Path(name).is_dir() else found
 
 
 def _quantization(quantize: Quantize) -> object:

@@ -1,62 +1,20 @@
 """A loaded language model that can take one steered step for a batch of rows."""
 
-import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from saif.core.steering import Steering, add_where, span_mask
+from saif.core.steering import Steering, add_where
 from saif.errors import InputError, ModelError, SteeringError
-from saif.runtime.blocks import decoder_blocks
+from saif.runtime.anatomy import control_ids, decoder_blocks, final_norm_weight, fingerprint
+from saif.runtime.batch import Batch, BatchRow, RowStart, StepResult, left_pad, steer_masks
 from saif.runtime.hooks import Edit, edit_outputs, read_outputs
 
 Message = Mapping[str, str]
 """{"role": "user" | "assistant" | "system", "content": text}"""
-
-
-@dataclass(frozen=True, slots=True)
-class RowStart:
-    """One row as it enters the batch.
-
-    token_ids: everything the model has to read so far. prompt_length: how many of them are the
-    prompt; fewer than all when a reply is resumed without a cache.
-    """
-
-    token_ids: Sequence[int]
-    steering: Steering | None = None
-    prompt_length: int | None = None
-
-
-@dataclass(slots=True)
-class _Row:
-    token_ids: list[int]
-    prompt_length: int
-    steering: Steering | None
-
-
-@dataclass(slots=True)
-class Batch:
-    """Rows that decode together: their tokens so far and the KV cache behind them.
-
-    Left-padded, so that every row's newest token is in the last column.
-    """
-
-    rows: list[_Row]
-    cache: Any
-    attention_mask: Tensor = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """logits (batch, vocab) float32 for the next token; steered[row] = positions that were
-    really changed in this step, measured, per steered layer (all layers agree or it raises)."""
-
-    logits: Tensor
-    steered: tuple[int, ...]
 
 
 class SteerableModel:
@@ -76,12 +34,12 @@ class SteerableModel:
         self.n_layers = len(self.blocks)
         self.d_model: int = config.hidden_size
         self.context_length: int = getattr(config, "max_position_embeddings", 0) or 1 << 30
-        self.control_ids = frozenset(tokenizer.all_special_ids)
+        self.control_ids = control_ids(tokenizer)
         ends = getattr(model.generation_config, "eos_token_id", None)
         ends = ends if isinstance(ends, Sequence) else [ends]
         self.end_ids = frozenset(e for e in [*ends, tokenizer.eos_token_id] if e is not None)
         self._pad_id = tokenizer.pad_token_id or tokenizer.eos_token_id or 0
-        self.fingerprint = _fingerprint(model)
+        self.fingerprint = fingerprint(model)
 
     @property
     def device(self) -> torch.device:
@@ -113,7 +71,9 @@ class SteerableModel:
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of plain text, with no template and no special tokens."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+        return list(
+            self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        )
 
     # Steered decoding
 
@@ -122,7 +82,7 @@ class SteerableModel:
         if not starts or any(not start.token_ids for start in starts):
             raise InputError("There is nothing to read: a prompt is empty.")
         rows = [
-            _Row(
+            BatchRow(
                 list(start.token_ids),
                 len(start.token_ids) if start.prompt_length is None else start.prompt_length,
                 start.steering,
@@ -145,7 +105,7 @@ class SteerableModel:
 
     def keep(self, batch: Batch, rows: Sequence[int]) -> None:
         """Drop every row but these, so that finished rows cost nothing more."""
-        if len(rows) == len(batch.rows):
+        if list(rows) == list(range(len(batch.rows))):
             return
         index = torch.tensor(list(rows), device=self.device)
         batch.rows = [batch.rows[row] for row in rows]
@@ -153,7 +113,7 @@ class SteerableModel:
         batch.attention_mask = batch.attention_mask[index]
 
     def _step(self, batch: Batch, input_ids: Tensor) -> StepResult:
-        masks = _steer_masks(batch.rows, input_ids.shape[1], self.control_ids)
+        masks = steer_masks(batch.rows, input_ids.shape[1], self.control_ids)
         counts: dict[int, Tensor] = {}
         edits = self._edits(batch.rows, masks, counts)
         out = self._forward(input_ids, batch.attention_mask, batch.cache, edits, {})
@@ -161,7 +121,7 @@ class SteerableModel:
         return StepResult(out.logits[:, -1].float(), steered)
 
     def _edits(
-        self, rows: Sequence[_Row], masks: Tensor, counts: dict[int, Tensor]
+        self, rows: Sequence[BatchRow], masks: Tensor, counts: dict[int, Tensor]
     ) -> dict[int, Edit]:
         """One edit per steered layer; each notes in `counts` what it really changed."""
         layers = {layer for row in rows if row.steering for layer in row.steering.directions}
@@ -177,7 +137,8 @@ class SteerableModel:
 
             def edit(resid: Tensor) -> Tensor:
                 edited = add_where(resid, directions, mask)
-                counts[layer] = (edited != resid).any(dim=-1).sum(dim=1)
+                changed = (edited != resid).any(dim=-1).sum(dim=1)
+                counts[layer] = counts[layer] + changed if layer in counts else changed
                 return edited
 
             return edit
@@ -186,21 +147,26 @@ class SteerableModel:
         return {layer: edit_for(layer) for layer in sorted(layers)} if bool(masks.any()) else {}
 
     def _verify(
-        self, rows: Sequence[_Row], masks: Tensor, counts: Mapping[int, Tensor]
+        self, rows: Sequence[BatchRow], masks: Tensor, counts: Mapping[int, Tensor]
     ) -> tuple[int, ...]:
-        """The measured number of steered positions per row, which must be what the span says."""
-        steered = []
-        for index, row in enumerate(rows):
-            layers = row.steering.directions if row.steering is not None else {}
-            wanted = int(masks[index].sum()) if layers else 0
-            for layer in layers:
-                found = int(counts[layer][index]) if layer in counts else 0
-                if found != wanted:
-                    raise SteeringError(
-                        f"Steering at layer {layer} changed {found} positions instead of {wanted}.",
-                        hint="This reply was not steered as asked, so it was stopped.",
-                    )
-            steered.append(wanted)
+        """The number of steered positions per row.
+
+        At every steered layer the measured number must be what the span says, for every row: a
+        plain row that was changed is as wrong as a steered one that wasn't.
+        """
+        steered = masks.sum(dim=1).tolist()
+        steerings = [row.steering for row in rows]
+        for layer in {layer for s in steerings if s for layer in s.directions}:
+            wanted = [
+                n if s and layer in s.directions else 0
+                for n, s in zip(steered, steerings, strict=True)
+            ]
+            found = counts[layer].tolist() if layer in counts else [0] * len(rows)
+            if found != wanted:
+                raise SteeringError(
+                    f"Steering at layer {layer} changed {found} positions instead of {wanted}.",
+                    hint="This reply was not steered as asked, so it was stopped.",
+                )
         return tuple(steered)
 
     def _check(self, steering: Steering | None) -> None:
@@ -223,43 +189,59 @@ class SteerableModel:
         which all sequences must share (a system prompt, say), are run once for the whole batch
         and left out of the result.
         """
-        prefix = list(sequences[0][:skip])
-        if any(list(s[:skip]) != prefix or len(s) <= skip for s in sequences):
+        if _shared_prefix(sequences) < skip or any(len(s) <= skip for s in sequences):
             raise InputError(f"The sequences don't share their first {skip} tokens.")
-        cache = self._new_cache()
-        input_ids, mask = self._left_pad([s[skip:] for s in sequences])
-        attention_mask = mask
-        if prefix:
-            ids, ones = self._left_pad([prefix])
-            self._forward(ids, ones, cache, {}, {})
-            cache.batch_repeat_interleave(len(sequences))
-            attention_mask = torch.cat([ones.expand(len(sequences), -1), mask], dim=1)
+        input_ids, mask, attention_mask, cache = self._after_prefix(sequences, skip)
         found: dict[int, Tensor] = {}
         readers = {layer: _keep_in(found, layer) for layer in layers}
         self._forward(input_ids, attention_mask, cache, {}, readers)
         return found, mask.bool()
 
     @torch.inference_mode()
-    def log_probabilities(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Tensor]:
+    def log_probabilities(
+        self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]
+    ) -> list[Tensor]:
         """log p of every continuation token given all before it, for (prompt, continuation)
-        rows, under the plain model. Natural logarithm."""
+        rows, under the plain model. Natural logarithm. What all prompts share is read once."""
+        skip = _shared_prefix([prompt[:-1] for prompt, _ in rows])
         full = [[*prompt, *continuation] for prompt, continuation in rows]
-        input_ids, mask = self._left_pad(full)
+        input_ids, _, attention_mask, cache = self._after_prefix(full, skip)
         keep = max(len(continuation) for _, continuation in rows) + 1
-        logits = self._forward(input_ids, mask, None, {}, {}, logits_to_keep=keep).logits
+        out = self._forward(input_ids, attention_mask, cache, {}, {}, logits_to_keep=keep)
         result = []
         for index, (_, continuation) in enumerate(rows):
             n = len(continuation)
-            targets = torch.tensor(list(continuation), device=logits.device)
-            scores = logits[index, -n - 1 : -1].float().log_softmax(dim=-1)
+            targets = torch.tensor(list(continuation), device=out.logits.device)
+            scores = out.logits[index, -n - 1 : -1].float().log_softmax(dim=-1)
             result.append(scores.gather(1, targets[:, None])[:, 0].cpu())
         return result
+
+    def next_token_loss(
+        self,
+        sequences: Sequence[Sequence[int]],
+        *,
+        skip: int,
+        replace: Mapping[int, Edit] | None = None,
+    ) -> float:
+        """Mean cross-entropy (nats) of each token after the first `skip`, given those before.
+
+        `replace` edits residual streams on the way, to measure what a reconstruction costs.
+        """
+        input_ids, mask = self._left_pad(sequences)
+        width = input_ids.shape[1]
+        logits = self._forward(
+            input_ids, mask, None, replace or {}, {}, logits_to_keep=width
+        ).logits
+        scores = logits[:, :-1].float().log_softmax(dim=-1)
+        per_token = scores.gather(2, input_ids[:, 1:, None])[:, :, 0]
+        counted = mask.cumsum(dim=1)[:, 1:] > max(skip, 1)
+        return float(-per_token[counted].mean())
 
     def logit_lens(self, vectors: Tensor, top: int) -> list[list[str]]:
         """The words each residual direction (n, d_model) raises most if it is the last thing
         added: final norm's weights, then the unembedding."""
         head = self._model.get_output_embeddings().weight
-        norm = _final_norm_weight(self._model)
+        norm = final_norm_weight(self._model)
         with torch.inference_mode():
             scaled = vectors.to(head) * norm.to(head)
             best = (scaled @ head.T).topk(top, dim=-1).indices
@@ -293,6 +275,21 @@ class SteerableModel:
                 logits_to_keep=logits_to_keep,
             )
 
+    def _after_prefix(
+        self, sequences: Sequence[Sequence[int]], skip: int
+    ) -> tuple[Tensor, Tensor, Tensor, Any]:
+        """What is left to read once the first `skip` tokens, the same in all, have been read as
+        a single row: token ids, their mask, the whole attention mask, and the cache."""
+        cache = self._new_cache()
+        input_ids, mask = self._left_pad([sequence[skip:] for sequence in sequences])
+        if not skip:
+            return input_ids, mask, mask, cache
+        prefix, ones = self._left_pad([sequences[0][:skip]])
+        self._forward(prefix, ones, cache, {}, {})
+        cache.batch_repeat_interleave(len(sequences))
+        attention_mask = torch.cat([ones.expand(len(sequences), -1), mask], dim=1)
+        return input_ids, mask, attention_mask, cache
+
     def _new_cache(self) -> Any:
         from transformers import DynamicCache
 
@@ -300,12 +297,7 @@ class SteerableModel:
         return DynamicCache(config=self._model.config)
 
     def _left_pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        width = max(len(sequence) for sequence in sequences)
-        ids = torch.full((len(sequences), width), self._pad_id)
-        mask = torch.zeros((len(sequences), width), dtype=torch.long)
-        for row, sequence in enumerate(sequences):
-            ids[row, width - len(sequence) :] = torch.tensor(list(sequence))
-            mask[row, width - len(sequence) :] = 1
+        ids, mask = left_pad(sequences, self._pad_id)
         return ids.to(self.device), mask.to(self.device)
 
 
@@ -316,45 +308,10 @@ def _keep_in(found: dict[int, Tensor], layer: int) -> Callable[[Tensor], None]:
     return keep
 
 
-def _steer_masks(rows: Sequence[_Row], width: int, control_ids: frozenset[int]) -> Tensor:
-    """(batch, width): which of the newest `width` columns are steered, by absolute position.
-
-    Columns left of a short row's first token are padding and stay False.
-    """
-    masks = torch.zeros(len(rows), width, dtype=torch.bool)
-    for index, row in enumerate(rows):
-        if row.steering is None or not row.steering.directions:
-            continue
-        start = max(0, len(row.token_ids) - width)
-        mask = span_mask(row.steering.span, row.token_ids, row.prompt_length, control_ids, start)
-        masks[index, width - len(mask) :] = torch.tensor(mask)
-    return masks
-
-
-def _final_norm_weight(model: Any) -> Tensor:
-    """The weights of the norm between the last block and the unembedding."""
-    inner = model.base_model
-    for name in ("norm", "ln_f", "final_layer_norm", "final_layernorm"):
-        norm = getattr(inner, name, None)
-        if norm is None:
-            continue
-        # Gemma stores its norm weights minus one.
-        offset = 1.0 if "Gemma" in type(norm).__name__ else 0.0
-        return norm.weight.float() + offset
-    raise ModelError(f"The final norm of {type(model).__name__} was not found.")
-
-
-def _fingerprint(model: Any) -> str:
-    """A hash of the model that survives quantization but not finetuning.
-
-    Taken over the one-dimensional parameters (norms and biases), rounded to bfloat16: every
-    quantizer leaves them alone, every finetuning moves them.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        if parameter.ndim == 1 and parameter.device.type != "meta":
-            digest.update(f"{name}{tuple(parameter.shape)}".encode())
-            digest.update(
-                parameter.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes()
-            )
-    return digest.hexdigest()[:16]
+def _shared_prefix(sequences: Sequence[Sequence[int]]) -> int:
+    """How many leading tokens all sequences have in common."""
+    shortest = min(sequences, key=len)
+    return next(
+        (i for i, token in enumerate(shortest) if any(s[i] != token for s in sequences)),
+        len(shortest),
+    )

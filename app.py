@@ -1,0 +1,46 @@
+"""Start the page: read the options, put the parts together, serve. `python app.py --help`."""
+
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+from saif.errors import SaifError
+
+if TYPE_CHECKING:
+    from saif.engine import Engine
+
+
+def main(argv: Sequence[str]) -> int:
+    try:
+        _run(argv)
+    except SaifError as error:
+        sys.stderr.write(f"app.py: {error.sentence}\n")
+        return 2
+    return 0
+
+
+def _run(argv: Sequence[str]) -> None:
+    from saif.presets.library import Library
+    from saif.runtime.load import load_model, model_id
+    from saif.ui.app import build_app
+    from saif.ui.launch import read_options, serve
+    from saif.ui.services import Services, load_in_background
+
+    options = read_options(argv, os.environ)
+    engine: Future[Engine] = Future()
+
+    def load() -> "Engine":
+        from saif.engine import LocalEngine
+
+        return LocalEngine(load_model(options.model, quantize=options.quantize))
+
+    app = build_app(Services(Library(options.presets), model_id(options.model), engine))
+    serve(app, options.host, options.port)
+    load_in_background(load, engine)  # after the page is up, which importing torch would hold up
+    app.block_thread()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,113 @@
+"""Commands that make presets: train an SAE, identify latents, calibrate."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saif.cli.options import DEFAULT_MODEL, ModelOption, PresetsOption, open_engine, open_library
+
+DataOption = Annotated[
+    Path,
+    typer.Option(
+        "--data", metavar="PATH", help="A folder of sentence pairs and stories, or a text file."
+    ),
+]
+LayersOption = Annotated[
+    list[int] | None, typer.Option("--layer", metavar="L", help="May be given several times.")
+]
+InstructionsOption = Annotated[
+    list[str] | None,
+    typer.Option("--instruction", metavar="ID", help="Several allowed; all if left out."),
+]
+SaesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sae",
+        metavar="SAE",
+        help="RELEASE/ID or a local folder, one per layer; the model's own if left out.",
+    ),
+]
+
+
+def train_sae(
+    data: DataOption,
+    layer: LayersOption = None,
+    model: ModelOption = DEFAULT_MODEL,
+    presets: PresetsOption = None,
+    tokens: Annotated[int, typer.Option(help="Tokens of text to read.")] = 1_060_000,
+    epochs: Annotated[float, typer.Option(help="How often each token is seen.")] = 1.0,
+    width: Annotated[int, typer.Option(help="Latents per residual dimension.")] = 8,
+    k: Annotated[int, typer.Option(help="Active latents per token, on average.")] = 32,
+    work: Annotated[
+        Path, typer.Option(help="For residual streams and checkpoints; a few GB.")
+    ] = Path("runs/sae"),
+) -> None:
+    """Train an SAE per layer on the model's residual stream. Goes on where it was interrupted."""
+    from saif.experiments.train import TrainingPlan, train_saes
+
+    engine = open_engine(model)
+    library = open_library(presets)
+    plan = TrainingPlan(
+        data=data,
+        layers=tuple(layer or [engine.model.n_layers - 1]),
+        n_tokens=tokens,
+        epochs=epochs,
+        width=width,
+        k=k,
+        work=work,
+        command=_command(),
+    )
+    train_saes(engine.steerable, library, plan)
+
+
+def identify(
+    data: DataOption,
+    instruction: InstructionsOption = None,
+    sae: SaesOption = None,
+    model: ModelOption = DEFAULT_MODEL,
+    presets: PresetsOption = None,
+    n: Annotated[int, typer.Option(help="Texts per instruction.")] = 100,
+) -> None:
+    """Find each instruction's latents and write uncalibrated presets."""
+    from saif.experiments.build import identify_presets
+
+    engine = open_engine(model)
+    identify_presets(engine, open_library(presets), data, instruction, sae, n=n)
+
+
+def calibrate(
+    data: DataOption,
+    preset: Annotated[
+        list[str] | None,
+        typer.Option("--preset", metavar="ID", help="Several allowed; all if left out."),
+    ] = None,
+    sae: SaesOption = None,
+    model: ModelOption = DEFAULT_MODEL,
+    presets: PresetsOption = None,
+    n: Annotated[int, typer.Option(help="Held-out texts to score on.")] = 50,
+    again: Annotated[bool, typer.Option("--again", help="Also presets that have scores.")] = False,
+) -> None:
+    """Search each preset's best setting, then score it on held-out texts beside all baselines."""
+    from saif.experiments.build import calibrate_presets
+
+    engine = open_engine(model)
+    calibrate_presets(
+        engine, open_library(presets), data, preset, sae, n=n, again=again, command=_command()
+    )
+
+
+def _command() -> str:
+    """What was typed, for the record; without the paths that only exist here."""
+    words = ["python -m saif"]
+    for word in sys.argv[1:]:
+        words.append(Path(word).name if "/" in word and Path(word).exists() else word)
+    return " ".join(words)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Hang these commands into the command line."""
+    app.command("train-sae")(train_sae)
+    app.command("identify")(identify)
+    app.command("calibrate")(calibrate)

@@ -1,0 +1,78 @@
+"""What a person sees when a command fails: one line on stderr, never a traceback unasked.
+
+Exit status 2 is for what the user can put right, 1 for a bug, 130 for Ctrl-C.
+"""
+
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from typer import TyperException
+from typer.core import TyperGroup
+
+from saif.errors import SaifError
+
+_log = logging.getLogger("saif")
+
+
+class FailuresInWords(TyperGroup):
+    """A group of commands that turns every failure into a line and an exit status."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,  # noqa: ARG002 - failures always come to this method
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        _keep_stdout_for_results()
+        try:
+            status = super().main(
+                args, prog_name, complete_var, False, windows_expand_args, **extra
+            )
+        except SaifError as error:
+            status = _say(error.sentence, 2)
+        except TyperException as error:
+            status = _say(_usage(error), 2)
+        except KeyboardInterrupt:
+            status = 130
+        except Exception:  # noqa: BLE001 - the boundary: a bug becomes a reference and a log entry
+            reference = secrets.token_hex(4)
+            _log.exception("Unexpected failure, reference %s", reference)
+            status = _say(
+                f"This is a bug in saif, reference {reference}. "
+                "Please report it with the lines above.",
+                1,
+            )
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _say(sentence: str, status: int) -> int:
+    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    return status
+
+
+def _usage(error: TyperException) -> str:
+    message = error.format_message()
+    context = getattr(error, "ctx", None)
+    full_stop = "" if message.endswith((".", "!", "?")) else "."
+    hint = f" Try '{context.command_path} --help'." if context else ""
+    return f"{message}{full_stop}{hint}"
+
+
+def _keep_stdout_for_results() -> None:
+    """Logs to stderr, and no library chatter; characters a terminal lacks don't end a command."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(message)s"
+    )
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")

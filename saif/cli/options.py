@@ -1,0 +1,70 @@
+"""Options that several commands share, and opening what they name."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from saif.core.spec import Placement, Span
+from saif.errors import PresetError
+from saif.runtime.load import DEFAULT_MODEL, Quantize
+
+if TYPE_CHECKING:
+    from saif.engine import LocalEngine
+    from saif.presets.library import Library
+
+ModelOption = Annotated[
+    str, typer.Option("--model", metavar="M", help="A known name, a hub id or a local folder.")
+]
+QuantizeOption = Annotated[
+    Quantize, typer.Option("--quantize", help="Load the weights in fewer bits (for CUDA).")
+]
+PresetsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--presets", metavar="DIR", help="A folder of presets instead of the shipped ones."
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout instead of text.")
+]
+PlacementOption = Annotated[
+    Placement,
+    typer.Option("--placement", help="The instruction stands before or after the content."),
+]
+SpanOption = Annotated[
+    Span | None,
+    typer.Option("--span", help="Which tokens are steered (default: as calibrated)."),
+]
+LayerOption = Annotated[
+    int | None,
+    typer.Option("--layer", metavar="L", help="Where to steer (default: as calibrated)."),
+]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", metavar="I", help="The noise of sampling (default: 0).")
+]
+
+__all__ = ["DEFAULT_MODEL"]  # every command that takes a model has this default
+
+
+def open_library(folder: Path | None) -> "Library":
+    """The presets in `folder`, or the shipped ones."""
+    from saif.presets.library import Library
+
+    if folder is None:
+        return Library()
+    if not folder.is_dir():
+        raise PresetError(
+            f"There is no folder '{folder}'.", hint="Give a presets folder with --presets."
+        )
+    return Library(folder)
+
+
+def open_engine(model: str, quantize: Quantize = "none") -> "LocalEngine":
+    """Load a model, saying so on a terminal; whatever libraries print goes to stderr."""
+    from saif.cli.output import chatter_to_stderr, working
+    from saif.engine import LocalEngine
+    from saif.runtime.load import load_model
+
+    with chatter_to_stderr(), working(f"Loading {model} …"):
+        return LocalEngine(load_model(model, quantize=quantize))

@@ -1,0 +1,215 @@
+"""`presets`: list what there is, show one, check a file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from saif.cli.options import (
+    DEFAULT_MODEL,
+    JsonOption,
+    ModelOption,
+    PresetsOption,
+    open_library,
+)
+from saif.cli.output import console, plain, print_json
+from saif.core.spec import PLACEMENTS, Placement
+from saif.errors import PresetError
+
+if TYPE_CHECKING:
+    from saif.presets.library import Library
+    from saif.presets.preset import Preset, Scores
+
+group = typer.Typer(help="List presets (the default), show one, or check a file.")
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(group, name="presets")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A preset file: its card, or what is wrong with it."""
+
+    path: Path
+    card: "Preset | None"
+    problem: str = ""
+
+
+def scan(library: "Library") -> list[Entry]:
+    """Every preset file of a library. A broken one doesn't hide the others."""
+    from saif.presets.files import read_card
+
+    entries = []
+    for path in sorted(library.root.glob("*/*.json")):
+        try:
+            entries.append(Entry(path, read_card(path)))
+        except PresetError as error:
+            entries.append(Entry(path, None, str(error)))
+    return entries
+
+
+@group.callback(invoke_without_command=True)
+def presets(
+    context: typer.Context, presets: PresetsOption = None, json: JsonOption = False
+) -> None:
+    if context.invoked_subcommand is None:
+        list_presets(presets, json)
+    elif presets is not None or json:
+        raise typer.BadParameter(f"Options go after '{context.invoked_subcommand}'.")
+
+
+@group.command("list")
+def list_presets(presets: PresetsOption = None, json: JsonOption = False) -> None:
+    """Every preset and how well it works.
+
+    Loose: the share of replies that recognisably do what the preset says.
+    """
+    library = open_library(presets)
+    entries = scan(library)
+    broken = [entry for entry in entries if entry.card is None]
+    if json:
+        cards = [_summary(entry.card) for entry in entries if entry.card is not None]
+        problems = [{"path": str(entry.path), "problem": entry.problem} for entry in broken]
+        print_json(
+            {"presets": cards, "broken": problems, "instructions": library.instruction_ids()}
+        )
+        return
+    table = Table("Preset", "Title", "Model", "Placement", "Layer", "k", "Dose", "Loose, steered")
+    for entry in entries:
+        for placement in PLACEMENTS if entry.card is not None else ():
+            table.add_row(*_row(entry.card, placement) if entry.card is not None else ())
+    screen = console()
+    if table.row_count:
+        screen.print(table)
+    else:
+        ids = ", ".join(library.instruction_ids()) or "none"
+        screen.print(f"No presets yet. Instructions one can be made for: {ids}.", soft_wrap=True)
+    for entry in broken:
+        screen.print(plain(f"not ok: {entry.problem}"), soft_wrap=True)
+
+
+def _row(card: "Preset", placement: Placement) -> list[str]:
+    part = card.placements[placement]
+    choice = part.choice
+    scores = part.scores.condition("steered") if part.scores else None
+    loose = f"{scores.loose.value:.0%} of {scores.loose.n}" if scores else "not measured"
+    cells = [card.id, card.title, card.model.id] if placement == PLACEMENTS[0] else ["", "", ""]
+    return [*cells, placement, str(choice.layer), str(choice.k), f"{choice.dose:.2f}", loose]
+
+
+def _summary(card: "Preset") -> dict[str, Any]:
+    placements = {}
+    for placement, part in card.placements.items():
+        scores = part.scores.condition("steered") if part.scores else None
+        placements[placement] = {
+            **part.choice.model_dump(),
+            "layers": part.layer_numbers,
+            "loose": scores.loose.value if scores else None,
+        }
+    return {
+        "id": card.id,
+        "title": card.title,
+        "instruction": card.instruction,
+        "model": card.model.id,
+        "placements": placements,
+    }
+
+
+@group.command()
+def show(
+    preset: Annotated[str, typer.Argument(metavar="ID", help="A preset's id.")],
+    model: ModelOption = DEFAULT_MODEL,
+    presets: PresetsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """The latents, the calibrated choice, the scores."""
+    from saif.runtime.load import model_id
+
+    card = open_library(presets).card(model_id(model), preset)
+    if json:
+        print_json(card.model_dump(mode="json"))
+        return
+    screen = console()
+    screen.print(plain(f"{card.title} ({card.id}) for {card.model.id}"), style="bold")
+    for placement in PLACEMENTS:
+        part = card.placements[placement]
+        choice = part.choice
+        screen.print()
+        screen.print(
+            f"Instruction {'before' if placement == 'pre' else 'after'} the content ({placement}): "
+            f"layer {choice.layer}, {choice.k} latents by {choice.selection} selection, "
+            f"strengths by {choice.rule}, beta {choice.beta:g}, dose {choice.dose:.2f}, "
+            f"span {choice.span}"
+        )
+        screen.print(_latent_table(card, placement))
+        screen.print(_score_table(part.scores) if part.scores else "Not measured.")
+
+
+def _latent_table(card: "Preset", placement: Placement) -> Table:
+    """The latents that the calibrated choice uses, best first."""
+    from saif.core.selection import rank
+    from saif.presets.preset import LoadedPreset
+
+    part = card.placements[placement]
+    choice = part.choice
+    latents = part.table(choice.layer).latents
+    # The statistics are all in the card; only steering needs the vectors.
+    statistics = LoadedPreset(card, {}).statistics(placement, choice.layer)
+    table = Table("Latent", "Sensitivity", "Others", "Mean", "Mean Δ", "Words it raises")
+    for place in rank(statistics, choice.selection)[: choice.k].tolist():
+        latent = latents[place]
+        table.add_row(
+            str(latent.id),
+            f"{latent.sensitivity:.2f}",
+            f"{latent.other_sensitivity:.2f}",
+            f"{latent.mean:.2f}",
+            f"{latent.delta:+.2f}",
+            plain(" ".join(repr(word) for word in latent.words)),
+        )
+    return table
+
+
+def _score_table(scores: "Scores") -> Table:
+    table = Table(
+        "Condition", "Loose", "Strict", "Degenerate", "Perplexity", "Dose",
+        title=f"{scores.n} texts of {scores.split}, up to {scores.max_new_tokens} tokens",
+    )  # fmt: skip
+    for row in scores.conditions:
+        rates = [
+            f"{rate.value:.0%} [{rate.low:.0%}, {rate.high:.0%}]"
+            for rate in (row.loose, row.strict, row.degenerate)
+        ]
+        perplexity = "" if row.perplexity is None else f"{row.perplexity:.1f}"
+        dose = "" if row.dose is None else f"{row.dose:.2f}"
+        table.add_row(plain(row.condition), *rates, perplexity, dose)
+    return table
+
+
+@group.command()
+def validate(
+    path: Annotated[Path, typer.Argument(help="A preset (.json) or an instruction (.yaml).")],
+    json: JsonOption = False,
+) -> None:
+    """Check a file: OK, or the field that is wrong."""
+    from saif.presets.files import read_preset
+    from saif.presets.instructions import read_instruction
+
+    if path.suffix == ".safetensors":
+        path = path.with_suffix(".json")
+    if path.suffix == ".json":
+        kind = "preset"
+        read_preset(path)
+    elif path.suffix == ".yaml":
+        kind = "instruction"
+        read_instruction(path)
+    else:
+        raise PresetError(
+            f"'{path}' is neither a preset nor an instruction.", hint="Give a .json or .yaml file."
+        )
+    if json:
+        print_json({"path": str(path), "kind": kind, "ok": True})
+    else:
+        print(f"OK: {path} is a valid {kind}.")

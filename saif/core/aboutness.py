@@ -1,0 +1,19 @@
+"""Is a reply about its content? Decided by the model's own likelihoods, in any language.
+
+A reply belongs to its content if the unsteered model finds it likelier after that content than
+after other contents of the same set. Word overlap can't tell across languages; this can.
+"""
+
+import math
+from collections.abc import Sequence
+
+MARGIN = math.log(4)
+"""How much likelier, as a difference of log-probabilities of the whole reply. Chosen on
+reference translations against shuffled ones: see docs/decisions/0005."""
+
+N_DISTRACTORS = 2
+
+
+def is_about(own: float, others: Sequence[float]) -> bool:
+    """own, others: log p(reply | content) in nats, for its own content and for the others."""
+    return own - max(others) >= MARGIN

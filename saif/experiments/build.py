@@ -1,0 +1,166 @@
+"""Make a model's presets from start to finish: identify, calibrate, score, write."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from saif.core.spec import PLACEMENTS, Placement
+from saif.engine import LocalEngine
+from saif.errors import InputError, SaeError
+from saif.experiments.calibrate import Calibration, Effort, calibrate
+from saif.experiments.contents import read_contents
+from saif.experiments.evaluate import Evaluation
+from saif.experiments.identify import build_presets, read_prompts
+from saif.experiments.progress import bar
+from saif.presets.files import write_preset
+from saif.presets.instructions import ContentKind, Instruction
+from saif.presets.library import Library
+from saif.presets.preset import LoadedPreset, PlacementPreset
+from saif.presets.steer import check_model
+from saif.runtime.sae import Sae, load_sae
+
+
+def identify_presets(
+    engine: LocalEngine,
+    library: Library,
+    data: Path,
+    instruction_ids: Sequence[str] | None,
+    sae_sources: Sequence[str] | None,
+    *,
+    n: int,
+) -> None:
+    """Write a preset per instruction, uncalibrated, with the latents of every SAE at hand.
+
+    All instructions are read, even if few are wanted: each is the others' control.
+    """
+    instructions = library.instructions()
+    kinds: set[ContentKind] = {instruction.contents for instruction in instructions}
+    contents = {kind: read_contents(data, kind, "identify", n) for kind in sorted(kinds)}
+    sources = _sae_sources(engine, library, sae_sources)
+    layers = sorted(sources)
+    readings = read_prompts(engine.steerable, instructions, contents, layers)
+    wanted = [item for item in instructions if not instruction_ids or item.id in instruction_ids]
+    for name in set(instruction_ids or ()) - {item.id for item in wanted}:
+        library.instruction(name)  # raises, listing what there is
+    loaded = build_presets(engine, wanted, readings, _loader(library, sources), layers)
+    folder = library.model_folder(engine.model.id)
+    for preset in loaded:
+        write_preset(folder, preset)
+
+
+def calibrate_presets(
+    engine: LocalEngine,
+    library: Library,
+    data: Path,
+    preset_ids: Sequence[str] | None,
+    sae_sources: Sequence[str] | None,
+    *,
+    n: int,
+    again: bool,
+    command: str,
+) -> None:
+    """Calibrate and score presets, writing each as soon as it is done.
+
+    A preset that has scores already is left alone unless `again`, so an interrupted run goes on.
+    """
+    names = list(preset_ids or library.preset_ids(engine.model.id))
+    if not names:
+        raise InputError(
+            f"There are no presets for {engine.model.id} yet.",
+            hint="Make them with `python -m saif identify`.",
+        )
+    load = _loader(library, _sae_sources(engine, library, sae_sources))
+    effort = Effort()
+    with bar() as progress:
+        replies = progress.add_task("Replies", total=None)
+
+        def advance(count: int) -> None:
+            progress.advance(replies, count)
+
+        evaluation = Evaluation(engine, load, effort.max_new_tokens, advance)
+        jobs = [(name, placement) for name in names for placement in PLACEMENTS]
+        overall = progress.add_task("Presets × placements", total=len(jobs))
+        for name, placement in jobs:
+            progress.update(overall, description=f"{name}, {placement}")
+            preset = library.preset(engine.model.id, name)
+            check_model(preset, engine.model)
+            if again or preset.preset.placements[placement].scores is None:
+                instruction = library.instruction(preset.preset.instruction)
+                develop = read_contents(data, instruction.contents, "develop", effort.second)
+                held_out = read_contents(data, instruction.contents, "held-out", n)
+                found = calibrate(
+                    engine, preset, instruction, placement, develop, effort, advance=advance
+                )
+                scored = _scored(
+                    evaluation, preset, instruction, placement, found, held_out, command
+                )
+                write_preset(library.model_folder(engine.model.id), scored)
+            progress.advance(overall)
+
+
+def _scored(
+    evaluation: Evaluation,
+    preset: LoadedPreset,
+    instruction: Instruction,
+    placement: Placement,
+    found: Calibration,
+    contents: Sequence[str],
+    command: str,
+) -> LoadedPreset:
+    """The preset with the calibrated choice, and the scores that choice gets."""
+    part = preset.preset.placements[placement]
+    chosen = _with(preset, placement, part.model_copy(update={"choice": found.choice}))
+    scores = evaluation.scores(
+        chosen,
+        instruction,
+        placement,
+        contents,
+        mean_difference=found.mean_difference,
+        bound=found.bound,
+        command=command,
+    )
+    part = chosen.preset.placements[placement]
+    return _with(chosen, placement, part.model_copy(update={"scores": scores}))
+
+
+def _with(preset: LoadedPreset, placement: Placement, part: PlacementPreset) -> LoadedPreset:
+    placements = {**preset.preset.placements, placement: part}
+    return LoadedPreset(preset.preset.model_copy(update={"placements": placements}), preset.vectors)
+
+
+def _sae_sources(
+    engine: LocalEngine, library: Library, given: Sequence[str] | None
+) -> dict[int, str]:
+    """layer -> where its SAE is: what was given, or the model's own folder in the library."""
+    if given:
+        return {load_sae(source).site.layer: source for source in given}
+    own = library.model_folder(engine.model.id) / "sae"
+    found = {int(path.name): str(path) for path in own.glob("*") if path.name.isdigit()}
+    if not found:
+        raise SaeError(
+            f"There is no SAE for {engine.model.id}.",
+            hint="Give --sae RELEASE/ID or a folder, or train one with `python -m saif train-sae`.",
+        )
+    return found
+
+
+def _loader(library: Library, sources: dict[int, str]) -> Callable[[int], Sae]:
+    """Loads an SAE by layer, keeping the last few. An SAE inside the library is named by its
+    place there, so that presets don't depend on where the library lies."""
+
+    @functools.lru_cache(maxsize=2)
+    def load(layer: int) -> Sae:
+        if layer not in sources:
+            raise SaeError(
+                f"No SAE for layer {layer} was given.",
+                hint=f"There are SAEs for layers {', '.join(map(str, sorted(sources)))}.",
+            )
+        source = Path(sources[layer])
+        sae = load_sae(sources[layer])
+        if source.is_dir() and source.resolve().is_relative_to(library.root.resolve()):
+            name = source.resolve().relative_to(library.root.resolve()).as_posix()
+            return replace(sae, id=name)
+        return sae
+
+    return load

@@ -1,0 +1,172 @@
+"""Search a preset's layer, selection, k, β and dose on texts kept for that.
+
+Two rounds: many candidates on a few texts, then the best ones and their neighbours on more. The
+objective is strict accuracy, then loose accuracy with degenerate replies counted as failures,
+then the smaller dose. Mean difference goes through the same search, so that it is a fair rival.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from saif.core.fluency import perplexity_bound
+from saif.core.spec import Placement
+from saif.engine import LocalEngine, Reply
+from saif.experiments.directions import LatentPush, Push, steering_for
+from saif.experiments.scoring import Judged, Task, glance, judge, make_replies
+from saif.presets.instructions import Instruction, place
+from saif.presets.preset import Choice, LoadedPreset
+
+_RECIPES = (
+    LatentPush(selection="signed", rule="delta", k=15),
+    LatentPush(selection="contrast", rule="delta", k=15),
+    LatentPush(selection="saif", rule="delta", k=15),
+    LatentPush(selection="saif", rule="mean", k=15),
+)
+_DOSES = (0.25, 0.4, 0.6)
+_FINALISTS, _RIVALS = 2, 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How long to search: texts and tokens per reply in the first and the second round."""
+
+    first: int = 4
+    first_tokens: int = 24
+    second: int = 16
+    max_new_tokens: int = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What the search found. bound: the perplexity beyond which a reply is degenerate."""
+
+    choice: Choice
+    mean_difference: Push
+    bound: float
+
+
+def calibrate(
+    engine: LocalEngine,
+    preset: LoadedPreset,
+    instruction: Instruction,
+    placement: Placement,
+    contents: Sequence[str],
+    effort: Effort,
+    *,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Calibration:
+    """The best choice for one placement, judged on `contents` only."""
+    trial = _Trial(engine, preset, instruction, placement, effort, advance)
+    contents = contents[: effort.second]
+    bound = trial.perplexity_bound(contents)
+    layers = preset.preset.placements[placement].layer_numbers
+    recipes: list[LatentPush | None] = [*_RECIPES, None]
+    opening = [
+        Push(layer=layer, dose=dose, latents=recipe)
+        for layer in layers
+        for recipe in recipes
+        for dose in _DOSES
+    ]
+    first = trial.glance(opening, contents[: effort.first])
+    rivals = _best([push for push in opening if push.latents is None], first, _RIVALS)
+    finalists = _best([push for push in opening if push.latents], first, _FINALISTS)
+    closing = list(dict.fromkeys([*_neighbours(finalists), *_neighbours(rivals)]))
+    second = trial.score(closing, contents, bound)
+    winner = _best([push for push in closing if push.latents], second, 1)[0]
+    rival = _best([push for push in closing if push.latents is None], second, 1)[0]
+    return Calibration(_as_choice(winner), rival, bound)
+
+
+def _neighbours(pushes: Sequence[Push]) -> list[Push]:
+    """Each push with a smaller and a larger dose, with more latents, and with β to either side."""
+    found = []
+    for push in pushes:
+        found += [replace(push, dose=round(push.dose * factor, 3)) for factor in (1, 0.8, 1.25)]
+        if push.latents is not None:
+            found.append(replace(push, latents=replace(push.latents, k=40)))
+            found += [
+                replace(push, latents=replace(push.latents, beta=beta)) for beta in (-0.5, 0.5)
+            ]
+    return found
+
+
+Objective = tuple[float, float, float]
+
+
+def _best(pushes: Sequence[Push], scores: dict[Push, Objective], n: int) -> list[Push]:
+    return sorted(pushes, key=lambda push: (scores[push], -push.dose), reverse=True)[:n]
+
+
+def _as_choice(push: Push) -> Choice:
+    assert push.latents is not None
+    return Choice(
+        layer=push.layer,
+        selection=push.latents.selection,
+        rule=push.latents.rule,
+        k=push.latents.k,
+        beta=push.latents.beta,
+        dose=push.dose,
+        span="response",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """One preset and placement under trial."""
+
+    engine: LocalEngine
+    preset: LoadedPreset
+    instruction: Instruction
+    placement: Placement
+    effort: Effort
+    advance: Callable[[int], None]
+
+    def perplexity_bound(self, contents: Sequence[str]) -> float:
+        """Derived from the replies to the instruction in words."""
+        wording = self.instruction.main_wording
+        tasks = [Task(place(wording, text, self.placement), text) for text in contents]
+        judged = self._judge(tasks, contents)
+        return perplexity_bound([j.fluency.perplexity or math.nan for j in judged])
+
+    def glance(self, pushes: Sequence[Push], contents: Sequence[str]) -> dict[Push, Objective]:
+        """A quick look at many pushes: short replies, no likelihoods."""
+        tasks = self._tasks(pushes, contents)
+        replies = self._replies(tasks, self.effort.first_tokens)
+        judged = glance(self.instruction.check, tasks, replies)
+        return _by_push(pushes, judged, math.inf)
+
+    def score(
+        self, pushes: Sequence[Push], contents: Sequence[str], bound: float
+    ) -> dict[Push, Objective]:
+        """A full look: whole replies, perplexity, and whether they are about the content."""
+        return _by_push(pushes, self._judge(self._tasks(pushes, contents), contents), bound)
+
+    def _tasks(self, pushes: Sequence[Push], contents: Sequence[str]) -> list[Task]:
+        """Every push on every text; all become rows of shared batches."""
+        steerings = {push: steering_for(self.preset, self.placement, push) for push in pushes}
+        return [Task(text, text, steerings[push]) for push in pushes for text in contents]
+
+    def _replies(self, tasks: Sequence[Task], max_new_tokens: int) -> list[Reply]:
+        return make_replies(self.engine, tasks, max_new_tokens=max_new_tokens, advance=self.advance)
+
+    def _judge(self, tasks: Sequence[Task], contents: Sequence[str]) -> list[Judged]:
+        replies = self._replies(tasks, self.effort.max_new_tokens)
+        return judge(self.engine, self.instruction.check, tasks, replies, contents=contents)
+
+
+def _by_push(
+    pushes: Sequence[Push], judged: Sequence[Judged], bound: float
+) -> dict[Push, Objective]:
+    n = len(judged) // len(pushes)
+    return {push: _objective(judged[i * n : (i + 1) * n], bound) for i, push in enumerate(pushes)}
+
+
+def _objective(judged: Sequence[Judged], bound: float) -> Objective:
+    """(strict, loose and fluent, loose), each as a share."""
+    n = len(judged)
+    return (
+        sum(j.strict(bound) for j in judged) / n,
+        sum(j.loose and not j.degenerate(bound) for j in judged) / n,
+        sum(j.loose for j in judged) / n,
+    )

@@ -1,0 +1,245 @@
+"""Find the latents that answer to an instruction, for every instruction, layer and placement.
+
+Latents are read at the last prompt token, the one the reply starts from (method of SAIF,
+arXiv 2502.11356). One pass over the prompts reads all layers.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saif import __version__
+from saif.core.selection import LatentStatistics, latent_statistics, rank
+from saif.core.spec import PLACEMENTS, SELECTIONS, Placement
+from saif.engine import LocalEngine
+from saif.errors import SaeError
+from saif.experiments.progress import track
+from saif.presets.instructions import ContentKind, Instruction, place
+from saif.presets.preset import (
+    MAX_STORED_LATENTS,
+    Choice,
+    Latent,
+    LayerTable,
+    LayerVectors,
+    LoadedPreset,
+    PlacementPreset,
+    Preset,
+    SaeRef,
+)
+from saif.runtime.model import SteerableModel
+from saif.runtime.sae import Sae
+
+_BATCH = 32
+_WORDS = 6
+
+FIRST_CHOICE: dict[str, Any] = {
+    "selection": "saif",
+    "rule": "mean",
+    "k": 15,
+    "beta": 0.0,
+    "dose": 0.4,
+    "span": "response",
+}
+"""The paper's selection and k, at a middling dose; calibration replaces it."""
+
+Residuals = dict[int, Tensor]
+"""layer -> (n_prompts, d_model) at the last prompt token."""
+
+
+@dataclass(frozen=True, eq=False)
+class Readings:
+    """Residuals at the last prompt token, row i for content i.
+
+    kinds: instruction id -> kind of its contents. plain: kind of contents -> content alone.
+    instructed: (instruction id, placement) -> with it.
+    """
+
+    kinds: dict[str, ContentKind]
+    plain: dict[ContentKind, Residuals]
+    instructed: dict[tuple[str, Placement], Residuals]
+
+
+def read_prompts(
+    model: SteerableModel,
+    instructions: Sequence[Instruction],
+    contents: dict[ContentKind, list[str]],
+    layers: Sequence[int],
+    *,
+    seed: int = 0,
+) -> Readings:
+    """Run every prompt once: each content alone, and with each instruction in both placements.
+
+    A wording is drawn per content, the same for both placements.
+    """
+    jobs: list[tuple[Any, list[str]]] = [(kind, texts) for kind, texts in contents.items()]
+    for instruction in instructions:
+        rng = random.Random(f"{seed}-{instruction.id}")
+        texts = contents[instruction.contents]
+        wordings = [instruction.draw_wording(rng) for _ in texts]
+        for placement in PLACEMENTS:
+            placed = [place(w, t, placement) for w, t in zip(wordings, texts, strict=True)]
+            jobs.append(((instruction.id, placement), placed))
+    plain: dict[ContentKind, Residuals] = {}
+    instructed: dict[tuple[str, Placement], Residuals] = {}
+    for key, texts in track(jobs, "Reading prompts"):
+        residuals = last_residuals(model, texts, layers)
+        if isinstance(key, tuple):
+            instructed[key] = residuals
+        else:
+            plain[key] = residuals
+    return Readings({item.id: item.contents for item in instructions}, plain, instructed)
+
+
+def last_residuals(model: SteerableModel, texts: Sequence[str], layers: Sequence[int]) -> Residuals:
+    """The residual stream at the last prompt token of each text as a user message, float32."""
+    prompts = [model.render([{"role": "user", "content": text}]) for text in texts]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    found = {layer: torch.empty(len(prompts), model.d_model) for layer in layers}
+    for start in range(0, len(order), _BATCH):
+        rows = order[start : start + _BATCH]
+        residuals, _ = model.residuals([prompts[i] for i in rows], layers)
+        for layer, resid in residuals.items():
+            found[layer][rows] = resid[:, -1].float().cpu()  # left-padded: the last is the newest
+    return found
+
+
+def build_presets(
+    engine: LocalEngine,
+    instructions: Sequence[Instruction],
+    readings: Readings,
+    load: Callable[[int], Sae],
+    layers: Sequence[int],
+) -> list[LoadedPreset]:
+    """A preset per instruction with every layer's latents. One SAE is in memory at a time."""
+    tables: dict[tuple[str, Placement], list[LayerTable]] = {}
+    vectors: dict[str, dict[int, LayerVectors]] = {item.id: {} for item in instructions}
+    for layer in track(layers, "Identifying latents"):
+        sae = load(layer)
+        if sae.site.layer != layer or sae.d_in != engine.model.d_model:
+            raise SaeError(
+                f"The SAE '{sae.id}' reads {sae.site} with width {sae.d_in}, not layer {layer} "
+                f"with width {engine.model.d_model}."
+            )
+        for instruction in instructions:
+            found = {
+                placement: _statistics(sae, instruction, placement, readings, layer)
+                for placement in PLACEMENTS
+            }
+            for placement, statistics in found.items():
+                norm = float(readings.plain[instruction.contents][layer].norm(dim=1).mean())
+                table = _table(engine.steerable, sae, layer, norm, statistics)
+                tables.setdefault((instruction.id, placement), []).append(table)
+            vectors[instruction.id][layer] = _vectors(sae, found, instruction, readings, layer)
+    return [
+        LoadedPreset(_card(engine, instruction, tables), vectors[instruction.id])
+        for instruction in instructions
+    ]
+
+
+def _statistics(
+    sae: Sae, instruction: Instruction, placement: Placement, readings: Readings, layer: int
+) -> LatentStatistics:
+    """Statistics of the latents worth keeping: the best of every way of selecting."""
+    with_it = readings.instructed[instruction.id, placement][layer]
+    without = readings.plain[instruction.contents][layer]
+    other = _other_instructions(instruction, placement, readings, layer)
+    all_latents = latent_statistics(sae.encode(with_it), sae.encode(without), sae.encode(other))
+    best = {
+        int(place)
+        for selection in SELECTIONS
+        for place in rank(all_latents, selection)[:MAX_STORED_LATENTS]
+    }
+    return all_latents.take(torch.tensor(sorted(best)))
+
+
+def _other_instructions(
+    instruction: Instruction, placement: Placement, readings: Readings, layer: int
+) -> Tensor:
+    """Row i: content i with one of the *other* instructions, taken in turn.
+
+    Where no other instruction uses the same contents there is nothing to contrast with, and the
+    instruction's own prompts stand in: every latent then has contrast 0.
+    """
+    candidates = [
+        residuals[layer]
+        for (name, where), residuals in readings.instructed.items()
+        if where == placement
+        and name != instruction.id
+        and readings.kinds[name] == instruction.contents
+    ] or [readings.instructed[instruction.id, placement][layer]]
+    n = len(candidates[0])
+    return torch.stack([candidates[i % len(candidates)][i] for i in range(n)])
+
+
+def _table(
+    model: SteerableModel, sae: Sae, layer: int, norm: float, statistics: LatentStatistics
+) -> LayerTable:
+    words = model.logit_lens(sae.decoder(statistics.ids), _WORDS)
+    columns = {
+        name: [round(float(value), 5) for value in column]
+        for name, column in vars(statistics).items()
+        if name != "ids"
+    }
+    return LayerTable(
+        layer=layer,
+        sae=SaeRef(id=sae.id, sha256=sae.sha256),
+        residual_norm=round(norm, 4),
+        latents=[
+            Latent(
+                id=latent,
+                words=words[i],
+                **{name: column[i] for name, column in columns.items()},
+            )
+            for i, latent in enumerate(statistics.ids.tolist())
+        ],
+    )
+
+
+def _vectors(
+    sae: Sae,
+    found: dict[Placement, LatentStatistics],
+    instruction: Instruction,
+    readings: Readings,
+    layer: int,
+) -> LayerVectors:
+    ids = sorted({latent for statistics in found.values() for latent in statistics.ids.tolist()})
+    encoder, bias, threshold = sae.reader(ids)
+    without = readings.plain[instruction.contents][layer].mean(dim=0)
+    return LayerVectors(
+        ids=ids,
+        decoder=sae.decoder(ids),
+        encoder=encoder,
+        bias=bias,
+        threshold=threshold,
+        mean_difference={
+            placement: readings.instructed[instruction.id, placement][layer].mean(dim=0) - without
+            for placement in PLACEMENTS
+        },
+    )
+
+
+def _card(
+    engine: LocalEngine,
+    instruction: Instruction,
+    tables: dict[tuple[str, Placement], list[LayerTable]],
+) -> Preset:
+    return Preset(
+        schema_version=1,
+        id=instruction.id,
+        title=instruction.title,
+        instruction=instruction.id,
+        model=engine.model,
+        placements={
+            placement: PlacementPreset(
+                layers=tables[instruction.id, placement],
+                choice=Choice(layer=tables[instruction.id, placement][-1].layer, **FIRST_CHOICE),
+                scores=None,
+            )
+            for placement in PLACEMENTS
+        },
+        versions={"saif": __version__},
+    )

@@ -1,0 +1,179 @@
+"""Make replies for many texts under one condition, and judge them."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from saif.core.aboutness import N_DISTRACTORS, is_about
+from saif.core.fluency import Fluency, fluency
+from saif.core.statistics import Rate, rate
+from saif.core.steering import Steering
+from saif.core.verifiers import Check, follows
+from saif.engine import LocalEngine, Message, Reply, Request, complete
+from saif.generation import Sampling
+from saif.presets.preset import ConditionScores, Interval
+
+BATCH = 96
+"""Rows that decode together: where two cores give the most tokens per second."""
+
+_SCORING_BATCH = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One reply and what the checks say. about is None where it wasn't asked: a reply that isn't
+    loose can't be strict anyway."""
+
+    content: str
+    reply: Reply
+    loose: bool
+    fluency: Fluency
+    about: bool | None
+
+    def degenerate(self, bound: float) -> bool:
+        return bool(self.fluency.problems(bound))
+
+    def strict(self, bound: float) -> bool:
+        return self.loose and not self.degenerate(bound) and bool(self.about)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One reply to make: what the user writes, the text it is about, and the steering."""
+
+    message: str
+    content: str
+    steering: Steering | None = None
+
+
+def make_replies(
+    engine: LocalEngine,
+    tasks: Sequence[Task],
+    *,
+    max_new_tokens: int,
+    advance: Callable[[int], None] = lambda _: None,
+) -> list[Reply]:
+    """Greedy replies, in the order of the tasks. `advance` hears how many more are done."""
+    sampling = Sampling(max_new_tokens=max_new_tokens)
+    # Prompts of like length together, so that little of a batch is padding.
+    order = sorted(range(len(tasks)), key=lambda i: len(tasks[i].message))
+    replies: dict[int, Reply] = {}
+    for start in range(0, len(order), BATCH):
+        chunk = order[start : start + BATCH]
+        requests = [
+            Request(
+                messages=(Message("user", tasks[i].message),),
+                steering=tasks[i].steering,
+                sampling=sampling,
+            )
+            for i in chunk
+        ]
+        replies.update(zip(chunk, complete(engine, requests), strict=True))
+        advance(len(chunk))
+    return [replies[i] for i in range(len(tasks))]
+
+
+def judge(
+    engine: LocalEngine,
+    check: Check,
+    tasks: Sequence[Task],
+    replies: Sequence[Reply],
+    *,
+    contents: Sequence[str],
+) -> list[Judged]:
+    """Judge replies. `contents` supplies the other texts a reply must not fit as well."""
+    own = _reply_log_probabilities(engine, [task.content for task in tasks], replies)
+    loose = [follows(check, r.text, t.content) for t, r in zip(tasks, replies, strict=True)]
+    flow = [
+        fluency(reply.token_ids, reply.text, _perplexity(total, len(reply.token_ids)))
+        for reply, total in zip(replies, own, strict=True)
+    ]
+    about: list[bool | None] = [None] * len(tasks)
+    wanted = [i for i, flag in enumerate(loose) if flag and replies[i].token_ids]
+    others = {i: _distractors(tasks[i].content, contents) for i in wanted}
+    flat = [(i, text) for i in wanted for text in others[i]]
+    scores = _reply_log_probabilities(engine, [t for _, t in flat], [replies[i] for i, _ in flat])
+    for place, i in enumerate(wanted):
+        mine = scores[place * N_DISTRACTORS : (place + 1) * N_DISTRACTORS]
+        about[i] = is_about(own[i], mine)
+    return [
+        Judged(task.content, reply, loose[i], flow[i], about[i])
+        for i, (task, reply) in enumerate(zip(tasks, replies, strict=True))
+    ]
+
+
+def glance(check: Check, tasks: Sequence[Task], replies: Sequence[Reply]) -> list[Judged]:
+    """Judge replies without the model: no perplexity, nothing about the content. Cheap enough
+    for a first round of many candidates."""
+    return [
+        Judged(
+            task.content,
+            reply,
+            follows(check, reply.text, task.content),
+            fluency(reply.token_ids, reply.text, None),
+            None,
+        )
+        for task, reply in zip(tasks, replies, strict=True)
+    ]
+
+
+def _distractors(content: str, contents: Sequence[str]) -> list[str]:
+    """The contents that follow `content` in its set, around the end."""
+    start = contents.index(content)
+    return [contents[(start + step) % len(contents)] for step in range(1, N_DISTRACTORS + 1)]
+
+
+def _reply_log_probabilities(
+    engine: LocalEngine, contents: Sequence[str], replies: Sequence[Reply]
+) -> list[float]:
+    """log p(reply | content alone) under the unsteered model, in nats; 0 for an empty reply."""
+    model = engine.steerable
+    result = [0.0] * len(replies)
+    order = sorted(
+        (i for i, reply in enumerate(replies) if reply.token_ids),
+        key=lambda i: len(replies[i].token_ids) + len(contents[i]) // 4,
+    )
+    for start in range(0, len(order), _SCORING_BATCH):
+        chunk = order[start : start + _SCORING_BATCH]
+        rows = [
+            (model.render([{"role": "user", "content": contents[i]}]), replies[i].token_ids)
+            for i in chunk
+        ]
+        for i, scores in zip(chunk, model.log_probabilities(rows), strict=True):
+            result[i] = float(scores.sum())
+    return result
+
+
+def _perplexity(log_probability: float, n_tokens: int) -> float:
+    return math.exp(min(-log_probability / n_tokens, 700)) if n_tokens else math.nan
+
+
+def summarise(
+    condition: str,
+    judged: Sequence[Judged],
+    bound: float,
+    *,
+    layer: int | None = None,
+    dose: float | None = None,
+) -> ConditionScores:
+    """One condition's rates. A degenerate reply is never strict, but may be loose."""
+    perplexities = [
+        value
+        for value in (j.fluency.perplexity for j in judged)
+        if value is not None and not math.isnan(value)
+    ]
+    return ConditionScores(
+        condition=condition,
+        layer=layer,
+        loose=_interval(rate([j.loose for j in judged])),
+        strict=_interval(rate([j.strict(bound) for j in judged])),
+        degenerate=_interval(rate([j.degenerate(bound) for j in judged])),
+        perplexity=round(median(perplexities), 2) if perplexities else None,
+        dose=None if dose is None else round(dose, 4),
+    )
+
+
+def _interval(found: Rate) -> Interval:
+    low, high = found.wilson()
+    return Interval(successes=found.successes, n=found.n, low=round(low, 4), high=round(high, 4))

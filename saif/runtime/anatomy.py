@@ -1,0 +1,75 @@
+"""Where things are in a transformers model, whatever its family calls them."""
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saif.errors import ModelError
+
+
+def decoder_blocks(model: Any) -> nn.ModuleList:
+    """The list of decoder blocks, in order.
+
+    Llama, Gemma, Qwen, GPT-2, GPT-NeoX and the rest give the list different names, but it is
+    always a ModuleList of `num_hidden_layers` modules of one class. Vision towers are passed
+    over, since the text model is what we steer.
+    """
+    wanted = model.config.get_text_config().num_hidden_layers
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module) == wanted
+        and len({type(block) for block in module}) == 1
+        and "vision" not in name
+        and "audio" not in name
+    ]
+    if not found:
+        raise ModelError(
+            f"No list of {wanted} decoder blocks was found in {type(model).__name__}.",
+            hint="Only decoder-only language models can be steered.",
+        )
+    # Lists nested inside a block (experts, say) come later and deeper than the blocks themselves.
+    return min(found, key=lambda item: item[0].count("."))[1]
+
+
+def final_norm_weight(model: Any) -> Tensor:
+    """The weights of the norm between the last block and the unembedding."""
+    inner = model.base_model
+    inner = getattr(inner, "language_model", inner)  # the text half of a vision model
+    for name in ("norm", "ln_f", "final_layer_norm", "final_layernorm"):
+        norm = getattr(inner, name, None)
+        if norm is None:
+            continue
+        # Gemma stores its norm weights minus one.
+        offset = 1.0 if "Gemma" in type(norm).__name__ else 0.0
+        return norm.weight.float() + offset
+    raise ModelError(f"The final norm of {type(model).__name__} was not found.")
+
+
+def control_ids(tokenizer: Any) -> frozenset[int]:
+    """Ids of the tokens that give a chat its structure: BOS, turn markers, headers.
+
+    `all_special_ids` alone knows only the tokens that have a role by name; Llama 3's headers, for
+    one, are special without one.
+    """
+    added = tokenizer.added_tokens_decoder.items()
+    return frozenset(tokenizer.all_special_ids) | {i for i, token in added if token.special}
+
+
+def fingerprint(model: Any) -> str:
+    """A hash of the model that survives quantization but not finetuning.
+
+    Taken over the one-dimensional parameters (norms and biases), rounded to bfloat16: every
+    quantizer leaves them alone, every finetuning moves them.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        if parameter.ndim == 1 and parameter.device.type != "meta":
+            digest.update(f"{name}{tuple(parameter.shape)}".encode())
+            digest.update(
+                parameter.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes()
+            )
+    return digest.hexdigest()[:16]

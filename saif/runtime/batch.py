@@ -1,0 +1,77 @@
+"""Rows that decode together: their tokens, their steering and the KV cache behind them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saif.core.steering import Steering, span_mask
+
+
+@dataclass(frozen=True, slots=True)
+class RowStart:
+    """One row as it enters the batch.
+
+    token_ids: everything the model has to read so far. prompt_length: how many of them are the
+    prompt; fewer than all when a reply is resumed without a cache.
+    """
+
+    token_ids: Sequence[int]
+    steering: Steering | None = None
+    prompt_length: int | None = None
+
+
+@dataclass(slots=True)
+class BatchRow:
+    token_ids: list[int]
+    prompt_length: int
+    steering: Steering | None
+
+
+@dataclass(slots=True)
+class Batch:
+    """Rows that decode together: their tokens so far and the KV cache behind them.
+
+    Left-padded, so that every row's newest token is in the last column.
+    """
+
+    rows: list[BatchRow]
+    cache: Any
+    attention_mask: Tensor = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """logits (batch, vocab) float32 for the next token; steered[row] = positions that were
+    really changed in this step, measured, per steered layer (all layers agree or it raises)."""
+
+    logits: Tensor
+    steered: tuple[int, ...]
+
+
+def left_pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask (batch, pos), every row's last token in the last column."""
+    width = max(len(sequence) for sequence in sequences)
+    ids = torch.full((len(sequences), width), pad_id)
+    mask = torch.zeros((len(sequences), width), dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        ids[row, width - len(sequence) :] = torch.tensor(list(sequence))
+        mask[row, width - len(sequence) :] = 1
+    return ids, mask
+
+
+def steer_masks(rows: Sequence[BatchRow], width: int, control_ids: frozenset[int]) -> Tensor:
+    """(batch, width): which of the newest `width` columns are steered, by absolute position.
+
+    Columns left of a short row's first token are padding and stay False.
+    """
+    masks = torch.zeros(len(rows), width, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        if row.steering is None or not row.steering.directions:
+            continue
+        start = max(0, len(row.token_ids) - width)
+        mask = span_mask(row.steering.span, row.token_ids, row.prompt_length, control_ids, start)
+        masks[index, width - len(mask) :] = torch.tensor(mask)
+    return masks

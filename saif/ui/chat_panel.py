@@ -1,0 +1,88 @@
+"""Layout of the chat: the columns, the message box and its buttons. Nothing is wired here."""
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+
+@dataclass(frozen=True)
+class ChatPanel:
+    status: gr.HTML
+    unsteered: gr.Chatbot
+    steered: gr.Chatbot
+    prompted: gr.Chatbot
+    prompted_column: gr.Column
+    examples: gr.Dataset
+    notice: gr.HTML
+    message: gr.Textbox
+    send: gr.Button
+    stop: gr.Button
+    retry: gr.Button
+    clear: gr.Button
+
+
+def chat_panel(examples: list[str], problems: str) -> ChatPanel:
+    status = gr.HTML(elem_id="status", padding=False)
+    with gr.Row(elem_id="columns"):
+        unsteered, _ = _column("unsteered", "Unsteered", "the model as it is")
+        steered, _ = _column("steered", "Steered", "the same words, pushed from inside")
+        prompted, prompted_column = _column(
+            "prompted", "Prompted", "the instruction put into words", visible=False
+        )
+    with gr.Column(elem_id="ask"):
+        box = gr.Textbox(render=False)
+        chips = gr.Dataset(
+            components=[box],
+            samples=[[example] for example in examples],
+            show_label=False,
+            layout="gallery",
+            samples_per_page=20,
+            visible=bool(examples),
+            elem_id="examples",
+        )
+        notice = gr.HTML(problems, elem_id="notice", padding=False)
+        return ChatPanel(
+            status, unsteered, steered, prompted, prompted_column, chips, notice, *_message_row()
+        )
+
+
+def _column(
+    name: str, title: str, meaning: str, *, visible: bool = True
+) -> tuple[gr.Chatbot, gr.Column]:
+    with gr.Column(elem_classes=["chat-column", name], min_width=280, visible=visible) as column:
+        gr.HTML(f"<h2>{title}</h2><p>{meaning}</p>", elem_classes=["column-head"], padding=False)
+        chatbot = gr.Chatbot(
+            label=title,
+            show_label=False,
+            container=False,
+            height="100%",
+            buttons=["copy"],
+            feedback_options=None,
+            layout="bubble",
+            latex_delimiters=[],
+            elem_id=f"chat-{name}",
+        )
+    return chatbot, column
+
+
+def _message_row() -> tuple[gr.Textbox, gr.Button, gr.Button, gr.Button, gr.Button]:
+    with gr.Row(elem_id="message-row"):
+        message = gr.Textbox(
+            label="Message",
+            show_label=False,
+            container=False,
+            placeholder="Write a message; every column answers it",
+            lines=1,
+            max_lines=8,
+            autofocus=True,
+            scale=10,
+            elem_id="message",
+        )
+        send = gr.Button("Send", variant="primary", scale=0, min_width=88, elem_id="send")
+        stop = gr.Button(
+            "Stop", variant="stop", scale=0, min_width=88, visible=False, elem_id="stop"
+        )
+    with gr.Row(elem_id="after-row"):
+        retry = gr.Button("Retry", size="sm", scale=0, interactive=False, elem_id="retry")
+        clear = gr.Button("Clear", size="sm", scale=0, interactive=False, elem_id="clear")
+    return message, send, stop, retry, clear

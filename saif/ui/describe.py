@@ -1,0 +1,138 @@
+"""What the panel says about a preset, as HTML. gr.HTML doesn't sanitise, so all text that comes
+from a file is escaped here."""
+
+from dataclasses import dataclass
+from html import escape
+from typing import Literal
+
+from saif.core.spec import Placement
+from saif.presets.preset import ConditionScores, Interval, LoadedPreset, Preset
+
+SHOWN_WORDS = 5
+
+_CONDITIONS = {
+    "unsteered": "Unsteered",
+    "prompted": "Prompted in words",
+    "steered": "Steered",
+    "mean_difference": "Mean difference",
+    "mean-difference": "Mean difference",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PushedLatent:
+    """A latent of the direction. weight: its share α in it; negative pushes it down."""
+
+    id: int
+    weight: float
+    words: tuple[str, ...]
+
+
+def pushed_latents(card: Preset, placement: Placement, layer: int, k: int) -> list[PushedLatent]:
+    """The latents that these controls push, the most important first."""
+    from saif.core.selection import rank, strengths
+
+    part = card.placements[placement]
+    statistics = LoadedPreset(card, {}).statistics(placement, layer)
+    top = rank(statistics, part.choice.selection)[:k]
+    weights = strengths(statistics.take(top), part.choice.rule, part.choice.beta)
+    latents = part.table(layer).latents
+    return [
+        PushedLatent(latents[place].id, weight, tuple(latents[place].words))
+        for place, weight in zip(top.tolist(), weights.tolist(), strict=True)
+    ]
+
+
+def dose_line(card: Preset, placement: Placement, strength: float) -> str:
+    """What the strength comes to, in a unit that means the same on every model."""
+    if strength == 0:
+        return '<p class="readout"><b>Off.</b> Nothing is added; the columns will be the same.</p>'
+    dose = strength * card.placements[placement].choice.dose
+    mark = "calibrated" if strength == 1 else f"{strength:g} × calibrated"
+    return (
+        f'<p class="readout"><b>Dose {dose:.2f}</b> = {dose:.0%} of the residual '
+        f"stream’s length <span>({mark})</span></p>"
+    )
+
+
+def latents_table(latents: list[PushedLatent], *, strength: float) -> str:
+    """The pushed latents: which, which way, and the words each one raises."""
+    rows = "".join(_latent_row(latent) for latent in latents)
+    off = '<p class="fine">Strength is 0: none of these is pushed now.</p>' if not strength else ""
+    return (
+        f'{off}<table class="latents"><thead><tr><th scope="col">Push</th>'
+        '<th scope="col">Latent</th><th scope="col">Words it raises when active</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table>"
+    )
+
+
+def _latent_row(latent: PushedLatent) -> str:
+    up = latent.weight >= 0
+    arrow, way = ("↑", "up") if up else ("↓", "down")
+    words = " ".join(
+        f"<q>{escape(word.strip())}</q>" for word in latent.words[:SHOWN_WORDS] if word.strip()
+    )
+    return (
+        f'<tr><td class="{way}"><span aria-hidden="true">{arrow}</span> {way}</td>'
+        f"<td>{latent.id}</td><td>{words}</td></tr>"
+    )
+
+
+def scores_table(card: Preset, placement: Placement) -> str:
+    """The preset's measured rates beside all baselines, or that there are none."""
+    scores = card.placements[placement].scores
+    if scores is None:
+        return '<p class="fine">This preset has not been measured.</p>'
+    rows = "".join(_score_row(condition) for condition in scores.conditions)
+    return (
+        '<table class="scores"><thead><tr><th scope="col">Replies</th>'
+        '<th scope="col">Follow it</th><th scope="col">Strictly</th>'
+        f'<th scope="col">Broken</th></tr></thead><tbody>{rows}</tbody></table>'
+        f'<p class="fine">{scores.n} texts ({escape(scores.split)}), at most '
+        f"{scores.max_new_tokens} tokens, greedy. Broken: repeats itself or falls apart. "
+        "Hover over a rate for its 95 % interval.</p>"
+    )
+
+
+def _score_row(condition: ConditionScores) -> str:
+    name = condition.condition
+    label = _CONDITIONS.get(name, name.replace("_", " ").replace("-", " ").capitalize())
+    cells = "".join(
+        _rate(rate) for rate in (condition.loose, condition.strict, condition.degenerate)
+    )
+    here = ' class="here"' if name == "steered" else ""
+    return f'<tr{here}><th scope="row">{escape(label)}</th>{cells}</tr>'
+
+
+def _rate(rate: Interval) -> str:
+    return (
+        f'<td title="{rate.successes} of {rate.n}; 95 % interval {rate.low:.0%} to '
+        f'{rate.high:.0%}">{rate.value:.0%}</td>'
+    )
+
+
+def problems_line(problems: list[str]) -> str:
+    """Sentences as one notice; empty when there is nothing to say."""
+    if not problems:
+        return ""
+    lines = "".join(f"<p>{escape(problem)}</p>" for problem in problems)
+    return f'<div class="notice" role="alert">{lines}</div>'
+
+
+def about_line(description: str) -> str:
+    return f'<p class="fine">{escape(description)}</p>'
+
+
+def status_line(model_id: str, state: Literal["loading", "ready", "failed"], why: str = "") -> str:
+    """The page's head: which model answers, and whether it can yet."""
+    said = {
+        "loading": "Loading the model; a message sent now is answered as soon as it is there.",
+        "ready": "Ready",
+        "failed": f"The model is not available. {why}",
+    }[state]
+    return (
+        '<header class="head"><h1>SAIF</h1>'
+        "<p>One model, answering twice: left alone, and steered from inside</p>"
+        f'<div class="model {state}" role="status"><b>{escape(model_id)}</b>'
+        f"<span>{escape(said)}</span></div></header>"
+    )

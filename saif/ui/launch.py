@@ -1,0 +1,94 @@
+"""How the app is started: options from the command line and the environment, and the server."""
+
+import argparse
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, get_args
+
+import gradio as gr
+
+from saif.errors import InputError, SaifError
+from saif.presets.library import SHIPPED
+from saif.runtime.load import DEFAULT_MODEL, Quantize
+from saif.ui.look import STYLESHEET, theme
+
+
+@dataclass(frozen=True)
+class Options:
+    model: str
+    quantize: Quantize
+    host: str
+    port: int
+    presets: Path
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one line, like every other command here."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message[0].upper()}{message[1:]}.", hint="See python app.py --help.")
+
+
+def read_options(argv: Sequence[str], env: Mapping[str, str]) -> Options:
+    """The command line's options, the environment's behind them. Raises InputError."""
+    # On Spaces the page is reached from outside the container it runs in.
+    host = "0.0.0.0" if "SPACE_ID" in env else "127.0.0.1"
+    parser = _Parser(prog="app.py", description="A steered chat beside an unsteered one.")
+    parser.add_argument("--model", default=env.get("SAIF_MODEL", DEFAULT_MODEL))
+    parser.add_argument("--quantize", default=env.get("SAIF_QUANTIZE", "none"))
+    parser.add_argument("--host", default=env.get("SAIF_HOST", host))
+    parser.add_argument("--port", default=env.get("SAIF_PORT", "7860"))
+    found = parser.parse_args(argv)
+    if found.quantize not in get_args(Quantize):
+        raise InputError(
+            f"'{found.quantize}' is not a way to quantize.",
+            hint=f"Choose from {', '.join(get_args(Quantize))}.",
+        )
+    presets = Path(env["SAIF_PRESETS"]) if env.get("SAIF_PRESETS") else SHIPPED
+    if not presets.is_dir():
+        raise InputError(f"There is no folder {presets}.", hint="SAIF_PRESETS must name one.")
+    return Options(found.model, found.quantize, found.host, _port(found.port), presets)
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise InputError(f"'{text}' is not a port.", hint="Give a number from 1 to 65535.")
+    return int(text)
+
+
+def serve(app: gr.Blocks, host: str, port: int, *, quiet: bool = False) -> str:
+    """Serve the page in the background and return its address. Raises SaifError if it can't be.
+
+    `app.block_thread()` then waits for the end.
+    """
+    _check_free(host, port)
+    _, url, _ = app.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        prevent_thread_lock=True,
+        quiet=quiet,
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        footer_links=[],
+        theme=theme(),
+        css_paths=STYLESHEET,
+    )
+    return str(url)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise SaifError if nothing can listen there."""
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        if isinstance(error, socket.gaierror):
+            raise SaifError(f"There is no host '{host}' here.", hint="Try --host 127.0.0.1.")
+        raise SaifError(
+            f"Nothing can be served at {host}:{port}: {error.strerror or error}.",
+            hint=f"Choose another port, for example --port {port + 1 if port < 65535 else 7860}.",
+        ) from error

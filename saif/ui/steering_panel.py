@@ -1,0 +1,232 @@
+"""Layout of the steering panel, and the values read back from it. Nothing is wired here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import gradio as gr
+from gradio.components import Component
+
+from saif.core.spec import Placement, Sampling, Span
+from saif.presets.preset import Preset
+from saif.presets.steer import MAX_STRENGTH, Controls
+from saif.ui.choices import SPAN_CHOICES, layer_choices, most_latents
+
+_SAMPLING = Sampling()
+_CONTROLS = Controls()
+
+
+@dataclass(frozen=True)
+class PanelValues:
+    """The steering panel's values, in the order of `SteeringPanel.inputs`."""
+
+    preset: str | None
+    placement: Placement
+    strength: float
+    k: int
+    layer: int | None
+    span: Span
+    with_prompted: bool
+    temperature: float
+    top_p: float
+    repetition_penalty: float
+    max_new_tokens: int
+    seed: int
+
+    @property
+    def controls(self) -> Controls:
+        """As `saif.presets.steer` takes them, which is what refuses a value out of range."""
+        return Controls(
+            placement=self.placement,
+            strength=self.strength,
+            k=int(self.k),
+            layer=self.layer,
+            span=self.span,
+        )
+
+    @property
+    def sampling(self) -> Sampling:
+        """Raises InputError on a value out of range."""
+        return Sampling(
+            max_new_tokens=int(self.max_new_tokens),
+            temperature=self.temperature,
+            top_p=self.top_p,
+            repetition_penalty=self.repetition_penalty,
+            seed=int(self.seed or 0),
+        )
+
+
+@dataclass(frozen=True)
+class PushControls:
+    """What to push towards, and how hard."""
+
+    preset: gr.Dropdown
+    about: gr.HTML
+    placement: gr.Radio
+    strength: gr.Slider
+    dose: gr.HTML
+
+
+@dataclass(frozen=True)
+class FineControls:
+    """How the push is made; calibration has set these well."""
+
+    k: gr.Slider
+    layer: gr.Dropdown
+    span: gr.Radio
+    back: gr.Button
+
+
+@dataclass(frozen=True)
+class SamplingControls:
+    temperature: gr.Slider
+    top_p: gr.Slider
+    repetition_penalty: gr.Slider
+    max_new_tokens: gr.Slider
+    seed: gr.Number
+
+
+@dataclass(frozen=True)
+class SteeringPanel:
+    push: PushControls
+    with_prompted: gr.Checkbox
+    fine: FineControls
+    latents: gr.HTML
+    scores: gr.HTML
+    sampling: SamplingControls
+
+    @property
+    def inputs(self) -> list[Component]:
+        push, fine, sampling = self.push, self.fine, self.sampling
+        return [
+            push.preset,
+            push.placement,
+            push.strength,
+            fine.k,
+            fine.layer,
+            fine.span,
+            self.with_prompted,
+            sampling.temperature,
+            sampling.top_p,
+            sampling.repetition_penalty,
+            sampling.max_new_tokens,
+            sampling.seed,
+        ]
+
+
+def steering_panel(cards: Mapping[str, Preset]) -> SteeringPanel:
+    first = next(iter(cards), None)
+    with gr.Sidebar(label="Steering", width=352, elem_id="steering"):
+        gr.HTML('<h2 class="panel-title">Steering</h2>', padding=False)
+        push = _push(cards, first)
+        with_prompted = gr.Checkbox(
+            value=False,
+            label="Show the prompted column",
+            info="The same messages with the instruction put into words.",
+            elem_id="with-prompted",
+        )
+        with gr.Accordion("Layer, latents, tokens", open=False, elem_id="fine"):
+            fine = _fine(cards[first] if first else None)
+        with gr.Accordion("Which latents are pushed", open=False, elem_id="latents-fold"):
+            latents = gr.HTML(elem_id="latents", padding=False)
+        with gr.Accordion("How well it works, measured", open=False, elem_id="scores-fold"):
+            scores = gr.HTML(elem_id="scores", padding=False)
+        with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+            sampling = _sampling(_SAMPLING)
+    return SteeringPanel(push, with_prompted, fine, latents, scores, sampling)
+
+
+def _push(cards: Mapping[str, Preset], first: str | None) -> PushControls:
+    return PushControls(
+        preset=gr.Dropdown(
+            [(card.title, name) for name, card in cards.items()],
+            value=first,
+            label="Instruction",
+            filterable=False,
+            elem_id="preset",
+        ),
+        about=gr.HTML(elem_id="about", padding=False),
+        placement=gr.Radio(
+            [("After the content", "post"), ("Before the content", "pre")],
+            value=_CONTROLS.placement,
+            label="Placement",
+            info="Where the instruction stood when its latents were found.",
+            elem_id="placement",
+        ),
+        strength=gr.Slider(
+            0,
+            MAX_STRENGTH,
+            value=_CONTROLS.strength,
+            step=0.05,
+            label="Strength",
+            elem_id="strength",
+            buttons=[],
+        ),
+        dose=gr.HTML(elem_id="dose", padding=False),
+    )
+
+
+def _fine(card: Preset | None) -> FineControls:
+    """They start at what calibration found."""
+    placement = _CONTROLS.placement
+    choice = card.placements[placement].choice if card else None
+    return FineControls(
+        k=gr.Slider(
+            1,
+            most_latents(card, placement) if card else 2,
+            value=choice.k if choice else 1,
+            step=1,
+            label="Number of latents",
+            info=f"Calibrated: {choice.k}." if choice else "",
+            elem_id="k",
+            buttons=[],
+        ),
+        layer=gr.Dropdown(
+            layer_choices(card, placement) if card else [],
+            value=choice.layer if choice else None,
+            label="Layer",
+            info="The decoder block whose output is pushed, counted from 0.",
+            filterable=False,
+            elem_id="layer",
+        ),
+        span=gr.Radio(
+            SPAN_CHOICES,
+            value=choice.span if choice else "response",
+            label="Tokens steered",
+            elem_id="span",
+        ),
+        back=gr.Button("Back to calibrated", size="sm", elem_id="back"),
+    )
+
+
+def _sampling(start: Sampling) -> SamplingControls:
+    return SamplingControls(
+        temperature=gr.Slider(
+            0,
+            2,
+            value=start.temperature,
+            step=0.05,
+            label="Temperature",
+            info="0 always takes the likeliest token. All columns share their random numbers.",
+            buttons=[],
+        ),
+        top_p=gr.Slider(0.05, 1, value=start.top_p, step=0.05, label="Top-p", buttons=[]),
+        repetition_penalty=gr.Slider(
+            1,
+            2,
+            value=start.repetition_penalty,
+            step=0.05,
+            label="Repetition penalty",
+            info="1 is off.",
+            buttons=[],
+        ),
+        max_new_tokens=gr.Slider(
+            1,
+            512,
+            value=start.max_new_tokens,
+            step=1,
+            label="Longest reply",
+            info="In tokens.",
+            buttons=[],
+        ),
+        seed=gr.Number(value=start.seed, label="Seed", precision=0, minimum=0),
+    )

@@ -1,0 +1,177 @@
+"""One visitor's turns: what Send, Retry, Stop and Clear do.
+
+A turn runs in a thread of its own; the handler only passes on where it stands. Nothing here
+holds the model, so ending a handler anywhere is safe.
+"""
+
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import gradio as gr
+
+from saif.presets.preset import Preset
+from saif.ui.chat_panel import ChatPanel
+from saif.ui.describe import problems_line
+from saif.ui.errors import as_page_error
+from saif.ui.services import Services, no_preset
+from saif.ui.steering_panel import PanelValues
+from saif.ui.streaming import newest
+from saif.ui.transcript import Exchange, Run, Talk, column_view, retried, settled
+
+if TYPE_CHECKING:
+    from saif.chat import ColumnName, Comparison, TurnState
+
+Updates = dict[Any, Any]
+"""Component -> its update; what isn't named stays as it is."""
+
+
+@dataclass(frozen=True)
+class Turns:
+    """The handlers and the components they write. talk, run: gr.State of Talk and Run | None."""
+
+    services: Services
+    cards: dict[str, Preset]
+    chat: ChatPanel
+    talk: gr.State
+    run: gr.State
+
+    @property
+    def outputs(self) -> list[Any]:
+        chat = self.chat
+        return [
+            self.talk,
+            self.run,
+            chat.unsteered,
+            chat.steered,
+            chat.prompted,
+            chat.notice,
+            chat.message,
+            chat.send,
+            chat.stop,
+            chat.retry,
+            chat.clear,
+            chat.examples,
+        ]
+
+    async def ask(self, text: str, talk: Talk, *values: Any) -> AsyncIterator[Updates]:
+        """Answer a message; it goes back into the box if nothing comes of it."""
+        answer = self._answer(text or "", talk, PanelValues(*values))
+        async with contextlib.aclosing(answer) as updates:
+            async for update in updates:
+                yield {self.chat.message: "", **update}
+
+    async def again(self, talk: Talk, *values: Any) -> AsyncIterator[Updates]:
+        """Answer the last message once more; the old answer stays if nothing comes of it."""
+        base, text = retried(talk)
+        answer = self._answer(text, base, PanelValues(*values), instead_of=talk)
+        async with contextlib.aclosing(answer) as updates:
+            async for update in updates:
+                update.pop(self.chat.message, None)
+                yield update
+
+    def stop(self, run: Run | None) -> None:
+        if run is not None:
+            run.cancel.set()
+
+    def clear(self) -> Updates:
+        return {**self._views(()), **self._idle(()), self.chat.notice: ""}
+
+    async def _answer(
+        self, text: str, talk: Talk, values: PanelValues, *, instead_of: Talk | None = None
+    ) -> AsyncIterator[Updates]:
+        run = Run()
+        fallback = talk if instead_of is None else instead_of
+        after = fallback
+        yield {**self._busy(run), **self._views(talk, waiting=text)}
+        steps = partial(self._steps, text, talk, values, run.cancel)
+        try:
+            async with contextlib.aclosing(newest(steps, run.cancel)) as exchanges:
+                async for exchange in exchanges:
+                    after = (*talk, exchange)
+                    yield self._views(after, running=True)
+        except Exception as error:
+            problem = as_page_error(error)
+            yield {
+                **self._views(fallback),
+                **self._idle(fallback),
+                self.chat.notice: problems_line([problem.message]),
+                self.chat.message: text,
+            }
+            raise problem from error
+        finally:
+            run.cancel.set()
+        kept = settled(after)
+        nothing_came = len(kept) <= len(talk)
+        after = fallback if nothing_came else kept
+        yield {
+            **self._views(after),
+            **self._idle(after),
+            **({self.chat.message: text} if nothing_came else {}),
+        }
+
+    def _steps(
+        self, text: str, talk: Talk, values: PanelValues, cancel: threading.Event
+    ) -> Iterator[Exchange]:
+        """The turn, step by step; runs in its own thread. Refuses before it waits."""
+        from saif.chat import Comparison, Turn, check_message, take_turn
+
+        check_message(text)
+        services = self.services
+        if values.preset is None:
+            raise no_preset(services.model_id)
+        loaded = services.library.preset(services.model_id, values.preset)
+        turn = Turn(
+            text=text,
+            preset=loaded,
+            instruction=services.library.instruction(loaded.preset.instruction),
+            controls=values.controls,
+            sampling=values.sampling,
+            with_prompted=values.with_prompted,
+        )
+        engine = services.wait_for_engine(cancel.is_set)
+        if engine is None:
+            return
+        before = talk[-1].state.comparison if talk else Comparison()
+        for state in take_turn(engine, before, turn, cancelled=cancel.is_set):
+            yield Exchange(text, loaded.preset.title, values.placement, before, state)
+
+    def _views(self, talk: Talk, *, running: bool = False, waiting: str = "") -> Updates:
+        note = "" if self.services.engine.done() else "The model is still loading…"
+        columns = {
+            "unsteered": self.chat.unsteered,
+            "steered": self.chat.steered,
+            "prompted": self.chat.prompted,
+        }
+        return {self.talk: talk} | {
+            component: column_view(
+                talk, cast("ColumnName", name), running=running, waiting=waiting, note=note
+            )
+            for name, component in columns.items()
+        }
+
+    def _busy(self, run: Run) -> Updates:
+        chat = self.chat
+        return {
+            self.run: run,
+            chat.notice: "",
+            chat.send: gr.Button(visible=False),
+            chat.stop: gr.Button(visible=True),
+            chat.retry: gr.Button(interactive=False),
+            chat.clear: gr.Button(interactive=False),
+            chat.examples: gr.Dataset(visible=False),
+        }
+
+    def _idle(self, talk: Talk) -> Updates:
+        chat = self.chat
+        return {
+            self.run: None,
+            chat.send: gr.Button(visible=True),
+            chat.stop: gr.Button(visible=False),
+            chat.retry: gr.Button(interactive=bool(talk)),
+            chat.clear: gr.Button(interactive=bool(talk)),
+            chat.examples: gr.Dataset(visible=not talk),
+        }

@@ -37,7 +37,8 @@ def _run(argv: Sequence[str]) -> None:
         return LocalEngine(load_model(options.model, quantize=options.quantize))
 
     app = build_app(Services(Library(options.presets), model_id(options.model), engine))
-    serve(app, options.host, options.port)
+    url = serve(app, options.host, options.port)
+    sys.stderr.write(f"SAIF is at {url} (Ctrl+C ends it)\n")
     load_in_background(load, engine)  # after the page is up, which importing torch would hold up
     app.block_thread()
 

@@ -43,7 +43,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """What one turn of a comparison is made with. preset None: nothing is steered."""
+    """What one turn of a comparison is made with."""
 
     text: str
     preset: LoadedPreset

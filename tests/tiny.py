@@ -91,7 +91,9 @@ def tiny_preset(model: SteerableModel, name: str = "translate-french", m: int = 
             encoder=torch.randn(m, model.d_model, generator=generator),
             bias=torch.zeros(m),
             threshold=torch.zeros(m),
-            mean_difference={p: torch.randn(model.d_model, generator=generator) for p in PLACEMENTS},
+            mean_difference={
+                p: torch.randn(model.d_model, generator=generator) for p in PLACEMENTS
+            },
         )
         for layer in layers
     }

@@ -71,33 +71,39 @@ def list_presets(presets: PresetsOption = None, json: JsonOption = False) -> Non
     entries = scan(library)
     broken = [entry for entry in entries if entry.card is None]
     if json:
-        cards = [_summary(entry.card) for entry in entries if entry.card is not None]
+        summaries = [_summary(entry.card) for entry in entries if entry.card is not None]
         problems = [{"path": str(entry.path), "problem": entry.problem} for entry in broken]
         print_json(
-            {"presets": cards, "broken": problems, "instructions": library.instruction_ids()}
+            {"presets": summaries, "broken": problems, "instructions": library.instruction_ids()}
         )
         return
-    table = Table("Preset", "Title", "Model", "Placement", "Layer", "k", "Dose", "Loose, steered")
-    for entry in entries:
-        for placement in PLACEMENTS if entry.card is not None else ():
-            table.add_row(*_row(entry.card, placement) if entry.card is not None else ())
     screen = console()
-    if table.row_count:
-        screen.print(table)
-    else:
+    cards = [entry.card for entry in entries if entry.card is not None]
+    for model in sorted({card.model.id for card in cards}):
+        screen.print(_table([card for card in cards if card.model.id == model], model))
+    if not cards:
         ids = ", ".join(library.instruction_ids()) or "none"
         screen.print(f"No presets yet. Instructions one can be made for: {ids}.", soft_wrap=True)
     for entry in broken:
         screen.print(plain(f"not ok: {entry.problem}"), soft_wrap=True)
 
 
-def _row(card: "Preset", placement: Placement) -> list[str]:
-    part = card.placements[placement]
-    choice = part.choice
-    scores = part.scores.condition("steered") if part.scores else None
-    loose = f"{scores.loose.value:.0%} of {scores.loose.n}" if scores else "not measured"
-    cells = [card.id, card.title, card.model.id] if placement == PLACEMENTS[0] else ["", "", ""]
-    return [*cells, placement, str(choice.layer), str(choice.k), f"{choice.dose:.2f}", loose]
+def _table(cards: "list[Preset]", model: str) -> Table:
+    table = Table("Preset", "Title", "Placement", "Layer", "k", "Dose", "Loose", title=plain(model))
+    for card in cards:
+        for placement in PLACEMENTS:
+            part = card.placements[placement]
+            choice = part.choice
+            scores = part.scores.condition("steered") if part.scores else None
+            table.add_row(
+                *((card.id, plain(card.title)) if placement == PLACEMENTS[0] else ("", "")),
+                placement,
+                str(choice.layer),
+                str(choice.k),
+                f"{choice.dose:.2f}",
+                f"{scores.loose.value:.0%} of {scores.loose.n}" if scores else "not measured",
+            )
+    return table
 
 
 def _summary(card: "Preset") -> dict[str, Any]:

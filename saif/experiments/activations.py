@@ -1,14 +1,14 @@
 """Residual streams of a corpus on disk, one float16 array per layer, made once and resumable."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
-from saif.errors import ModelError
+from saif.errors import InputError, ModelError
 from saif.experiments.corpus import Sequences
 from saif.experiments.progress import track
 from saif.runtime.model import SteerableModel
@@ -22,18 +22,21 @@ def collect_activations(
     """Write the residual stream of every token of `corpus` after each of `layers`.
 
     Returns one `.npy` file per layer, (n_tokens, d_model) float16, rows in the same order in
-    all. An interrupted run goes on with the batch it was at.
+    all. An interrupted run goes on with the batch it was at. Raises InputError rather than write
+    over a file that this corpus did not make.
     """
     folder.mkdir(parents=True, exist_ok=True)
     n_tokens = sum(part.n_tokens for part in corpus)
     files = {layer: folder / f"layer-{layer}.npy" for layer in layers}
     batches = [(part.skip, batch) for part in corpus for batch in _batches(part)]
     progress = _Progress(folder / "progress.json")
-    pending = [layer for layer in layers if progress.batches(layer) < len(batches)]
+    progress.check(files, (n_tokens, model.d_model))
+    pending = [layer for layer in layers if progress.of(layer)[0] < len(batches)]
     if not pending:
         return files
     done, written = min(progress.of(layer) for layer in pending)
-    arrays = {layer: _array(files[layer], n_tokens, model.d_model, done) for layer in pending}
+    progress.save(pending, done, written)  # first, so that no array is ever without its record
+    arrays = {layer: _array(files[layer], n_tokens, model.d_model) for layer in pending}
     for number, (skip, batch) in enumerate(track(batches, f"Residuals of {n_tokens:,} tokens")):
         if number < done:
             continue
@@ -64,8 +67,16 @@ class _Progress:
         batches, rows = self._state.get(str(layer), (0, 0))
         return batches, rows
 
-    def batches(self, layer: int) -> int:
-        return self.of(layer)[0]
+    def check(self, files: Mapping[int, Path], shape: tuple[int, int]) -> None:
+        """Forget layers whose file is gone; refuse files that are unknown or don't fit."""
+        for layer, path in files.items():
+            if not path.is_file():
+                self._state.pop(str(layer), None)
+            elif str(layer) not in self._state or np.load(path, mmap_mode="r").shape != shape:
+                raise InputError(
+                    f"{path} was not made from this corpus.",
+                    hint="Move it away, or give another --work folder.",
+                )
 
     def save(self, layers: Sequence[int], batches: int, rows: int) -> None:
         self._state.update({str(layer): [batches, rows] for layer in layers})
@@ -74,8 +85,8 @@ class _Progress:
         draft.replace(self._path)
 
 
-def _array(path: Path, n_tokens: int, d_model: int, done: int) -> np.memmap:
-    mode: Literal["r+", "w+"] = "r+" if done and path.is_file() else "w+"
+def _array(path: Path, n_tokens: int, d_model: int) -> np.memmap:
+    mode: Literal["r+", "w+"] = "r+" if path.is_file() else "w+"
     return np.lib.format.open_memmap(path, mode, dtype=np.float16, shape=(n_tokens, d_model))
 
 

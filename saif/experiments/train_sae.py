@@ -12,13 +12,17 @@ import torch
 from torch import Tensor
 
 from saif.core.spec import Site
+from saif.errors import InputError
 from saif.experiments.corpus import Sequences
 from saif.runtime.hooks import Edit
 from saif.runtime.model import SteerableModel
 from saif.runtime.sae import Sae
 
 HELD_OUT = 20_000
-"""The last rows of a shuffled activation store are never trained on; the card is made of them."""
+"""At most so many rows of an activation store, a tenth of it at most, are never trained on; the
+card is made of them."""
+
+_WARM_UP = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +42,12 @@ class SaeTraining:
 
 @dataclass(frozen=True, slots=True)
 class SaeCard:
-    """What an SAE is worth, on activations it was not trained on.
+    """What an SAE is worth.
 
     fvu: fraction of variance unexplained. l0: active latents per token. dead: share of latents
-    that never fired. loss, loss_reconstructed: next-token cross-entropy in nats without and with
-    the reconstruction in place of the activation.
+    that never fired. All three on activations it was not trained on. loss, loss_reconstructed:
+    next-token cross-entropy in nats on some of the corpus, without and with the reconstruction
+    in place of the activation.
     """
 
     model: str
@@ -83,6 +88,7 @@ def train_sae(
 
     torch.manual_seed(training.seed)
     provider = _batches(activations, training)
+    n_steps = training.n_tokens // training.batch_size
     sae = BatchTopKTrainingSAE(
         BatchTopKTrainingSAEConfig(
             d_in=model.d_model,
@@ -103,8 +109,8 @@ def train_sae(
             train_batch_size_samples=training.batch_size,
             lr=training.learning_rate,
             lr_end=training.learning_rate / 10,
-            lr_warm_up_steps=50,
-            lr_decay_steps=training.n_tokens // training.batch_size // 3,
+            lr_warm_up_steps=min(_WARM_UP, n_steps // 10),
+            lr_decay_steps=n_steps // 3,
             dead_feature_window=300,
             n_checkpoints=9,
             checkpoint_path=str(checkpoints),
@@ -115,8 +121,7 @@ def train_sae(
     )
     newest = _newest_checkpoint(checkpoints)
     if newest is not None:
-        sae.load_weights_from_checkpoint(newest)
-        trainer.load_trainer_state(newest)
+        _resume(trainer, sae, newest)
         for _ in range(trainer.n_training_steps):
             next(provider)
     else:
@@ -136,14 +141,34 @@ def _start_at_the_mean(trainer: Any, sae: Any, activations: Path) -> None:
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:
-    found = [path for path in folder.glob("*") if path.name.isdigit()]
+    """The scaler is what sae-lens writes last: without it a checkpoint is incomplete."""
+    from sae_lens.constants import ACTIVATION_SCALER_CFG_FILENAME
+
+    found = [path.parent for path in folder.glob(f"*/{ACTIVATION_SCALER_CFG_FILENAME}")]
     return max(found, key=lambda path: int(path.name), default=None)
+
+
+def _resume(trainer: Any, sae: Any, checkpoint: Path) -> None:
+    sae.load_weights_from_checkpoint(checkpoint)
+    trainer.load_trainer_state(checkpoint)
+    trainer.n_training_steps += 1  # sae-lens saves before it counts the step it saves after
+    trainer.checkpoint_thresholds = [
+        threshold
+        for threshold in trainer.checkpoint_thresholds
+        if threshold >= trainer.n_training_samples
+    ]
 
 
 def _batches(activations: Path, training: SaeTraining) -> Iterator[Tensor]:
     """Shuffled batches (batch_size, d_model) float32, for ever."""
     rows = np.load(activations)  # float16: a million tokens of a small model are a gigabyte
-    order = _shuffled(len(rows))[:-HELD_OUT]
+    order, _ = _split(len(rows))
+    if len(order) < training.batch_size:
+        raise InputError(
+            f"{len(rows):,} tokens are too few to train an SAE on batches of "
+            f"{training.batch_size:,}.",
+            hint="Read more tokens of text.",
+        )
     rng = np.random.default_rng(training.seed)
     while True:
         rng.shuffle(order)
@@ -152,9 +177,11 @@ def _batches(activations: Path, training: SaeTraining) -> Iterator[Tensor]:
             yield torch.from_numpy(rows[index]).float()
 
 
-def _shuffled(n: int) -> np.ndarray:
-    """The one order that decides which rows are held out."""
-    return np.random.default_rng(20_250_216).permutation(n)
+def _split(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of `n` rows are trained on and which are held out, always the same."""
+    order = np.random.default_rng(20_250_216).permutation(n)
+    held_out = min(HELD_OUT, n // 10)
+    return order[: n - held_out], order[n - held_out :]
 
 
 def _save_half(sae: Any, folder: Path) -> None:
@@ -181,7 +208,8 @@ def measure_sae(
 ) -> SaeCard:
     """The card of an SAE, from held-out activations and the loss on some of the corpus."""
     stored = np.load(activations, mmap_mode="r")
-    rows = torch.from_numpy(np.array(stored[np.sort(_shuffled(len(stored))[-HELD_OUT:])])).float()
+    _, held_out = _split(len(stored))
+    rows = torch.from_numpy(np.array(stored[np.sort(held_out)])).float()
     residual_ss = total_ss = active = 0.0
     fired = torch.zeros(sae.d_sae, dtype=torch.bool)
     mean = rows.mean(dim=0)
@@ -233,7 +261,8 @@ def _reconstruction(sae: Sae, lengths: Sequence[int], skip: int) -> Edit:
 
     def replace(resid: Tensor) -> Tensor:
         position = torch.arange(resid.shape[1]) - (max(lengths) - torch.tensor(lengths))[:, None]
-        return torch.where((position >= skip)[:, :, None], sae.reconstruct(resid), resid)
+        read = (position >= skip)[:, :, None].to(resid.device)
+        return torch.where(read, sae.reconstruct(resid), resid)
 
     return replace
 

@@ -1,6 +1,6 @@
 """Rows that decode together: their tokens, their steering and the KV cache behind them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from saif.core.steering import Steering, span_mask
+from saif.errors import SteeringError
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +76,36 @@ def steer_masks(rows: Sequence[BatchRow], width: int, control_ids: frozenset[int
         mask = span_mask(row.steering.span, row.token_ids, row.prompt_length, control_ids, start)
         masks[index, width - len(mask) :] = torch.tensor(mask)
     return masks
+
+
+def verified(
+    rows: Sequence[BatchRow], masks: Tensor, counts: Mapping[int, Tensor]
+) -> tuple[int, ...]:
+    """The number of steered positions per row, if it is what the span says; counts: layer ->
+    (batch,) positions that were really changed.
+
+    Every row is checked at every steered layer: a plain row that was changed is as wrong as a
+    steered one that wasn't. Raises SteeringError.
+    """
+    steered: list[int] = masks.sum(dim=1).tolist()
+    steerings = [row.steering for row in rows]
+    for layer in {layer for s in steerings if s for layer in s.directions}:
+        wanted = [
+            n if s and layer in s.directions else 0 for n, s in zip(steered, steerings, strict=True)
+        ]
+        found = counts[layer].tolist() if layer in counts else [0] * len(rows)
+        if found != wanted:
+            raise SteeringError(
+                f"Steering at layer {layer} changed {found} positions instead of {wanted}.",
+                hint="This reply was not steered as asked, so it was stopped.",
+            )
+    return tuple(steered)
+
+
+def shared_prefix(sequences: Sequence[Sequence[int]]) -> int:
+    """How many leading tokens all sequences have in common."""
+    shortest = min(sequences, key=len)
+    return next(
+        (i for i, token in enumerate(shortest) if any(s[i] != token for s in sequences)),
+        len(shortest),
+    )

@@ -53,6 +53,8 @@ KNOWN = {DEFAULT_MODEL: embedded.MODEL_ID}
 
 def model_id(name: str) -> str:
     """The id of the model called `name`, which its presets are filed under; loads nothing."""
+    if not name.strip():  # which would otherwise be the current folder
+        raise ModelError("The model's name is empty.", hint=f"Known names: {', '.join(KNOWN)}.")
     known = KNOWN.get(name.lower(), name)
     if known != embedded.MODEL_ID and Path(name).is_dir():
         return Path(name).resolve().name

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,16 @@ from torch import Tensor
 from saif.core.steering import Steering, add_where
 from saif.errors import InputError, ModelError, SteeringError
 from saif.runtime.anatomy import control_ids, decoder_blocks, final_norm_weight, fingerprint
-from saif.runtime.batch import Batch, BatchRow, RowStart, StepResult, left_pad, steer_masks
+from saif.runtime.batch import (
+    Batch,
+    BatchRow,
+    RowStart,
+    StepResult,
+    left_pad,
+    shared_prefix,
+    steer_masks,
+    verified,
+)
 from saif.runtime.hooks import Edit, edit_outputs, read_outputs
 
 Message = Mapping[str, str]
@@ -30,10 +40,13 @@ class SteerableModel:
         self._model = model.eval()
         self.blocks = decoder_blocks(model)
         self._lock = threading.Lock()
+        # The tokenizer switches its handling of control tokens to and fro while it encodes.
+        self._tokenizing = threading.Lock()
         config = model.config.get_text_config()
         self.n_layers = len(self.blocks)
         self.d_model: int = config.hidden_size
         self.context_length: int = getattr(config, "max_position_embeddings", 0) or 1 << 30
+        self._window: int = getattr(config, "sliding_window", 0) or 1 << 30
         self.control_ids = control_ids(tokenizer)
         ends = getattr(model.generation_config, "eos_token_id", None)
         ends = ends if isinstance(ends, Sequence) else [ends]
@@ -62,18 +75,19 @@ class SteerableModel:
                 f"{self.model_id} has no chat template.",
                 hint="Choose an instruction-tuned model.",
             )
-        encoded = self.tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
-            add_generation_prompt=True,
-            sanitize_control_tokens=True,
-        )
+        with self._tokenizing:
+            encoded = self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                add_generation_prompt=True,
+                sanitize_control_tokens=True,
+            )
         return list(encoded["input_ids"])
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of plain text, with no template and no special tokens."""
-        return list(
-            self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-        )
+        options = {"add_special_tokens": False, "split_special_tokens": True}
+        with self._tokenizing:
+            return list(self.tokenizer.encode(text, **options))
 
     # Steered decoding
 
@@ -117,7 +131,7 @@ class SteerableModel:
         counts: dict[int, Tensor] = {}
         edits = self._edits(batch.rows, masks, counts)
         out = self._forward(input_ids, batch.attention_mask, batch.cache, edits, {})
-        steered = self._verify(batch.rows, masks, counts)
+        steered = verified(batch.rows, masks, counts)
         return StepResult(out.logits[:, -1].float(), steered)
 
     def _edits(
@@ -146,29 +160,6 @@ class SteerableModel:
         # A step with nothing to push (a prompt chunk outside the span) needs no hook at all.
         return {layer: edit_for(layer) for layer in sorted(layers)} if bool(masks.any()) else {}
 
-    def _verify(
-        self, rows: Sequence[BatchRow], masks: Tensor, counts: Mapping[int, Tensor]
-    ) -> tuple[int, ...]:
-        """The number of steered positions per row.
-
-        At every steered layer the measured number must be what the span says, for every row: a
-        plain row that was changed is as wrong as a steered one that wasn't.
-        """
-        steered = masks.sum(dim=1).tolist()
-        steerings = [row.steering for row in rows]
-        for layer in {layer for s in steerings if s for layer in s.directions}:
-            wanted = [
-                n if s and layer in s.directions else 0
-                for n, s in zip(steered, steerings, strict=True)
-            ]
-            found = counts[layer].tolist() if layer in counts else [0] * len(rows)
-            if found != wanted:
-                raise SteeringError(
-                    f"Steering at layer {layer} changed {found} positions instead of {wanted}.",
-                    hint="This reply was not steered as asked, so it was stopped.",
-                )
-        return tuple(steered)
-
     def _check(self, steering: Steering | None) -> None:
         for layer, direction in (steering.directions if steering else {}).items():
             if not 0 <= layer < self.n_layers or direction.shape != (self.d_model,):
@@ -189,13 +180,16 @@ class SteerableModel:
         which all sequences must share (a system prompt, say), are run once for the whole batch
         and left out of the result.
         """
-        if _shared_prefix(sequences) < skip or any(len(s) <= skip for s in sequences):
+        if shared_prefix(sequences) < skip or any(len(s) <= skip for s in sequences):
             raise InputError(f"The sequences don't share their first {skip} tokens.")
-        input_ids, mask, attention_mask, cache = self._after_prefix(sequences, skip)
+        apart = self._readable_apart(sequences, skip)
+        input_ids, mask, attention_mask, cache = self._after_prefix(sequences, apart)
         found: dict[int, Tensor] = {}
-        readers = {layer: _keep_in(found, layer) for layer in layers}
+        readers = {layer: partial(found.__setitem__, layer) for layer in layers}
         self._forward(input_ids, attention_mask, cache, {}, readers)
-        return found, mask.bool()
+        left = skip - apart
+        rest = {layer: resid[:, left:] for layer, resid in found.items()}
+        return rest, (mask.cumsum(dim=1) > left)[:, left:]
 
     @torch.inference_mode()
     def log_probabilities(
@@ -203,15 +197,15 @@ class SteerableModel:
     ) -> list[Tensor]:
         """log p of every continuation token given all before it, for (prompt, continuation)
         rows, under the plain model. Natural logarithm. What all prompts share is read once."""
-        skip = _shared_prefix([prompt[:-1] for prompt, _ in rows])
         full = [[*prompt, *continuation] for prompt, continuation in rows]
+        skip = self._readable_apart(full, shared_prefix([prompt[:-1] for prompt, _ in rows]))
         input_ids, _, attention_mask, cache = self._after_prefix(full, skip)
         keep = max(len(continuation) for _, continuation in rows) + 1
         out = self._forward(input_ids, attention_mask, cache, {}, {}, logits_to_keep=keep)
         result = []
         for index, (_, continuation) in enumerate(rows):
             n = len(continuation)
-            targets = torch.tensor(list(continuation), device=out.logits.device)
+            targets = torch.tensor(list(continuation), dtype=torch.long, device=out.logits.device)
             scores = out.logits[index, -n - 1 : -1].float().log_softmax(dim=-1)
             result.append(scores.gather(1, targets[:, None])[:, 0].cpu())
         return result
@@ -228,11 +222,9 @@ class SteerableModel:
         `replace` edits residual streams on the way, to measure what a reconstruction costs.
         """
         input_ids, mask = self._left_pad(sequences)
-        width = input_ids.shape[1]
-        logits = self._forward(
-            input_ids, mask, None, replace or {}, {}, logits_to_keep=width
-        ).logits
-        scores = logits[:, :-1].float().log_softmax(dim=-1)
+        every = input_ids.shape[1]
+        out = self._forward(input_ids, mask, None, replace or {}, {}, logits_to_keep=every)
+        scores = out.logits[:, :-1].float().log_softmax(dim=-1)
         per_token = scores.gather(2, input_ids[:, 1:, None])[:, :, 0]
         counted = mask.cumsum(dim=1)[:, 1:] > max(skip, 1)
         return float(-per_token[counted].mean())
@@ -275,6 +267,14 @@ class SteerableModel:
                 logits_to_keep=logits_to_keep,
             )
 
+    def _readable_apart(self, sequences: Sequence[Sequence[int]], skip: int) -> int:
+        """How much of a shared prefix may be read on its own: all of it, or nothing.
+
+        A sliding window counts columns, and a short row's padding then stands between prefix and
+        rest; sequences that outgrow the window have to be read whole.
+        """
+        return skip if max(len(sequence) for sequence in sequences) <= self._window else 0
+
     def _after_prefix(
         self, sequences: Sequence[Sequence[int]], skip: int
     ) -> tuple[Tensor, Tensor, Tensor, Any]:
@@ -299,19 +299,3 @@ class SteerableModel:
     def _left_pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         ids, mask = left_pad(sequences, self._pad_id)
         return ids.to(self.device), mask.to(self.device)
-
-
-def _keep_in(found: dict[int, Tensor], layer: int) -> Callable[[Tensor], None]:
-    def keep(resid: Tensor) -> None:
-        found[layer] = resid
-
-    return keep
-
-
-def _shared_prefix(sequences: Sequence[Sequence[int]]) -> int:
-    """How many leading tokens all sequences have in common."""
-    shortest = min(sequences, key=len)
-    return next(
-        (i for i, token in enumerate(shortest) if any(s[i] != token for s in sequences)),
-        len(shortest),
-    )

@@ -9,7 +9,7 @@ import gradio as gr
 from saif.core.spec import Placement
 from saif.presets.preset import Preset
 from saif.ui.chat_panel import chat_panel
-from saif.ui.choices import layer_choices, most_latents
+from saif.ui.choices import first_choice, layer_choices, most_latents
 from saif.ui.describe import (
     about_line,
     dose_line,
@@ -31,6 +31,10 @@ _QUIET: dict[str, Any] = {
 }
 """For events that only change what the panel shows."""
 
+_CLOSE_PANEL_ON_PHONES = """() => {
+  if (innerWidth < 768) document.querySelector('#steering.open .toggle-button')?.click()
+}"""
+
 MAX_WAITING = 16
 """Visitors who may wait for the model; one more is told that the queue is full."""
 
@@ -42,7 +46,9 @@ def build_app(services: Services) -> gr.Blocks:
         problems.append(no_preset(services.model_id).sentence)
     with gr.Blocks(title="SAIF", analytics_enabled=False, fill_height=True) as app:
         steering = steering_panel(cards)
-        chat = chat_panel(_examples(services, cards), problems_line(problems))
+        chat = chat_panel(
+            _examples(services, cards.get(first_choice(cards) or "")), problems_line(problems)
+        )
         turns = Turns(services, cards, chat, gr.State(()), gr.State(None))
         _wire_turns(turns, steering)
         _wire_panel(app, services, cards, steering, chat.examples)
@@ -52,6 +58,7 @@ def build_app(services: Services) -> gr.Blocks:
             chat.prompted_column,
             **_QUIET,
         )
+        app.load(js=_CLOSE_PANEL_ON_PHONES)
         app.load(_watch(services), outputs=chat.status, concurrency_limit=None, **_SILENT)
     app.queue(max_size=MAX_WAITING)
     return app
@@ -111,7 +118,7 @@ def _wire_panel(
             gr.Dropdown(layer_choices(card, placement), value=choice.layer),
             choice.span,
             scores_table(card, placement),
-            gr.Dataset(samples=[[text] for text in _examples(services, {name: card})]),
+            gr.Dataset(samples=[[text] for text in _examples(services, card)]),
         ]
 
     def read_out(
@@ -149,9 +156,8 @@ def _wire_panel(
     )
 
 
-def _examples(services: Services, cards: dict[str, Preset]) -> list[str]:
-    """Messages to try with the first of these presets."""
-    card = next(iter(cards.values()), None)
+def _examples(services: Services, card: Preset | None) -> list[str]:
+    """Messages to try with this preset."""
     return services.library.instruction(card.instruction).examples[:4] if card else []
 
 

@@ -85,4 +85,5 @@ def _message_row() -> tuple[gr.Textbox, gr.Button, gr.Button, gr.Button, gr.Butt
     with gr.Row(elem_id="after-row"):
         retry = gr.Button("Retry", size="sm", scale=0, interactive=False, elem_id="retry")
         clear = gr.Button("Clear", size="sm", scale=0, interactive=False, elem_id="clear")
+        gr.HTML('<p class="hint">Enter sends, Shift+Enter starts a new line</p>', padding=False)
     return message, send, stop, retry, clear

@@ -1,7 +1,9 @@
 """What a preset lets a person choose from, and how the choices read."""
 
+from collections.abc import Mapping
+
 from saif.core.spec import Placement, Span
-from saif.presets.preset import MAX_STORED_LATENTS, Choice, Preset
+from saif.presets.preset import MAX_STORED_LATENTS, Preset
 
 SPAN_CHOICES: list[tuple[str, Span]] = [
     ("The reply, from its first word on", "response"),
@@ -10,8 +12,12 @@ SPAN_CHOICES: list[tuple[str, Span]] = [
 ]
 
 
-def calibrated_of(card: Preset, placement: Placement) -> Choice:
-    return card.placements[placement].choice
+FIRST_CHOICE = "translate-french"
+"""What a new visitor sees chosen, where there is such a preset: its effect is plain to see."""
+
+
+def first_choice(cards: Mapping[str, Preset]) -> str | None:
+    return FIRST_CHOICE if FIRST_CHOICE in cards else next(iter(cards), None)
 
 
 def layer_choices(card: Preset, placement: Placement) -> list[tuple[str, int]]:
@@ -26,4 +32,5 @@ def layer_choices(card: Preset, placement: Placement) -> list[tuple[str, int]]:
 def most_latents(card: Preset, placement: Placement) -> int:
     """How far the k control reaches: what every layer of this preset has stored."""
     stored = min(len(table.latents) for table in card.placements[placement].layers)
-    return max(2, min(MAX_STORED_LATENTS, stored))  # a slider needs a range
+    calibrated = card.placements[placement].choice.k
+    return max(2, calibrated, min(MAX_STORED_LATENTS, stored))  # a slider needs a range

@@ -58,7 +58,7 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def serve(app: gr.Blocks, host: str, port: int, *, quiet: bool = False) -> str:
+def serve(app: gr.Blocks, host: str, port: int) -> str:
     """Serve the page in the background and return its address. Raises SaifError if it can't be.
 
     `app.block_thread()` then waits for the end.
@@ -69,7 +69,7 @@ def serve(app: gr.Blocks, host: str, port: int, *, quiet: bool = False) -> str:
         server_port=port,
         share=False,
         prevent_thread_lock=True,
-        quiet=quiet,
+        quiet=True,
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
@@ -87,7 +87,9 @@ def _check_free(host: str, port: int) -> None:
             pass
     except OSError as error:
         if isinstance(error, socket.gaierror):
-            raise SaifError(f"There is no host '{host}' here.", hint="Try --host 127.0.0.1.")
+            raise SaifError(
+                f"There is no host '{host}' here.", hint="Try --host 127.0.0.1."
+            ) from error
         raise SaifError(
             f"Nothing can be served at {host}:{port}: {error.strerror or error}.",
             hint=f"Choose another port, for example --port {port + 1 if port < 65535 else 7860}.",

@@ -9,7 +9,7 @@ from gradio.components import Component
 from saif.core.spec import Placement, Sampling, Span
 from saif.presets.preset import Preset
 from saif.presets.steer import MAX_STRENGTH, Controls
-from saif.ui.choices import SPAN_CHOICES, layer_choices, most_latents
+from saif.ui.choices import SPAN_CHOICES, first_choice, layer_choices, most_latents
 
 _SAMPLING = Sampling()
 _CONTROLS = Controls()
@@ -114,7 +114,7 @@ class SteeringPanel:
 
 
 def steering_panel(cards: Mapping[str, Preset]) -> SteeringPanel:
-    first = next(iter(cards), None)
+    first = first_choice(cards)
     with gr.Sidebar(label="Steering", width=352, elem_id="steering"):
         gr.HTML('<h2 class="panel-title">Steering</h2>', padding=False)
         push = _push(cards, first)

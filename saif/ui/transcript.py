@@ -7,6 +7,7 @@ sees.
 from __future__ import annotations
 
 import html
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -75,9 +76,19 @@ def column_view(
     return messages
 
 
+_CODE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.DOTALL)
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")
+_ENTITY = re.compile(r"&(?=#?\w+;)")
+
+
 def as_shown(text: str) -> str:
-    """Text so that the page shows what was written: tags stay text, Markdown is rendered."""
-    return text.replace("&", "&amp;").replace("<", "&lt;")
+    """Text for a Chatbot, which renders Markdown. Tags, entities and pictures stay the text they
+    were written as: a reply must not be able to change the page or fetch from another host."""
+    parts = _CODE.split(text)
+    for index in range(0, len(parts), 2):  # the odd ones are code, which is shown as it is
+        plain = _TAG.sub("&lt;", _ENTITY.sub("&amp;", parts[index]))
+        parts[index] = plain.replace("![", "!\\[")
+    return "".join(parts)
 
 
 def _small(text: str) -> ChatMessage:

@@ -23,7 +23,7 @@ from saif.ui.streaming import newest
 from saif.ui.transcript import Exchange, Run, Talk, column_view, retried, settled
 
 if TYPE_CHECKING:
-    from saif.chat import ColumnName, Comparison, TurnState
+    from saif.chat import ColumnName
 
 Updates = dict[Any, Any]
 """Component -> its update; what isn't named stays as it is."""

@@ -100,14 +100,17 @@ def test_every_control_reaches_the_engine(compare):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--top-p", 0.05), ("--repetition-penalty", 2), ("--temperature", 2)]
+    ("base", "changed"),
+    [
+        (("--temperature", 1.5), ("--top-p", 0.05)),
+        (("--repetition-penalty", 1), ("--repetition-penalty", 2)),
+        ((), ("--temperature", 2)),
+    ],
 )
-def test_sampling_options_change_the_reply(compare, option, value):
-    # A temperature of its own, unless that is what is tried.
-    base = () if option == "--temperature" else ("--temperature", 1.5)
-    plain = columns_of(compare(TEXT, "--json", "--max-new-tokens", 16, *base))
-    changed = columns_of(compare(TEXT, "--json", "--max-new-tokens", 16, *base, option, value))
-    assert plain["unsteered"]["token_ids"] != changed["unsteered"]["token_ids"]
+def test_sampling_options_change_the_reply(compare, base, changed):
+    options = ("--json", "--no-prompted", "--max-new-tokens", 48, *base)
+    without, given = (columns_of(compare(TEXT, *options, *more)) for more in ((), changed))
+    assert without["unsteered"]["token_ids"] != given["unsteered"]["token_ids"]
 
 
 def test_help_states_the_defaults_of_the_sampling(saif):

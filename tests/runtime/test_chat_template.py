@@ -1,5 +1,8 @@
 """User text stays text: nobody can forge a turn by typing control tokens."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from tiny import tiny_model, tiny_tokenizer
 from tokenizers import AddedToken
@@ -64,3 +67,19 @@ def test_a_model_without_a_chat_template_is_refused() -> None:
     model.tokenizer.chat_template = None
     with pytest.raises(ModelError, match="no chat template"):
         model.render([{"role": "user", "content": "Hi"}])
+
+
+def test_visitors_who_write_at_the_same_time_do_not_forge_each_other_s_turns(
+    model: SteerableModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages = [{"role": "user", "content": "a<|im_end|>b"}]
+    expected = model.render(messages), model.encode_text("a<|im_end|>b")
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            both = lambda _: (model.render(messages), model.encode_text("a<|im_end|>b"))  # noqa: E731
+            found = list(pool.map(both, range(200)))
+    finally:
+        sys.setswitchinterval(before)
+    assert found == [expected] * 200

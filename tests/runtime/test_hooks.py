@@ -30,7 +30,10 @@ def test_only_the_residual_of_a_tuple_is_replaced() -> None:
 def test_readers_see_what_edits_made(model) -> None:
     block = nn.Identity()
     seen: list[torch.Tensor] = []
-    with edit_outputs([block], {0: lambda resid: resid * 2}), read_outputs([block], {0: seen.append}):
+    with (
+        edit_outputs([block], {0: lambda resid: resid * 2}),
+        read_outputs([block], {0: seen.append}),
+    ):
         block(RESID)
     assert torch.equal(seen[0], RESID * 2)
 

@@ -42,14 +42,18 @@ def test_skipping_a_shared_prefix_changes_no_residual(model: SteerableModel, ski
 
 
 def test_a_prefix_that_is_not_shared_is_refused(model: SteerableModel) -> None:
-    with pytest.raises(InputError, match="first 11 tokens"):
-        model.residuals(TEXTS[:2], [0], skip=11)
+    with pytest.raises(InputError, match="first 13 tokens"):
+        model.residuals(TEXTS[:2], [0], skip=13)
     with pytest.raises(InputError, match="first 6 tokens"):
         model.residuals(TEXTS, [0], skip=6)  # the last one would have nothing left
 
 
 def test_log_probabilities_equal_a_forward_pass_of_each_row(model: SteerableModel) -> None:
-    rows = [(TEXTS[0], list(b" It ran.")), (TEXTS[2], list(b"pon a time, long ago")), (TEXTS[1], [65])]
+    rows = [
+        (TEXTS[0], list(b" It ran.")),
+        (TEXTS[2], list(b"pon a time, long ago")),
+        (TEXTS[1], [65]),
+    ]
     for (prompt, reply), found in zip(rows, model.log_probabilities(rows), strict=True):
         scores = reference(model, prompt + reply)
         expected = torch.stack(

@@ -37,15 +37,15 @@ def steered_by_hand(span: Span, ids: Sequence[int], n_prompt: int) -> list[bool]
     return found
 
 
-def by_hand(
-    model: SteerableModel, ids: Sequence[int], n_prompt: int, steering: Steering
-) -> Tensor:
+def by_hand(model: SteerableModel, ids: Sequence[int], n_prompt: int, steering: Steering) -> Tensor:
     """Next-token logits from transformers alone: no cache, no padding, a hook of our own."""
     mask = torch.tensor(steered_by_hand(steering.span, ids, n_prompt))
     handles = []
     for layer, direction in steering.directions.items():
 
-        def hook(module: nn.Module, args: object, out: Tensor, direction: Tensor = direction) -> Tensor:
+        def hook(
+            module: nn.Module, args: object, out: Tensor, direction: Tensor = direction
+        ) -> Tensor:
             pushed = out.clone()
             pushed[0, mask] += direction
             return pushed
@@ -191,7 +191,9 @@ def test_the_last_prompt_token_is_steered_even_if_it_is_a_control_token(
     model: SteerableModel,
 ) -> None:
     ids = [*chat(model, "Hi"), 256]
-    columns = {span: changed(model, [RowStart(ids, tiny_steering(span=span))], 1)[0] for span in SPANS}
+    columns = {
+        span: changed(model, [RowStart(ids, tiny_steering(span=span))], 1)[0] for span in SPANS
+    }
     assert columns["response"] == [False] * (len(ids) - 1) + [True]
     assert columns["all"][-1]
     assert not columns["prompt"][-1]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from saif.cli.options import (
@@ -89,14 +90,16 @@ def list_presets(presets: PresetsOption = None, json: JsonOption = False) -> Non
 
 
 def _table(cards: "list[Preset]", model: str) -> Table:
-    table = Table("Preset", "Title", "Placement", "Layer", "k", "Dose", "Loose", title=plain(model))
+    table = Table(
+        "Preset", "Placement", "Layer", "k", "Dose", "Loose", title=plain(model), box=SIMPLE_HEAD
+    )
     for card in cards:
         for placement in PLACEMENTS:
             part = card.placements[placement]
             choice = part.choice
             scores = part.scores.condition("steered") if part.scores else None
             table.add_row(
-                *((card.id, plain(card.title)) if placement == PLACEMENTS[0] else ("", "")),
+                card.id if placement == PLACEMENTS[0] else "",
                 placement,
                 str(choice.layer),
                 str(choice.k),
@@ -164,7 +167,15 @@ def _latent_table(card: "Preset", placement: Placement) -> Table:
     latents = part.table(choice.layer).latents
     # The statistics are all in the card; only steering needs the vectors.
     statistics = LoadedPreset(card, {}).statistics(placement, choice.layer)
-    table = Table("Latent", "Sensitivity", "Others", "Mean", "Mean Δ", "Words it raises")
+    table = Table(
+        "Latent",
+        "Sensitivity",
+        "Others",
+        "Mean",
+        "Mean Δ",
+        "Words it raises",
+        box=SIMPLE_HEAD,
+    )
     for place in rank(statistics, choice.selection)[: choice.k].tolist():
         latent = latents[place]
         table.add_row(
@@ -179,18 +190,21 @@ def _latent_table(card: "Preset", placement: Placement) -> Table:
 
 
 def _score_table(scores: "Scores") -> Table:
+    """Rates in per cent, with their 95 % intervals."""
     table = Table(
-        "Condition", "Loose", "Strict", "Degenerate", "Perplexity", "Dose",
-        title=f"{scores.n} texts of {scores.split}, up to {scores.max_new_tokens} tokens",
+        "Condition", "Loose", "Strict", "Degenerate", "Perplexity", "Layer", "Dose",
+        title=f"{scores.n} texts of {scores.split}, up to {scores.max_new_tokens} tokens; per cent",
+        box=SIMPLE_HEAD,
     )  # fmt: skip
     for row in scores.conditions:
         rates = [
-            f"{rate.value:.0%} [{rate.low:.0%}, {rate.high:.0%}]"
+            f"{100 * rate.value:.0f} ({100 * rate.low:.0f}–{100 * rate.high:.0f})"
             for rate in (row.loose, row.strict, row.degenerate)
         ]
         perplexity = "" if row.perplexity is None else f"{row.perplexity:.1f}"
+        layer = "" if row.layer is None else str(row.layer)
         dose = "" if row.dose is None else f"{row.dose:.2f}"
-        table.add_row(plain(row.condition), *rates, perplexity, dose)
+        table.add_row(plain(row.condition), *rates, perplexity, layer, dose)
     return table
 
 

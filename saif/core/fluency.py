@@ -9,7 +9,7 @@ from itertools import pairwise
 
 MIN_DISTINCT_2 = 0.6
 MAX_TOKEN_SHARE = 0.25
-_LONGEST_WORD = 25
+_LONGEST_WORD = 30  # of 170,000 German sentences four have a longer word; at 25, forty-seven
 _GLUED = re.compile(r"[^\W\d_]*(?:[a-zß-ÿ][A-ZÀ-Þ][^\W\d_]*){2}")
 
 
@@ -53,7 +53,7 @@ def fluency(token_ids: Sequence[int], text: str, perplexity: float | None) -> Fl
 
 
 def has_glued_words(text: str) -> bool:
-    """ "IsWhyWhereHow": a word of more than 25 letters, or one with two capitals inside."""
+    """ "IsWhyWhereHow": a word of more than 30 letters, or one with two capitals inside."""
     words = re.findall(r"[^\W\d_]+", text)
     return any(len(word) > _LONGEST_WORD or _GLUED.fullmatch(word) for word in words)
 

@@ -71,8 +71,8 @@ def is_list(reply: str, _content: str) -> bool:
 
 def is_question(reply: str, _content: str) -> bool:
     """The first sentence ends with a question mark."""
-    first = re.search(r"[.!?…](?=[\s\"'”»)\]]|$)", reply)
-    return first is not None and first.group() == "?"
+    first = re.search(r"[.!?…]+(?=[\s\"'”»)\]*_]|$)", reply)
+    return first is not None and "?" in first.group()
 
 
 def is_verse(reply: str, _content: str) -> bool:
@@ -94,7 +94,9 @@ def is_letter(reply: str, _content: str) -> bool:
 
 
 _CODE_LINE = re.compile(
-    r"^\s*(?:def \w+\(|class \w+|import \w+|from \w+ import|for \w+ in .+:|print\()", re.MULTILINE
+    r"^\s*(?:def \w+\(|class \w+\s*[(:]|import [\w.]+(?: as \w+)?\s*(?:[,;#]|$)|from [\w.]+ import"
+    r"|for \w+ in .+:\s*(?:#|$)|print\()",
+    re.MULTILINE,
 )
 
 
@@ -104,7 +106,10 @@ def is_code(reply: str, _content: str) -> bool:
 
 
 def is_summary(reply: str, content: str) -> bool:
-    """Between four words and half the content's length, and it shares two longer words with it."""
+    """A finished text of four words to half the content's length, sharing two longer words with
+    it. Finished, or every reply cut off in time would pass for short."""
+    if not re.search(r"[.!?…][\"'”»)\]]*$", reply.strip()):
+        return False
     said, given = words(reply), words(content)
     shared = {word for word in said if len(word) >= 4} & set(given)
     return 4 <= len(said) <= len(given) / 2 and len(shared) >= 2

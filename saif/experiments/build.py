@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from saif.core.aboutness import N_DISTRACTORS
 from saif.core.spec import PLACEMENTS, Placement
 from saif.engine import LocalEngine
 from saif.errors import InputError, SaeError
-from saif.experiments.calibrate import Calibration, Effort, calibrate
+from saif.experiments.calibrate import EFFORTS, Calibration, calibrate
 from saif.experiments.contents import read_contents
 from saif.experiments.evaluate import Evaluation
 from saif.experiments.identify import build_presets, read_prompts
@@ -34,6 +35,10 @@ def identify_presets(
 
     All instructions are read, even if few are wanted: each is the others' control.
     """
+    if n < 2:
+        raise InputError(f"Latents can't be told from {n} texts.", hint="Give --n 2 or more.")
+    for name in instruction_ids or ():
+        library.instruction(name)  # raises, listing what there is
     instructions = library.instructions()
     kinds: set[ContentKind] = {instruction.contents for instruction in instructions}
     contents = {kind: read_contents(data, kind, "identify", n) for kind in sorted(kinds)}
@@ -41,8 +46,6 @@ def identify_presets(
     layers = sorted(sources)
     readings = read_prompts(engine.steerable, instructions, contents, layers)
     wanted = [item for item in instructions if not instruction_ids or item.id in instruction_ids]
-    for name in set(instruction_ids or ()) - {item.id for item in wanted}:
-        library.instruction(name)  # raises, listing what there is
     loaded = build_presets(engine, wanted, readings, _loader(library, sources), layers)
     folder = library.model_folder(engine.model.id)
     for preset in loaded:
@@ -70,15 +73,22 @@ def calibrate_presets(
             f"There are no presets for {engine.model.id} yet.",
             hint="Make them with `python -m saif identify`.",
         )
+    if n <= N_DISTRACTORS:
+        raise InputError(
+            f"{n} held-out texts are too few to score on.",
+            hint=f"Give --n {N_DISTRACTORS + 1} or more.",
+        )
     load = _loader(library, _sae_sources(engine, library, sae_sources))
-    effort = Effort()
     with bar() as progress:
         replies = progress.add_task("Replies", total=None)
 
         def advance(count: int) -> None:
             progress.advance(replies, count)
 
-        evaluation = Evaluation(engine, load, effort.max_new_tokens, advance)
+        evaluations = {
+            kind: Evaluation(engine, load, effort.max_new_tokens, advance)
+            for kind, effort in EFFORTS.items()
+        }
         jobs = [(name, placement) for name in names for placement in PLACEMENTS]
         overall = progress.add_task("Presets × placements", total=len(jobs))
         for name, placement in jobs:
@@ -87,11 +97,13 @@ def calibrate_presets(
             check_model(preset, engine.model)
             if again or preset.preset.placements[placement].scores is None:
                 instruction = library.instruction(preset.preset.instruction)
+                effort = EFFORTS[instruction.contents]
                 develop = read_contents(data, instruction.contents, "develop", effort.second)
                 held_out = read_contents(data, instruction.contents, "held-out", n)
                 found = calibrate(
                     engine, preset, instruction, placement, develop, effort, advance=advance
                 )
+                evaluation = evaluations[instruction.contents]
                 scored = _scored(
                     evaluation, preset, instruction, placement, found, held_out, command
                 )

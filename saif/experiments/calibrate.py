@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from saif.core.fluency import perplexity_bound
 from saif.core.spec import Placement
 from saif.engine import LocalEngine, Reply
+from saif.errors import ModelError
 from saif.experiments.directions import LatentPush, Push, steering_for
 from saif.experiments.scoring import Judged, Task, glance, judge, make_replies
-from saif.presets.instructions import Instruction, place
+from saif.presets.instructions import ContentKind, Instruction, place
 from saif.presets.preset import Choice, LoadedPreset
 
 _RECIPES = (
@@ -35,6 +36,13 @@ class Effort:
     first_tokens: int = 24
     second: int = 16
     max_new_tokens: int = 40
+
+
+EFFORTS: dict[ContentKind, Effort] = {
+    "sentence": Effort(),
+    # A passage's summary is only judged once it has come to its end.
+    "passage": Effort(first_tokens=64, max_new_tokens=64),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +135,13 @@ class _Trial:
         wording = self.instruction.main_wording
         tasks = [Task(place(wording, text, self.placement), text) for text in contents]
         judged = self._judge(tasks, contents)
-        return perplexity_bound([j.fluency.perplexity or math.nan for j in judged])
+        bound = perplexity_bound([j.fluency.perplexity or math.nan for j in judged])
+        if not math.isfinite(bound):
+            raise ModelError(
+                f"{self.engine.model.id} answers '{wording}' with nothing at all.",
+                hint="An instruction that it doesn't follow in words can't be calibrated.",
+            )
+        return bound
 
     def glance(self, pushes: Sequence[Push], contents: Sequence[str]) -> dict[Push, Objective]:
         """A quick look at many pushes: short replies, no likelihoods."""

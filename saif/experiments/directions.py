@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from saif.core.selection import at_dose, direction, rank
+from saif.core.selection import at_dose, direction, rank, strengths
 from saif.core.spec import Placement, Selection, StrengthRule
 from saif.core.steering import Steering, weighted_sum
 from saif.presets.preset import Choice, LoadedPreset
@@ -75,7 +75,7 @@ def random_latents(
     ids = torch.randperm(sae.d_sae, generator=generator)[: choice.k]
     statistics = preset.statistics(placement, choice.layer)
     top = rank(statistics, choice.selection)[: choice.k]
-    weights = statistics.delta[top] if choice.rule == "delta" else statistics.mean[top]
+    weights = strengths(statistics.take(top), choice.rule, choice.beta)
     raw = weighted_sum(sae.decoder(ids[: len(top)]), weights)
     return _steering(preset, placement, choice.layer, raw, choice.dose)
 

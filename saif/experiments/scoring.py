@@ -11,6 +11,7 @@ from saif.core.statistics import Rate, rate
 from saif.core.steering import Steering
 from saif.core.verifiers import Check, follows
 from saif.engine import LocalEngine, Message, Reply, Request, complete
+from saif.errors import InputError
 from saif.generation import Sampling
 from saif.presets.preset import ConditionScores, Interval
 
@@ -84,7 +85,7 @@ def judge(
 ) -> list[Judged]:
     """Judge replies. `contents` supplies the other texts a reply must not fit as well."""
     own = _reply_log_probabilities(engine, [task.content for task in tasks], replies)
-    loose = [follows(check, r.text, t.content) for t, r in zip(tasks, replies, strict=True)]
+    loose = [_is_loose(check, task, reply) for task, reply in zip(tasks, replies, strict=True)]
     flow = [
         fluency(reply.token_ids, reply.text, _perplexity(total, len(reply.token_ids)))
         for reply, total in zip(replies, own, strict=True)
@@ -110,7 +111,7 @@ def glance(check: Check, tasks: Sequence[Task], replies: Sequence[Reply]) -> lis
         Judged(
             task.content,
             reply,
-            follows(check, reply.text, task.content),
+            _is_loose(check, task, reply),
             fluency(reply.token_ids, reply.text, None),
             None,
         )
@@ -118,8 +119,19 @@ def glance(check: Check, tasks: Sequence[Task], replies: Sequence[Reply]) -> lis
     ]
 
 
+def _is_loose(check: Check, task: Task, reply: Reply) -> bool:
+    """A summary has to come to its end: any reply is short if it is cut off early enough."""
+    cut_off = check.kind == "summary" and reply.stop != "end"
+    return not cut_off and follows(check, reply.text, task.content)
+
+
 def _distractors(content: str, contents: Sequence[str]) -> list[str]:
     """The contents that follow `content` in its set, around the end."""
+    if len(contents) <= N_DISTRACTORS:
+        raise InputError(
+            f"{len(contents)} texts are too few to tell whether a reply is about its own.",
+            hint=f"Give at least {N_DISTRACTORS + 1}.",
+        )
     start = contents.index(content)
     return [contents[(start + step) % len(contents)] for step in range(1, N_DISTRACTORS + 1)]
 

@@ -7,10 +7,10 @@ from saif.core.spec import Site
 from saif.errors import InputError
 from saif.experiments.activations import collect_activations
 from saif.experiments.corpus import build_corpus
-from saif.experiments.train_sae import SaeTraining, measure_sae, train_sae, write_card
+from saif.experiments.train_sae import CARD, SaeTraining, measure_sae, train_sae, write_card
 from saif.presets.library import Library
 from saif.runtime.model import SteerableModel
-from saif.runtime.sae import load_sae
+from saif.runtime.sae import WEIGHTS, load_sae
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +45,9 @@ def train_saes(model: SteerableModel, library: Library, plan: TrainingPlan) -> N
         )
         folder = library.sae_folder(model.model_id, layer)
         checkpoints = plan.work / f"checkpoints-{layer}"
-        if (folder / "card.json").is_file() and not checkpoints.exists():
-            continue
-        train_sae(model, Site(layer), files[layer], folder, training, checkpoints=checkpoints)
-        card = measure_sae(model, load_sae(folder), files[layer], corpus, training, plan.command)
-        write_card(folder, card)
+        if checkpoints.exists() or not (folder / WEIGHTS).is_file():
+            train_sae(model, Site(layer), files[layer], folder, training, checkpoints=checkpoints)
+        if not (folder / CARD).is_file():
+            sae = load_sae(folder)
+            card = measure_sae(model, sae, files[layer], corpus, training, plan.command)
+            write_card(folder, card)

@@ -22,6 +22,9 @@ HELD_OUT = 20_000
 """At most so many rows of an activation store, a tenth of it at most, are never trained on; the
 card is made of them."""
 
+CARD = "card.json"
+"""The card's file, beside the SAE's weights."""
+
 _WARM_UP = 50
 
 
@@ -270,4 +273,4 @@ def _reconstruction(sae: Sae, lengths: Sequence[int], skip: int) -> Edit:
 def write_card(folder: Path, card: SaeCard) -> None:
     """Put the card beside the SAE's weights."""
     values = asdict(card) | {"loss_added": card.loss_added}
-    (folder / "card.json").write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+    (folder / CARD).write_text(json.dumps(values, indent=1) + "\n", "utf-8")

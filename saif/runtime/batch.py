@@ -109,3 +109,14 @@ def shared_prefix(sequences: Sequence[Sequence[int]]) -> int:
         (i for i, token in enumerate(shortest) if any(s[i] != token for s in sequences)),
         len(shortest),
     )
+
+
+def unsteered_prefix(rows: Sequence[BatchRow], control_ids: frozenset[int]) -> int:
+    """How many leading tokens all rows have in common and no row steers, the newest left out:
+    every row has to read at least one token of its own."""
+    skip = shared_prefix([row.token_ids[:-1] for row in rows])
+    for row in rows:
+        if row.steering is not None and row.steering.directions:
+            mask = span_mask(row.steering.span, row.token_ids, row.prompt_length, control_ids)
+            skip = min(skip, mask.index(True) if True in mask else skip)
+    return skip

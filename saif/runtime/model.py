@@ -19,6 +19,7 @@ from saif.runtime.batch import (
     left_pad,
     shared_prefix,
     steer_masks,
+    unsteered_prefix,
     verified,
 )
 from saif.runtime.hooks import Edit, edit_outputs, read_outputs
@@ -105,8 +106,13 @@ class SteerableModel:
         ]
         for row in rows:
             self._check(row.steering)
-        input_ids, attention_mask = self._left_pad([row.token_ids for row in rows])
-        batch = Batch(rows, self._new_cache(), attention_mask)
+        # What all rows share and none steers is read once, as a single row.
+        sequences = [row.token_ids for row in rows]
+        # A reply may outgrow a sliding window later, so those models never read it apart.
+        apart = len(rows) > 1 and self._window >= self.context_length
+        skip = unsteered_prefix(rows, self.control_ids) if apart else 0
+        input_ids, _, attention_mask, cache = self._after_prefix(sequences, skip)
+        batch = Batch(rows, cache, attention_mask)
         return batch, self._step(batch, input_ids)
 
     def advance(self, batch: Batch, token_ids: Sequence[int]) -> StepResult:

@@ -19,6 +19,12 @@ from saif.errors import SaeError
 
 WEIGHTS = "sae_weights.safetensors"
 
+ARCHITECTURES = ("standard", "jumprelu", "topk")
+"""What `Sae.reader` can read one latent at a time; a gated or temporal SAE, say, it can't."""
+
+_NORMALIZATIONS = ("none", "expected_average_only_in")
+"""Scalings of the input that are part of the weights by the time an SAE is loaded."""
+
 
 @dataclass(frozen=True, eq=False)
 class Sae:
@@ -57,7 +63,10 @@ class Sae:
     def reader(self, ids: Sequence[int] | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What it takes to read these latents without the SAE: encoder rows (m, d_model),
         biases (m,) and thresholds (m,), such that a = pre where pre > threshold, else 0, with
-        pre = encoder @ z + bias."""
+        pre = encoder @ z + bias.
+
+        A TopK SAE also sets to zero what is not among a token's k largest, which no threshold
+        can say."""
         index = torch.as_tensor(ids)
         encoder = self._sae.W_enc.detach().T[index].float()
         bias = self._sae.b_enc.detach()[index].float()
@@ -66,42 +75,76 @@ class Sae:
         threshold = getattr(self._sae, "threshold", None)
         if threshold is None:
             return encoder, bias, torch.zeros_like(bias)
-        return encoder, bias, threshold.detach()[index].float()
+        return encoder, bias, threshold.detach()[index].float().clamp(min=0)
 
 
 def load_sae(source: str | Path) -> Sae:
     """An SAE from a local folder in sae-lens' format, or from sae-lens' registry as RELEASE/ID.
 
-    Raises SaeError if there is none or if it doesn't read a residual stream.
+    Raises SaeError if there is none, if it doesn't read a residual stream, or if it is of a kind
+    whose latents can't be read one by one.
     """
     folder = Path(source)
+    from safetensors import SafetensorError
+
     with _quiet():
         from sae_lens import SAE
 
+    if folder.is_dir() and not all((folder / name).is_file() for name in ("cfg.json", WEIGHTS)):
+        raise SaeError(f"{folder} is not an SAE folder: cfg.json or {WEIGHTS} is missing.")
     try:
         if folder.is_dir():
-            if not (folder / "cfg.json").is_file() or not (folder / WEIGHTS).is_file():
-                raise SaeError(f"{folder} is not an SAE folder: cfg.json or {WEIGHTS} is missing.")
             sae = SAE.load_from_disk(str(folder), device="cpu", dtype="float32")
             sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
         else:
             release, _, sae_id = str(source).partition("/")
             sae = SAE.from_pretrained(release, sae_id, device="cpu")
             sha256 = hashlib.sha256(sae.W_dec.detach().float().numpy().tobytes()).hexdigest()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0][:200]
         raise SaeError(
-            f"The SAE '{source}' could not be loaded: {error}",
+            f"The SAE '{source}' could not be loaded: {reason}",
             hint="Give a local SAE folder, or RELEASE/ID as sae-lens names them.",
         ) from error
-    return Sae(str(source), sha256, _site(sae, str(source)), sae)
+    site = _site(sae, str(source))
+    _check_kind(sae, str(source))
+    return Sae(str(source), sha256, site, sae)
+
+
+def _check_kind(sae: Any, source: str) -> None:
+    kind, scaling = sae.cfg.architecture(), sae.cfg.normalize_activations
+    if kind not in ARCHITECTURES:
+        raise SaeError(
+            f"The SAE '{source}' is of the kind '{kind}', which is not supported.",
+            hint=f"Kinds that are: {', '.join(ARCHITECTURES)}.",
+        )
+    if scaling not in _NORMALIZATIONS:
+        raise SaeError(
+            f"The SAE '{source}' normalizes every token by itself ('{scaling}'), which is not "
+            "supported."
+        )
+    if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
+        # Folded in, so that activations and decoder rows are in the same units.
+        sae.fold_W_dec_norm()
+        sae.cfg.rescale_acts_by_decoder_norm = False
 
 
 def _site(sae: Any, source: str) -> Site:
+    """The site that every name in the SAE's metadata means.
+
+    Both are looked at, because a name in one style can pass for a residual stream when the other
+    tells that it is an MLP's output.
+    """
     metadata = sae.cfg.metadata
-    for name in (metadata.hf_hook_name, metadata.hook_name):
-        with contextlib.suppress(ValueError):
-            return Site.parse(name or "")
-    raise SaeError(f"The SAE '{source}' does not read the residual stream after a block.")
+    names = [name for name in (metadata.hf_hook_name, metadata.hook_name) if name]
+    try:
+        (site,) = {Site.parse(name) for name in names}
+    except ValueError as error:
+        raise SaeError(
+            f"The SAE '{source}' does not read the residual stream after a block"
+            f" ({', '.join(names) or 'its hook is not named'})."
+        ) from error
+    return site
 
 
 @contextlib.contextmanager

@@ -146,7 +146,7 @@ def _push(cards: Mapping[str, Preset], first: str | None) -> PushControls:
         ),
         about=gr.HTML(elem_id="about", padding=False),
         placement=gr.Radio(
-            [("After the content", "post"), ("Before the content", "pre")],
+            [("After content", "post"), ("Before content", "pre")],
             value=_CONTROLS.placement,
             label="Placement",
             info="Where the instruction stood when its latents were found.",

@@ -76,7 +76,8 @@ def test_presets_show_tells_latents_choice_and_scores(saif, own_files):
     path = own_files.preset()
     card = json.loads(path.read_text())
     rate = {"successes": 33, "n": 50, "low": 0.52, "high": 0.77}
-    row = {"loose": rate, "strict": rate, "degenerate": rate, "perplexity": 12.5, "dose": None}
+    rates = {"loose": rate, "strict": rate, "degenerate": rate}
+    row = {**rates, "perplexity": 12.5, "layer": 1, "dose": None}
     card["placements"]["post"]["scores"] = {
         "split": "test", "n": 50, "max_new_tokens": 60, "perplexity_bound": 40.0, "command": "x",
         "conditions": [row | {"condition": name} for name in ("steered", "[bold]saif")],
@@ -87,7 +88,7 @@ def test_presets_show_tells_latents_choice_and_scores(saif, own_files):
     assert "after the content (post)" in text
     assert "before the content (pre)" in text
     assert "' word0' ' other0'" in " ".join(text.split())
-    assert "66% [52%, 77%]" in " ".join(text.split())
+    assert "66 (52–77) 66 (52–77)" in " ".join(text.split())
     assert "[bold]saif" in text
     assert "Not measured." in text
     assert json.loads(saif("presets", "show", "translate-french", *here, "--json").stdout) == card
@@ -97,7 +98,7 @@ def test_presets_show_tells_latents_choice_and_scores(saif, own_files):
 def test_presets_show_lists_the_latents_that_steer_best_first(saif, files):
     here = ("--model", files.model, "--presets", files.presets)
     text = saif("presets", "show", "translate-french", *here).stdout
-    latents = [line.split()[1] for line in text.splitlines() if line.startswith("│ 1")]
+    latents = [line.split()[0] for line in text.splitlines() if line.startswith("  1")]
     assert latents == ["10", "11", "12", "13"] * 2  # k = 4, both placements
 
 

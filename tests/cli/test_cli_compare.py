@@ -132,12 +132,12 @@ def test_what_libraries_print_does_not_spoil_the_json(compare, monkeypatch):
     real = load.load_model
 
     def chatty(*arguments: Any, **options: Any) -> Any:
-        print("Loading weights: 100%")
+        print("Loading weights: 100%")  # noqa: T201
         model = real(*arguments, **options)
         step = model.advance
 
         def advance(*rest: Any) -> Any:
-            print("Using a slow kernel")
+            print("Using a slow kernel")  # noqa: T201
             return step(*rest)
 
         model.advance = advance

@@ -33,7 +33,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
         ((TEXT, "--preset", "a" * 300), "not a valid name"),
         ((TEXT, "--model", "google/gemma-2-2b-it"), "no preset .* for google/gemma-2-2b-it"),
         ((TEXT, "--model", ""), "name is empty"),
-        ((TEXT, "--model", "Not a model"), "not a valid name"),
+        ((TEXT, "--model", "Not a model"), "no preset .* for Not a model"),
         ((TEXT, "--presets", "/nowhere"), "no folder '/nowhere'"),
         ((TEXT, "--strength", 3.1), "strength must lie between 0 and 3"),
         ((TEXT, "--strength", -1), "strength must lie between 0 and 3"),

@@ -1,0 +1,299 @@
+"""The page through gradio's real server and client, on the tiny model."""
+
+import logging
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from tiny import MODEL_ID
+from ui_server import SpyEngine, loaded, page
+
+from saif.engine import Engine, LocalEngine
+from saif.errors import ModelError
+from saif.presets.library import Library
+
+CONTROLS: dict[str, Any] = {
+    "preset": "translate-french",
+    "placement": "post",
+    "strength": 1.0,
+    "k": 4,
+    "layer": 1,
+    "span": "response",
+    "with_prompted": False,
+    "temperature": 0.0,
+    "top_p": 1.0,
+    "repetition_penalty": 1.1,
+    "max_new_tokens": 12,
+    "seed": 0,
+}
+UNSTEERED, STEERED, PROMPTED, NOTICE, MESSAGE = range(5)
+"""Places in what an endpoint returns; gradio's client leaves the states out."""
+
+
+class Visitor:
+    """One browser tab's worth of calls."""
+
+    def __init__(self, url: str) -> None:
+        self.client = Client(url, verbose=False)
+
+    def send(self, text: str, **changed: Any) -> "Answer":
+        return Answer(self.client.predict(text, *_values(changed), api_name="/ask"))
+
+    def retry(self, **changed: Any) -> "Answer":
+        return Answer(self.client.predict(*_values(changed), api_name="/retry"))
+
+    def start(self, text: str, **changed: Any) -> Any:
+        return self.client.submit(text, *_values(changed), api_name="/ask")
+
+    def stop(self) -> None:
+        self.client.predict(api_name="/stop")
+
+
+class Answer:
+    """What the page shows after a turn."""
+
+    def __init__(self, outputs: tuple[Any, ...]) -> None:
+        self.outputs = outputs
+
+    def column(self, place: int) -> list[str]:
+        """Alternating: what was asked, what was replied, the small print."""
+        return [_text(message) for message in self.outputs[place]]
+
+    def reply(self, place: int) -> str:
+        return self.column(place)[-2]
+
+    def small_print(self, place: int) -> str:
+        return re.sub(r"<[^>]+>", "", self.column(place)[-1])
+
+
+def _values(changed: Mapping[str, Any]) -> list[Any]:
+    assert changed.keys() <= CONTROLS.keys()
+    return list({**CONTROLS, **changed}.values())
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
+@pytest.fixture
+def spy(engine: LocalEngine) -> SpyEngine:
+    return SpyEngine(engine)
+
+
+@pytest.fixture
+def url(library: Library, spy: SpyEngine) -> Iterator[str]:
+    with page(library, MODEL_ID, loaded(spy)) as address:
+        yield address
+
+
+@pytest.fixture
+def visitor(url: str) -> Visitor:
+    return Visitor(url)
+
+
+def test_a_turn_streams_into_both_columns(visitor: Visitor, spy: SpyEngine) -> None:
+    spy.seconds_per_step = 0.05
+    job = visitor.start("hello", max_new_tokens=24)
+    answer = Answer(job.result())
+    assert answer.column(UNSTEERED)[0] == answer.column(STEERED)[0] == "hello"
+    assert answer.reply(UNSTEERED) != answer.reply(STEERED)
+    assert len(job.outputs()) > 4
+    lengths = [len(Answer(o).column(STEERED)[1]) for o in job.outputs()[1:]]
+    assert lengths == sorted(lengths)
+    assert len(set(lengths)) > 3
+
+
+def test_small_print_says_what_was_done(visitor: Visitor) -> None:
+    answer = visitor.send("hello", strength=0.5, k=3, layer=3, placement="pre")
+    assert answer.small_print(UNSTEERED) == "not steered · 12 tokens · cut at the token limit"
+    said = answer.small_print(STEERED)
+    assert said.startswith(
+        "Translate french, before the content · layer 3 · 3 latents · dose 0.50 · "
+        "12 tokens steered · cut at the token limit · "
+    )
+    assert re.search(r"[\d.]+ steps/s$", said)
+
+
+def test_strength_zero_is_called_not_steered_and_gives_the_same_text(visitor: Visitor) -> None:
+    answer = visitor.send("hello", strength=0, temperature=0.8)
+    assert answer.reply(STEERED) == answer.reply(UNSTEERED)
+    assert answer.small_print(STEERED).startswith("not steered (strength 0)")
+
+
+def test_prompted_column_shows_the_instruction_where_the_placement_says(visitor: Visitor) -> None:
+    before = visitor.send("hello", with_prompted=True, placement="pre").column(PROMPTED)
+    assert before[0].endswith("\nhello")
+    after = visitor.send("hello", with_prompted=True, placement="post").column(PROMPTED)
+    assert after[3].startswith("hello\n")
+    without = visitor.send("hello", with_prompted=False)
+    assert len(without.column(PROMPTED)) == 6
+    assert len(without.column(UNSTEERED)) == 9
+
+
+def test_the_model_never_sees_the_small_print(visitor: Visitor, spy: SpyEngine) -> None:
+    first = visitor.send("hello <b>you</b>")
+    visitor.send("and again")
+    unsteered, steered = spy.asked[1]
+    assert [m.text for m in unsteered.messages][::2] == ["hello <b>you</b>", "and again"]
+    assert not any("steered" in m.text for m in (*unsteered.messages, *steered.messages))
+    assert len(steered.messages) == 3
+    assert steered.messages[1].text != unsteered.messages[1].text
+    assert first.column(STEERED)[0] == "hello &lt;b>you&lt;/b>"
+
+
+def test_visitors_do_not_see_each_other(url: str, spy: SpyEngine) -> None:
+    one, other = Visitor(url), Visitor(url)
+    one.send("mine")
+    answer = other.send("yours")
+    assert answer.column(UNSTEERED)[0] == "yours"
+    assert len(answer.column(UNSTEERED)) == 3
+    assert len(spy.asked[1][0].messages) == 1
+
+
+def test_retry_redoes_the_last_turn_with_the_current_settings(
+    visitor: Visitor, spy: SpyEngine
+) -> None:
+    visitor.send("one")
+    first = visitor.send("two")
+    again = visitor.retry(strength=2)
+    assert again.column(UNSTEERED)[:5] == first.column(UNSTEERED)[:5]
+    assert again.reply(STEERED) != first.reply(STEERED)
+    assert "dose 2.00" in again.small_print(STEERED)
+    assert [r.messages for r in spy.asked[2]] == [r.messages for r in spy.asked[1]]
+
+
+def test_stop_keeps_what_was_said_and_the_next_message_works(
+    visitor: Visitor, spy: SpyEngine
+) -> None:
+    spy.seconds_per_step = 0.05
+    job = visitor.start("hello", max_new_tokens=400)
+    _wait_for_steps(spy, 5)
+    visitor.stop()
+    answer = Answer(job.result(timeout=10))
+    assert answer.reply(STEERED)
+    assert "stopped" in answer.small_print(STEERED)
+    assert "stopped" not in answer.reply(STEERED)
+    assert spy.ended.wait(5)
+    assert spy.steps_after_cancel <= 2
+    assert spy.steps < 60
+    spy.seconds_per_step = 0
+    following = visitor.send("on we go")
+    assert following.column(STEERED)[1] == answer.reply(STEERED)
+    assert len(following.column(STEERED)) == 6
+
+
+def test_a_visitor_who_leaves_ends_the_computation(visitor: Visitor, spy: SpyEngine) -> None:
+    spy.seconds_per_step = 0.05
+    job = visitor.start("hello", max_new_tokens=400)
+    _wait_for_steps(spy, 5)
+    job.cancel()
+    assert spy.ended.wait(5)
+    assert spy.steps_after_cancel <= 2
+    assert spy.steps < 60
+
+
+def test_clear_forgets_the_conversation(visitor: Visitor, spy: SpyEngine) -> None:
+    visitor.send("hello")
+    visitor.client.predict(api_name="/clear")
+    visitor.send("anew")
+    assert len(spy.asked[1][0].messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "changed", "sentence"),
+    [
+        ("", {}, "The message is empty. Type something to send."),
+        ("   \n", {}, "The message is empty. Type something to send."),
+        ("x" * 100_000, {}, "The message has 100,000 characters; at most 20,000 fit."),
+        ("x" * 5_000, {}, "The conversation is too long for this model"),
+        ("hi", {"preset": "nonsense"}, "nonsense is not in the list of choices"),
+        ("hi", {"strength": 9}, "greater than maximum value 3"),
+        ("hi", {"layer": 2}, "2 is not in the list of choices"),
+    ],
+)
+def test_bad_input_is_refused_in_words_and_the_next_message_works(
+    visitor: Visitor, text: str, changed: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(AppError, match=re.escape(sentence)):
+        visitor.send(text, **changed)
+    assert len(visitor.send("hello").column(STEERED)) == 3
+
+
+def test_a_refused_message_goes_back_into_the_box(visitor: Visitor) -> None:
+    job = visitor.start("x" * 30_000)
+    with pytest.raises(AppError):
+        job.result()
+    last = job.outputs()[-1]
+    assert last[MESSAGE] == "x" * 30_000
+    assert "at most 20,000 fit" in last[NOTICE]
+    assert last[STEERED] == []
+
+
+def test_a_bug_shows_a_reference_that_is_in_the_log(
+    visitor: Visitor, spy: SpyEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    spy.fail_at = 3
+    with caplog.at_level(logging.ERROR), pytest.raises(AppError) as raised:
+        visitor.send("hello")
+    found = re.search(r"reference (\d{8})", str(raised.value))
+    assert found
+    assert "ZeroDivisionError" not in str(raised.value)
+    logged = next(record for record in caplog.records if found[1] in record.getMessage())
+    assert logged.exc_info is not None
+    assert logged.exc_info[0] is ZeroDivisionError
+    spy.fail_at = None
+    assert len(visitor.send("hello").column(STEERED)) == 3
+
+
+def test_a_message_waits_for_the_model_to_load(library: Library, engine: LocalEngine) -> None:
+    loading: Future[Engine] = Future()
+    with page(library, MODEL_ID, loading) as url:
+        job = Visitor(url).start("hello")
+        while not job.outputs():
+            threading.Event().wait(0.05)
+        assert "The model is still loading" in Answer(job.outputs()[0]).small_print(STEERED)
+        loading.set_result(engine)
+        assert Answer(job.result(timeout=20)).reply(STEERED)
+
+
+def test_stop_ends_the_wait_for_the_model(library: Library) -> None:
+    loading: Future[Engine] = Future()
+    with page(library, MODEL_ID, loading) as url:
+        visitor = Visitor(url)
+        job = visitor.start("hello")
+        while not job.outputs():
+            threading.Event().wait(0.05)
+        visitor.stop()
+        outputs = job.result(timeout=10)
+        assert outputs[MESSAGE] == "hello"  # nothing came of it, so nothing typed is lost
+        assert outputs[STEERED] == []
+
+
+def test_a_model_that_cannot_load_is_explained(library: Library) -> None:
+    failed: Future[Engine] = Future()
+    failed.set_exception(ModelError("The model 'x' could not be loaded.", hint="Try another."))
+    with (
+        page(library, MODEL_ID, failed) as url,
+        pytest.raises(AppError, match=r"The model 'x' could not be loaded\. Try another\."),
+    ):
+        Visitor(url).send("hello")
+
+
+def test_a_model_without_presets_is_explained(library: Library, engine: LocalEngine) -> None:
+    with page(library, "tests/other", loaded(engine)) as url:
+        outputs = pytest.raises(AppError, Visitor(url).send, "hello", preset=None, layer=None, k=1)
+        assert "There is no preset for tests/other yet." in str(outputs.value)
+
+
+def _wait_for_steps(spy: SpyEngine, steps: int) -> None:
+    for _ in range(400):
+        if spy.steps >= steps:
+            return
+        threading.Event().wait(0.05)
+    raise AssertionError("the turn didn't get going")

@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 
 import pytest
 from tiny import tiny_model, tiny_preset
@@ -155,13 +155,13 @@ def test_an_abandoned_turn_leaves_no_hook_and_no_lock(engine: LocalEngine, turn:
     expected = last(take_turn(engine, Comparison(), turn))
     states = take_turn(engine, Comparison(), turn)
     next(states), next(states)
-    for _ in range(2):  # while it is only paused, and once it is gone
+    for gone in (False, True):  # while it is only paused, and once it is gone
+        if gone:
+            del states
+            gc.collect()
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in model._model.modules())
         assert not model._lock.locked()
         assert last(take_turn(engine, Comparison(), turn)) == expected
-        del states
-        gc.collect()
-        states = None
 
 
 def test_a_turn_can_be_stopped_and_kept(engine: LocalEngine, turn: Turn) -> None:
@@ -180,7 +180,7 @@ def test_a_turn_can_be_stopped_and_kept(engine: LocalEngine, turn: Turn) -> None
 def test_a_turn_says_after_every_step_where_it_stands(engine: LocalEngine, turn: Turn) -> None:
     states = list(take_turn(engine, Comparison(), turn))
     assert [state.steps for state in states] == list(range(1, len(states) + 1))
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in pairwise(states):
         for old, new in zip(before.columns, after.columns, strict=True):
             assert new.reply.text.startswith(old.reply.text)
             assert old == new or not old.done

@@ -41,9 +41,7 @@ def test_the_engine_remembers_nothing_between_requests(engine: LocalEngine) -> N
 def test_the_whole_conversation_is_read(engine: LocalEngine) -> None:
     turns = (Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "More"))
     long = Request(messages=turns, sampling=SHORT)
-    other = Request(
-        messages=(turns[0], Message("assistant", "Goodbye"), turns[2]), sampling=SHORT
-    )
+    other = Request(messages=(turns[0], Message("assistant", "Goodbye"), turns[2]), sampling=SHORT)
     assert complete(engine, [long]) != complete(engine, [other])
 
 

@@ -294,22 +294,18 @@ def test_rows_may_have_different_lengths(model: SteerableModel) -> None:
 
 @pytest.mark.parametrize("after", [0, 1, 3])
 def test_cancelling_ends_all_rows_within_two_steps(after: int) -> None:
+    """Asked for once `after` steps have been seen."""
     model = ScriptedModel([65] * 20, [66, 66, END], [67] * 20)
     rows = [Row(prompt_ids=[65], sampling=Sampling(repetition_penalty=1.0)) for _ in range(3)]
-    cancelled = False
-    seen: list[list[RowStep]] = [[], [], []]
-    if after == 0:
-        cancelled = True
-    for number, step in enumerate(decode(model, rows, cancelled=lambda: cancelled), start=1):
-        for row_step in step:
-            seen[row_step.row].append(row_step)
-        if number == after:
-            cancelled, at = True, model.n_steps
-    assert model.n_steps <= (1 if after == 0 else at + 2)
-    for row, steps in enumerate(seen):
-        stops = [step.stop for step in steps if step.stop is not None]
-        assert stops == (["end"] if row == 1 and after == 3 else ["cancelled"])
-        assert steps[-1].stop is not None
+    steps = []
+    for step in decode(model, rows, cancelled=lambda: len(steps) >= after):
+        steps.append(step)
+    assert len(steps) == after + 1
+    assert model.n_steps <= after + 2
+    stops = [
+        [s.stop for step in steps for s in step if s.row == row and s.stop] for row in range(3)
+    ]
+    assert stops == [["cancelled"], ["end"] if after == 3 else ["cancelled"], ["cancelled"]]
 
 
 def test_dropping_the_iterator_runs_no_further_step() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from rich.table import Column, Table
 
 from saif.cli.options import JsonOption, PresetsOption, open_library
 from saif.cli.output import console, plain, print_json
@@ -42,7 +42,7 @@ def models(presets: PresetsOption = None, json: JsonOption = False) -> None:
         "hub cache": "in the hub's cache",
         None: "fetched from the hub at the first use",
     }
-    table = Table("Name", "Id", "Weights", "Presets", box=SIMPLE_HEAD)
+    table = Table("Name", Column("Id", overflow="fold"), "Weights", "Presets", box=SIMPLE_HEAD)
     for row in rows:
         table.add_row(plain(row.name), plain(row.id), words[row.at_hand], str(len(row.presets)))
     screen = console()

@@ -25,6 +25,7 @@ _RECIPES = (
     LatentPush(selection="saif", rule="mean", k=15),
 )
 _DOSES = (0.25, 0.4, 0.6)
+_MORE_LATENTS = 40
 _FINALISTS, _RIVALS = 2, 1
 
 
@@ -34,7 +35,7 @@ class Effort:
 
     first: int = 4
     first_tokens: int = 24
-    second: int = 16
+    second: int = 12
     max_new_tokens: int = 40
 
 
@@ -87,15 +88,15 @@ def calibrate(
 
 
 def _neighbours(pushes: Sequence[Push]) -> list[Push]:
-    """Each push with a smaller and a larger dose, with more latents, and with β to either side."""
+    """Each push with a smaller and a larger dose and with more latents; the best one also with β
+    to either side."""
     found = []
-    for push in pushes:
+    for number, push in enumerate(pushes):
         found += [replace(push, dose=round(push.dose * factor, 3)) for factor in (1, 0.8, 1.25)]
         if push.latents is not None:
-            found.append(replace(push, latents=replace(push.latents, k=40)))
-            found += [
-                replace(push, latents=replace(push.latents, beta=beta)) for beta in (-0.5, 0.5)
-            ]
+            found.append(replace(push, latents=replace(push.latents, k=_MORE_LATENTS)))
+            betas = (-0.5, 0.5) if number == 0 else ()
+            found += [replace(push, latents=replace(push.latents, beta=beta)) for beta in betas]
     return found
 
 

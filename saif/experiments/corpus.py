@@ -74,9 +74,11 @@ def build_corpus(
 def _prompts(
     model: SteerableModel, instructions: Sequence[Instruction], source: Path, rng: random.Random
 ) -> Iterator[list[int]]:
+    used = {instruction.contents for instruction in instructions}
     contents = {
-        kind: read_contents(source, kind, "identify", n, seed=rng.randrange(1 << 30))
+        kind: read_contents(source, kind, "identify", n, seed=rng.randrange(1 << 30), fewer=True)
         for kind, n in _TEXTS.items()
+        if kind in used
     }
     while True:
         instruction = rng.choice(instructions)
@@ -114,9 +116,9 @@ def _with_replies(
 
 def _plain_text(model: SteerableModel, source: Path, rng: random.Random) -> Iterator[list[int]]:
     """Stories and sentences in several languages, cut to equal lengths after one start token."""
-    texts = [
-        " ".join(pages) for path in sorted(source.glob("*.jsonl.gz")) for pages in stories(path)
-    ]
+    texts = [source.read_text("utf-8")] if source.is_file() else []
+    for path in sorted(source.glob("*.jsonl.gz")):
+        texts += [" ".join(pages) for pages in stories(path)]
     for path in sorted(source.glob("*.tsv.gz")):
         foreign = [other for _, other in sentence_pairs(path)]
         rng.shuffle(foreign)

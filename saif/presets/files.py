@@ -136,8 +136,12 @@ def write_preset(folder: Path, loaded: LoadedPreset) -> Path:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-    Path(draft).chmod(0o644)
-    Path(draft).replace(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    draft = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        draft.chmod(0o644)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)  # gone already, unless something failed

@@ -36,7 +36,7 @@ class Library:
     def model_folder(self, model_id: str) -> Path:
         """Where a model's presets and SAEs lie: the last part of its id, in lower case, with a
         dash for whatever a preset's name may not hold either."""
-        name = re.sub(r"[^a-z0-9.]+", "-", model_id.rsplit("/", 1)[-1].lower())
+        name = re.sub(r"[^a-z0-9.-]+", "-", model_id.rsplit("/", 1)[-1].lower())
         return self.root / check_name(name.strip("-.")[:64])
 
     def preset_ids(self, model_id: str) -> list[str]:

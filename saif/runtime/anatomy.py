@@ -35,7 +35,15 @@ def decoder_blocks(model: Any) -> nn.ModuleList:
     return min(found, key=lambda item: item[0].count("."))[1]
 
 
-def final_norm_weight(model: Any) -> Tensor:
+@torch.inference_mode()
+def raised_most(model: Any, vectors: Tensor, top: int) -> list[list[int]]:
+    """The tokens that each direction (n, d_model) raises most through final norm and head."""
+    head = model.get_output_embeddings().weight
+    scaled = vectors.to(head) * _final_norm_weight(model).to(head)
+    return (scaled @ head.T).topk(top, dim=-1).indices.tolist()
+
+
+def _final_norm_weight(model: Any) -> Tensor:
     """The weights of the norm between the last block and the unembedding."""
     inner = model.base_model
     inner = getattr(inner, "language_model", inner)  # the text half of a vision model

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saif.core.steering import Steering, add_where
 from saif.errors import InputError, ModelError, SteeringError
-from saif.runtime.anatomy import control_ids, decoder_blocks, final_norm_weight, fingerprint
+from saif.runtime.anatomy import control_ids, decoder_blocks, fingerprint, raised_most
 from saif.runtime.batch import (
     Batch,
     BatchRow,
@@ -59,10 +59,6 @@ class SteerableModel:
     def device(self) -> torch.device:
         """Where token ids have to be."""
         return self._model.get_input_embeddings().weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._model.dtype
 
     # Text and tokens
 
@@ -238,12 +234,8 @@ class SteerableModel:
     def logit_lens(self, vectors: Tensor, top: int) -> list[list[str]]:
         """The words each residual direction (n, d_model) raises most if it is the last thing
         added: final norm's weights, then the unembedding."""
-        head = self._model.get_output_embeddings().weight
-        norm = final_norm_weight(self._model)
-        with torch.inference_mode():
-            scaled = vectors.to(head) * norm.to(head)
-            best = (scaled @ head.T).topk(top, dim=-1).indices
-        return [[self.tokenizer.decode([token]) for token in row] for row in best.tolist()]
+        best = raised_most(self._model, vectors, top)
+        return [[self.tokenizer.decode([token]) for token in row] for row in best]
 
     # The one forward pass
 

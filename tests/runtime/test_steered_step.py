@@ -28,10 +28,7 @@ def steered_by_hand(span: Span, ids: Sequence[int], n_prompt: int) -> list[bool]
     """The definition of a span in the words of the method, position by position."""
     found = []
     for position, token in enumerate(ids):
-        if position >= n_prompt - 1:  # the last prompt token and everything generated
-            response = True
-        else:
-            response = False
+        response = position >= n_prompt - 1  # the last prompt token and everything generated
         prompt = position < n_prompt and token not in CONTROL
         found.append({"response": response, "prompt": prompt, "all": response or prompt}[span])
     return found
@@ -60,23 +57,36 @@ def by_hand(model: SteerableModel, ids: Sequence[int], n_prompt: int, steering: 
 
 
 @contextmanager
-def residuals_after(model: SteerableModel, layer: int) -> Iterator[list[Tensor]]:
-    """What the block above `layer` is given, whatever was done to the output below."""
-    seen: list[Tensor] = []
-    above = model.blocks[layer + 1]
-    handle = above.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+def edits_at(model: SteerableModel, layer: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """(what the block puts out, what the block above it is given) for every forward pass."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    out: list[Tensor] = []
+    block, above = model.blocks[layer], model.blocks[layer + 1]
+    handles = [
+        block.register_forward_hook(lambda _module, _args, resid: out.append(resid.clone())),
+        above.register_forward_pre_hook(lambda _, args: seen.append((out.pop(), args[0].clone()))),
+    ]
     try:
         yield seen
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def changed(model: SteerableModel, starts: list[RowStart], layer: int) -> list[list[bool]]:
-    """(row, column): which positions of the residual stream steering changes, padding included."""
-    with residuals_after(model, layer) as seen:
-        model.start([RowStart(start.token_ids) for start in starts])
+    """For every row, which of its tokens' residuals are edited. Fails if padding is."""
+    with edits_at(model, layer) as seen:
         model.start(starts)
-    return (seen[0] != seen[1]).any(dim=-1).tolist()
+    passes = [(before != after).any(dim=-1).expand(len(starts), -1) for before, after in seen]
+    n_shared = sum(edited.shape[1] for edited in passes[:-1])  # a prefix that was read once
+    found = []
+    for row, start in enumerate(starts):
+        n_own = len(start.token_ids) - n_shared
+        own = passes[-1][row]
+        assert not own[: len(own) - n_own].any(), "padding was steered"
+        shared = [flag for edited in passes[:-1] for flag in edited[row].tolist()]
+        found.append(shared + own[len(own) - n_own :].tolist())
+    return found
 
 
 def n_hooks(model: SteerableModel) -> int:
@@ -179,11 +189,10 @@ def test_only_the_positions_of_the_span_change(model: SteerableModel, span: Span
         RowStart(long, tiny_steering(span=span, seed=1), len(prompt)),
         RowStart(short),
     ]
-    padding = [False] * (len(long) - len(short))
     assert changed(model, starts, 1) == [
-        padding + steered_by_hand(span, short, len(short)),
+        steered_by_hand(span, short, len(short)),
         steered_by_hand(span, long, len(prompt)),
-        [False] * len(long),
+        [False] * len(short),
     ]
 
 
@@ -370,10 +379,15 @@ def test_a_bfloat16_model_is_steered_in_bfloat16() -> None:
     model = tiny_model(dtype=torch.bfloat16)
     ids = chat(model, LONG)
     steering = tiny_steering(1, span="all")
-    with residuals_after(model, 1) as seen:
+    with edits_at(model, 1) as seen:
         batch, result = model.start([RowStart(ids, steering), RowStart(ids)])
         model.advance(batch, [65, 65])
-    assert {resid.dtype for resid in seen} == {torch.bfloat16}
+    assert {resid.dtype for pair in seen for resid in pair} == {torch.bfloat16}
     assert result.steered == (sum(token not in CONTROL for token in ids), 0)
-    pushed = (seen[0][0] - seen[0][1]).float()[-1]
-    torch.testing.assert_close(pushed, steering.directions[1], atol=0.05, rtol=0.05)
+    before, after = seen[-1]  # the generated token
+    torch.testing.assert_close(
+        (after - before).float()[:, -1],
+        torch.stack([steering.directions[1], torch.zeros(D_MODEL)]),
+        atol=0.05,
+        rtol=0.05,
+    )

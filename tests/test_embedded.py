@@ -1,0 +1,196 @@
+"""The same guarantees on the real embedded model, and the presets that ship for it."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import tiny_preset
+
+from saif.chat import Comparison, Turn, TurnState, take_turn
+from saif.core.steering import Steering
+from saif.core.verifiers import detect_language
+from saif.engine import LocalEngine, Message, Request, complete
+from saif.generation import Sampling
+from saif.presets.library import Library
+from saif.presets.preset import LoadedPreset
+from saif.presets.steer import Controls, check_model, steer
+from saif.runtime.embedded import MODEL_ID
+
+pytestmark = pytest.mark.embedded
+
+CONTENT = "The weather is lovely today."
+LAYER = 20
+SHIPPED = Library().preset_ids(MODEL_ID)
+
+
+def push(engine: LocalEngine, *, dose: float = 0.4, seed: int = 0) -> Steering:
+    """A random push; the typical residual after layer 20 is 214 long."""
+    generator = torch.Generator().manual_seed(seed)
+    direction = torch.randn(engine.steerable.d_model, generator=generator)
+    return Steering({LAYER: direction * (dose * 214 / direction.norm())}, "response", {LAYER: dose})
+
+
+def ask(text: str, **options) -> Request:
+    return Request(messages=(Message("user", text),), **options)
+
+
+def last(states: Iterator[TurnState]) -> TurnState:
+    return list(states)[-1]
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.1])
+def test_greedy_replies_agree_with_generate(embedded: LocalEngine, penalty: float) -> None:
+    model = embedded.steerable
+    sampling = Sampling(max_new_tokens=20, repetition_penalty=penalty)
+    texts = [CONTENT, "Write a short list of three fruits, one on each line."]
+    replies = complete(embedded, [ask(text, sampling=sampling) for text in texts])
+    for text, reply in zip(texts, replies, strict=True):
+        ids = model.render([{"role": "user", "content": text}])
+        expected = model._model.generate(
+            torch.tensor([ids]),
+            attention_mask=torch.ones(1, len(ids)),
+            do_sample=False,
+            max_new_tokens=20,
+            repetition_penalty=penalty,
+            pad_token_id=0,
+        )[0, len(ids) :].tolist()
+        assert list(reply.token_ids) == [t for t in expected if t not in model.end_ids]
+
+
+def test_no_special_token_can_be_forged(embedded: LocalEngine) -> None:
+    model = embedded.steerable
+    special = [t.content for t in model.tokenizer.added_tokens_decoder.values() if t.special]
+    assert len(special) == 17
+    assert len(model.control_ids) == 17
+
+    def n_control(text: str) -> int:
+        ids = model.render([{"role": "user", "content": text}])
+        return sum(token in model.control_ids for token in ids)
+
+    plain = n_control("harmless")
+    assert {token: n_control(f"a{token}b") for token in special} == dict.fromkeys(special, plain)
+    assert n_control("".join(special) * 2) == plain
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_at_strength_zero_both_columns_are_identical(
+    embedded: LocalEngine, temperature: float
+) -> None:
+    turn = Turn(
+        text=CONTENT,
+        preset=tiny_preset(embedded.steerable),
+        instruction=Library().instruction("translate-french"),
+        controls=Controls(strength=0),
+        sampling=Sampling(max_new_tokens=20, temperature=temperature, top_p=0.95, seed=1),
+    )
+    plain, steered = last(take_turn(embedded, Comparison(), turn)).columns
+    assert plain.reply == steered.reply
+    assert len(plain.reply.token_ids) >= 5
+    assert steered.reply.steered == 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_row_equals_its_solo_run(embedded: LocalEngine, temperature: float) -> None:
+    sampling = Sampling(max_new_tokens=12, temperature=temperature, seed=2)
+    requests = [
+        ask("Hi", sampling=sampling),
+        ask(CONTENT, sampling=sampling, steering=push(embedded)),
+        ask(
+            "My brother bought a new bicycle last week, and it was stolen on the same day. "
+            "What should he do?",
+            sampling=replace(sampling, max_new_tokens=6),
+            steering=push(embedded, seed=1),
+        ),
+    ]
+    together = complete(embedded, requests)
+    assert together == [complete(embedded, [request])[0] for request in requests]
+    assert [reply.steered > 0 for reply in together] == [False, True, True]
+
+
+def test_log_probabilities_equal_a_plain_forward_pass(embedded: LocalEngine) -> None:
+    model = embedded.steerable
+    rows = [
+        (model.render([{"role": "user", "content": text}]), model.encode_text(reply))
+        for text, reply in [
+            (CONTENT, "Le temps est magnifique aujourd'hui."),
+            ("The old house by the river is empty and has been for years.", "Yes."),
+        ]
+    ]
+    for (prompt, reply), found in zip(rows, model.log_probabilities(rows), strict=True):
+        with torch.no_grad():
+            logits = model._model(torch.tensor([prompt + reply])).logits[0]
+        scores = logits.log_softmax(dim=-1)
+        expected = torch.stack([scores[len(prompt) + i - 1, t] for i, t in enumerate(reply)])
+        torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)
+
+
+def test_a_prefix_that_is_read_once_changes_no_residual(embedded: LocalEngine) -> None:
+    model = embedded.steerable
+    sequences = [
+        model.render([{"role": "user", "content": text}])
+        for text in (CONTENT, "She drinks a cup of coffee before work, and then another one.")
+    ]
+    whole, whole_mask = model.residuals(sequences, [12, 29])
+    parts, parts_mask = model.residuals(sequences, [12, 29], skip=10)
+    for layer in (12, 29):
+        for row in range(2):
+            torch.testing.assert_close(
+                parts[layer][row][parts_mask[row]],
+                whole[layer][row][whole_mask[row]][10:],
+                atol=0.05,  # beside residuals of length 100 to 900
+                rtol=1e-3,
+            )
+
+
+# The presets that ship
+
+
+@pytest.fixture(params=SHIPPED or [None])
+def shipped(request: pytest.FixtureRequest) -> LoadedPreset:
+    if request.param is None:
+        if Library().model_folder(MODEL_ID).is_dir():
+            pytest.fail("the folder of the embedded model holds no preset")
+        pytest.skip("no presets have been built for the embedded model yet")
+    return Library().preset(MODEL_ID, request.param)
+
+
+def test_a_shipped_preset_belongs_to_the_embedded_model(
+    embedded: LocalEngine, shipped: LoadedPreset
+) -> None:
+    check_model(shipped, embedded.model)
+    assert shipped.preset.instruction in Library().instruction_ids()
+
+
+@pytest.mark.parametrize("placement", ["pre", "post"])
+def test_a_shipped_preset_steers_the_embedded_model(
+    embedded: LocalEngine, shipped: LoadedPreset, placement
+) -> None:
+    part = shipped.preset.placements[placement]
+    assert part.scores is not None
+    steering, applied = steer(shipped, Controls(placement=placement))
+    assert (applied.layer, applied.k) == (part.choice.layer, part.choice.k)
+    sampling = Sampling(max_new_tokens=6)
+    requests = [
+        ask(CONTENT, sampling=sampling),
+        ask(CONTENT, sampling=sampling, steering=steering),
+    ]
+    plain, steered = complete(embedded, requests)
+    assert plain.token_ids != steered.token_ids
+    assert (plain.steered, steered.steered > 0) == (0, True)
+
+
+@pytest.mark.skipif("translate-french" not in SHIPPED, reason="its preset is not built yet")
+@pytest.mark.parametrize("placement", ["pre", "post"])
+def test_a_reply_steered_to_french_is_french(embedded: LocalEngine, placement) -> None:
+    steering, _ = steer(
+        Library().preset(MODEL_ID, "translate-french"), Controls(placement=placement)
+    )
+    sampling = Sampling(max_new_tokens=30)
+    requests = [
+        ask(CONTENT, sampling=sampling),
+        ask(CONTENT, sampling=sampling, steering=steering),
+    ]
+    plain, steered = complete(embedded, requests)
+    assert detect_language(plain.text) == "en"
+    assert detect_language(steered.text) == "fr"

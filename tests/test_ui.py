@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from tiny import MODEL_ID
+from tiny import MODEL_ID, tiny_library, tiny_model
 from ui_server import SpyEngine, loaded, page
 
 from saif.engine import Engine, LocalEngine
@@ -81,15 +81,25 @@ def _text(message: Mapping[str, Any]) -> str:
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
-@pytest.fixture
-def spy(engine: LocalEngine) -> SpyEngine:
-    return SpyEngine(engine)
-
-
-@pytest.fixture
-def url(library: Library, spy: SpyEngine) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, SpyEngine]]:
+    """One page for all tests that don't need their own: starting one takes a second."""
+    model = tiny_model()
+    spy = SpyEngine(LocalEngine(model))
+    library = tiny_library(tmp_path_factory.mktemp("presets"), model)
     with page(library, MODEL_ID, loaded(spy)) as address:
-        yield address
+        yield address, spy
+
+
+@pytest.fixture
+def spy(shared: tuple[str, SpyEngine]) -> SpyEngine:
+    shared[1].reset()
+    return shared[1]
+
+
+@pytest.fixture
+def url(shared: tuple[str, SpyEngine], spy: SpyEngine) -> str:
+    return shared[0]
 
 
 @pytest.fixture
@@ -286,9 +296,11 @@ def test_a_model_that_cannot_load_is_explained(library: Library) -> None:
 
 
 def test_a_model_without_presets_is_explained(library: Library, engine: LocalEngine) -> None:
-    with page(library, "tests/other", loaded(engine)) as url:
-        outputs = pytest.raises(AppError, Visitor(url).send, "hello", preset=None, layer=None, k=1)
-        assert "There is no preset for tests/other yet." in str(outputs.value)
+    with (
+        page(library, "tests/other", loaded(engine)) as url,
+        pytest.raises(AppError, match=r"There is no preset for tests/other yet\."),
+    ):
+        Visitor(url).send("hello", preset=None, layer=None, k=1)
 
 
 def _wait_for_steps(spy: SpyEngine, steps: int) -> None:

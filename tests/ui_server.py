@@ -21,6 +21,9 @@ class SpyEngine:
 
     def __init__(self, engine: LocalEngine) -> None:
         self.engine = engine
+        self.reset()
+
+    def reset(self) -> None:
         self.seconds_per_step = 0.0
         self.asked: list[Sequence[Request]] = []
         self.steps = 0

@@ -73,20 +73,23 @@ def compare(
     json: JsonOption = False,
 ) -> None:
     """Answer TEXT unsteered, steered and prompted, side by side."""
-    from saif.chat import Comparison, Turn, check_message, take_turn
-    from saif.presets.steer import Controls, steer
     from saif.runtime.load import model_id
 
-    # Whatever can be refused is refused before the model loads, which takes seconds.
-    message = check_message(_from_stdin() if text == "-" else text)
+    # Whatever can be refused is refused before torch and the model load, which takes seconds.
     library = open_library(presets)
     loaded = library.preset(model_id(model), preset)
+    instruction = library.instruction(loaded.preset.instruction)
+
+    from saif.chat import Comparison, Turn, check_message, take_turn
+    from saif.presets.steer import Controls, steer
+
+    message = check_message(_from_stdin() if text == "-" else text)
     controls = Controls(placement=placement, strength=strength, k=k, layer=layer, span=span)
     steer(loaded, controls)
     turn = Turn(
         text=message,
         preset=loaded,
-        instruction=library.instruction(loaded.preset.instruction),
+        instruction=instruction,
         controls=controls,
         sampling=_sampling(
             max_new_tokens=max_new_tokens,

@@ -66,11 +66,12 @@ def _usage(error: TyperException) -> str:
 
 
 def _keep_stdout_for_results() -> None:
-    """Logs to stderr, and no library chatter; characters a terminal lacks don't end a command."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(message)s"
-    )
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    """Logs to stderr, without the libraries' chatter; no character a terminal lacks is fatal."""
+    # Warnings of libraries come by the hundred (a quantized step has one per layer).
+    logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="%(levelname)s %(message)s")
+    _log.setLevel(logging.INFO)
+    for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY"):
+        os.environ.setdefault(name, "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)

@@ -16,6 +16,7 @@ from saif.cli.options import (
     open_library,
 )
 from saif.cli.output import console, plain, print_json
+from saif.cli.scoreboard import scoreboard
 from saif.core.spec import PLACEMENTS, Placement
 from saif.errors import PresetError
 
@@ -57,19 +58,28 @@ def presets(
     context: typer.Context, presets: PresetsOption = None, json: JsonOption = False
 ) -> None:
     if context.invoked_subcommand is None:
-        list_presets(presets, json)
+        list_presets(presets, json, markdown=False)
     elif presets is not None or json:
         raise typer.BadParameter(f"Options go after '{context.invoked_subcommand}'.")
 
 
 @group.command("list")
-def list_presets(presets: PresetsOption = None, json: JsonOption = False) -> None:
+def list_presets(
+    presets: PresetsOption = None,
+    json: JsonOption = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="All scores as a table, as in the README.")
+    ] = False,
+) -> None:
     """Every preset and how well it works.
 
     Loose: the share of replies that recognisably do what the preset says.
     """
     library = open_library(presets)
     entries = scan(library)
+    if markdown:
+        print(scoreboard([entry.card for entry in entries if entry.card is not None]))
+        return
     broken = [entry for entry in entries if entry.card is None]
     if json:
         summaries = [_summary(entry.card) for entry in entries if entry.card is not None]

@@ -79,7 +79,7 @@ def calibrate(
     ]
     first = trial.glance(opening, contents[: effort.first])
     rivals = _best([push for push in opening if push.latents is None], first, _RIVALS)
-    finalists = _best([push for push in opening if push.latents], first, _FINALISTS)
+    finalists = _best(_apart([push for push in opening if push.latents], first), first, _FINALISTS)
     closing = list(dict.fromkeys([*_neighbours(finalists), *_neighbours(rivals)]))
     second = trial.score(closing, contents, bound)
     winner = _best([push for push in closing if push.latents], second, 1)[0]
@@ -105,6 +105,14 @@ Objective = tuple[float, float, float]
 
 def _best(pushes: Sequence[Push], scores: dict[Push, Objective], n: int) -> list[Push]:
     return sorted(pushes, key=lambda push: (scores[push], -push.dose), reverse=True)[:n]
+
+
+def _apart(pushes: Sequence[Push], scores: dict[Push, Objective]) -> list[Push]:
+    """The best dose of every layer and recipe: two doses of one would crowd out the others."""
+    best: dict[tuple[int, LatentPush | None], Push] = {}
+    for push in _best(pushes, scores, len(pushes)):
+        best.setdefault((push.layer, push.latents), push)
+    return list(best.values())
 
 
 def _as_choice(push: Push) -> Choice:

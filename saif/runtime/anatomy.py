@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from saif.errors import ModelError
 
 
-def decoder_blocks(model: Any) -> nn.ModuleList:
-    """The list of decoder blocks, in order.
+def decoder_blocks(model: Any) -> list[nn.Module]:
+    """The decoder blocks, in order.
 
     Llama, Gemma, Qwen, GPT-2, GPT-NeoX and the rest give the list different names, but it is
     always a ModuleList of `num_hidden_layers` modules of one class. Vision towers are passed
@@ -32,7 +32,7 @@ def decoder_blocks(model: Any) -> nn.ModuleList:
             hint="Only decoder-only language models can be steered.",
         )
     # Lists nested inside a block (experts, say) come later and deeper than the blocks themselves.
-    return min(found, key=lambda item: item[0].count("."))[1]
+    return list(min(found, key=lambda item: item[0].count("."))[1])
 
 
 @torch.inference_mode()
@@ -68,10 +68,11 @@ def control_ids(tokenizer: Any) -> frozenset[int]:
 
 
 def fingerprint(model: Any) -> str:
-    """A hash of the model that survives quantization but not finetuning.
+    """A hash of the model that survives quantization but not a full finetuning.
 
     Taken over the one-dimensional parameters (norms and biases), rounded to bfloat16: every
-    quantizer leaves them alone, every finetuning moves them.
+    quantizer leaves them alone, and training all weights moves them. An adapter that leaves the
+    norms alone can't be told apart this way; its model id can.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):

@@ -60,34 +60,26 @@ def _converted_path() -> Path:
 def _is_whole(folder: Path) -> bool:
     """Whether every file is there at the size it was written with."""
     try:
-        sizes: dict[str, int] = json.loads((folder / _MANIFEST).read_text("utf-8"))
-    except (OSError, ValueError):
+        sizes: dict[str, int] = dict(json.loads((folder / _MANIFEST).read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
         return False
-    return all(
+    return bool(sizes) and all(
         (folder / name).is_file() and (folder / name).stat().st_size == size
         for name, size in sizes.items()
     )
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
     try:
-        source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-        AutoTokenizer.from_pretrained(**source).save_pretrained(draft)
-        dequantized = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-        config = dequantized.config
-        # transformers refuses to save what came from a GGUF, so the weights move to a plain twin.
-        if hasattr(config, "quantization_config"):
-            del config.quantization_config
-        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        plain.load_state_dict(dequantized.state_dict())
-        plain.generation_config = dequantized.generation_config
-        plain.save_pretrained(draft)
-        _verify(draft, plain)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise ModelError(
+            f"The cache folder {folder.parent} can't be written to: {error}.",
+            hint="Set SAIF_CACHE to a folder of yours.",
+        ) from error
+    try:
+        _convert_into(gguf, draft)
         sizes = {path.name: path.stat().st_size for path in draft.iterdir()}
         (draft / _MANIFEST).write_text(json.dumps(sizes, indent=2) + "\n", "utf-8")
         shutil.rmtree(folder, ignore_errors=True)
@@ -101,6 +93,24 @@ def _convert(gguf: Path, folder: Path) -> None:
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _convert_into(gguf: Path, draft: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    AutoTokenizer.from_pretrained(**source).save_pretrained(draft)
+    dequantized = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    config = dequantized.config
+    # transformers refuses to save what came from a GGUF, so the weights move to a plain twin.
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(dequantized.state_dict())
+    plain.generation_config = dequantized.generation_config
+    plain.save_pretrained(draft)
+    _verify(draft, plain)
 
 
 def _verify(draft: Path, expected: object) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from saif.errors import ModelError
-from saif.runtime import embedded
+from saif.runtime import embedded, hub
 from saif.runtime.memory import keep_freed_memory
 
 if TYPE_CHECKING:  # torch loads with a model, not with its name
@@ -21,6 +21,7 @@ def load_model(name: str = DEFAULT_MODEL, *, quantize: Quantize = "none") -> "St
     Raises ModelError with a way out if it can't be had.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
@@ -32,14 +33,17 @@ def load_model(name: str = DEFAULT_MODEL, *, quantize: Quantize = "none") -> "St
     cuda = torch.cuda.is_available()
     options = {} if quantize == "none" else {"quantization_config": _quantization(quantize)}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        local = Path(source).is_dir() or hub.only_cached(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
         model = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=torch.bfloat16 if cuda or quantize != "none" else torch.float32,
             device_map="auto" if cuda else None,
+            local_files_only=local,
             **options,
         )
-    except (OSError, ValueError) as error:
+    # Not there, not a model, damaged, too big, or its quantizer isn't installed.
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(
             f"The model '{name}' could not be loaded: {_first_line(error)}",
             hint=f"Give a known name ({', '.join(KNOWN)}), a hub id or a local folder.",
@@ -58,6 +62,11 @@ def model_id(name: str) -> str:
     known = KNOWN.get(name.lower(), name)
     if known != embedded.MODEL_ID and Path(name).is_dir():
         return Path(name).resolve().name
+    if known.startswith(("/", ".", "~")) or known.count("/") > 1:  # no hub id looks like that
+        raise ModelError(
+            f"There is no folder '{name}'.",
+            hint=f"Give a known name ({', '.join(KNOWN)}), a hub id or a local folder.",
+        )
     return known
 
 

@@ -21,23 +21,38 @@ class ChatPanel:
     clear: gr.Button
 
 
-def chat_panel(examples: list[str], problems: str) -> ChatPanel:
+def chat_panel(problems: str) -> ChatPanel:
+    """problems: what the notice says from the start, as HTML."""
     status = gr.HTML(elem_id="status", padding=False)
     with gr.Row(elem_id="columns"):
-        unsteered, _ = _column("unsteered", "Unsteered", "the model as it is")
-        steered, _ = _column("steered", "Steered", "the same words, pushed from inside")
+        unsteered, _ = _column(
+            "unsteered",
+            "Unsteered",
+            "the model as it is",
+            "What the model says by itself appears here.",
+        )
+        steered, _ = _column(
+            "steered",
+            "Steered",
+            "pushed from inside",
+            "The same message, with the instruction pushed into the model’s activations. "
+            "Not a word is added to what it reads.",
+        )
         prompted, prompted_column = _column(
-            "prompted", "Prompted", "the instruction put into words", visible=False
+            "prompted",
+            "Prompted",
+            "told in words",
+            "The same message, with the instruction written into it.",
+            visible=False,
         )
     with gr.Column(elem_id="ask"):
         box = gr.Textbox(render=False)
         chips = gr.Dataset(
             components=[box],
-            samples=[[example] for example in examples],
+            samples=[],
             show_label=False,
             layout="gallery",
             samples_per_page=20,
-            visible=bool(examples),
             elem_id="examples",
         )
         notice = gr.HTML(problems, elem_id="notice", padding=False)
@@ -47,9 +62,9 @@ def chat_panel(examples: list[str], problems: str) -> ChatPanel:
 
 
 def _column(
-    name: str, title: str, meaning: str, *, visible: bool = True
+    name: str, title: str, meaning: str, empty: str, *, visible: bool = True
 ) -> tuple[gr.Chatbot, gr.Column]:
-    with gr.Column(elem_classes=["chat-column", name], min_width=280, visible=visible) as column:
+    with gr.Column(elem_classes=["chat-column", name], min_width=220, visible=visible) as column:
         gr.HTML(f"<h2>{title}</h2><p>{meaning}</p>", elem_classes=["column-head"], padding=False)
         chatbot = gr.Chatbot(
             label=title,
@@ -60,6 +75,7 @@ def _column(
             feedback_options=None,
             layout="bubble",
             latex_delimiters=[],
+            placeholder=empty,
             elem_id=f"chat-{name}",
         )
     return chatbot, column
@@ -71,7 +87,7 @@ def _message_row() -> tuple[gr.Textbox, gr.Button, gr.Button, gr.Button, gr.Butt
             label="Message",
             show_label=False,
             container=False,
-            placeholder="Write a message; every column answers it",
+            placeholder="Write a message",
             lines=1,
             max_lines=8,
             autofocus=True,

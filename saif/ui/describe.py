@@ -14,8 +14,10 @@ _CONDITIONS = {
     "unsteered": "Unsteered",
     "prompted": "Prompted in words",
     "steered": "Steered",
-    "mean_difference": "Mean difference",
     "mean-difference": "Mean difference",
+    "random": "Random latents",
+    "single-latent": "Best latent alone",
+    "saif": "Plain SAIF",
 }
 
 
@@ -96,7 +98,7 @@ def scores_table(card: Preset, placement: Placement) -> str:
 
 def _score_row(condition: ConditionScores) -> str:
     name = condition.condition
-    label = _CONDITIONS.get(name, name.replace("_", " ").replace("-", " ").capitalize())
+    label = _CONDITIONS.get(name, name.replace("-", " ").capitalize())
     cells = "".join(
         _rate(rate) for rate in (condition.loose, condition.strict, condition.degenerate)
     )
@@ -131,7 +133,7 @@ def status_line(model_id: str, state: Literal["loading", "ready", "failed"], why
         "failed": f"The model is not available. {why}",
     }[state]
     return (
-        '<header class="head"><h1>SAIF</h1>'
+        '<header class="page-head"><h1>SAIF</h1>'
         "<p>One model, answering twice: left alone, and steered from inside</p>"
         f'<div class="model {state}" role="status"><b>{escape(model_id)}</b>'
         f"<span>{escape(said)}</span></div></header>"

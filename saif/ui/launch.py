@@ -76,6 +76,9 @@ def serve(app: gr.Blocks, host: str, port: int) -> str:
         footer_links=[],
         theme=theme(),
         css_paths=STYLESHEET,
+        # Don't ask the page for itself first: a busy machine may take longer than the three
+        # seconds after which gradio gives up and asks for a public link instead.
+        _frontend=False,
     )
     return str(url)
 

@@ -32,7 +32,11 @@ class Services:
         """The presets that can be offered, by id, and a sentence for each that can't be read."""
         cards: dict[str, Preset] = {}
         problems: list[str] = []
-        for name in self.library.preset_ids(self.model_id):
+        try:
+            names = self.library.preset_ids(self.model_id)
+        except SaifError as error:  # a model whose name can't be a folder's
+            return {}, [error.sentence]
+        for name in names:
             try:
                 card = self.library.card(self.model_id, name)
                 self.library.instruction(card.instruction)

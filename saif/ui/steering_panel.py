@@ -7,6 +7,7 @@ import gradio as gr
 from gradio.components import Component
 
 from saif.core.spec import Placement, Sampling, Span
+from saif.errors import InputError
 from saif.presets.preset import Preset
 from saif.presets.steer import MAX_STRENGTH, Controls
 from saif.ui.choices import SPAN_CHOICES, first_choice, layer_choices, most_latents
@@ -21,24 +22,24 @@ class PanelValues:
 
     preset: str | None
     placement: Placement
-    strength: float
-    k: int
+    strength: float | None
+    k: float | None
     layer: int | None
     span: Span
     with_prompted: bool
-    temperature: float
-    top_p: float
-    repetition_penalty: float
-    max_new_tokens: int
-    seed: int
+    temperature: float | None
+    top_p: float | None
+    repetition_penalty: float | None
+    max_new_tokens: float | None
+    seed: float | None
 
     @property
     def controls(self) -> Controls:
         """As `saif.presets.steer` takes them, which is what refuses a value out of range."""
         return Controls(
             placement=self.placement,
-            strength=self.strength,
-            k=int(self.k),
+            strength=_given(self.strength, "The strength"),
+            k=int(_given(self.k, "The number of latents")),
             layer=self.layer,
             span=self.span,
         )
@@ -47,12 +48,19 @@ class PanelValues:
     def sampling(self) -> Sampling:
         """Raises InputError on a value out of range."""
         return Sampling(
-            max_new_tokens=int(self.max_new_tokens),
-            temperature=self.temperature,
-            top_p=self.top_p,
-            repetition_penalty=self.repetition_penalty,
-            seed=int(self.seed or 0),
+            max_new_tokens=int(_given(self.max_new_tokens, "The longest reply")),
+            temperature=_given(self.temperature, "The temperature"),
+            top_p=_given(self.top_p, "Top-p"),
+            repetition_penalty=_given(self.repetition_penalty, "The repetition penalty"),
+            seed=int(_given(self.seed, "The seed")),
         )
+
+
+def _given(value: float | None, name: str) -> float:
+    """The number, if its field wasn't left empty."""
+    if value is None:
+        raise InputError(f"{name} is empty.", hint="Give a number.")
+    return value
 
 
 @dataclass(frozen=True)

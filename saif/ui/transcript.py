@@ -38,8 +38,12 @@ class Exchange:
     state: TurnState
 
     @property
-    def over(self) -> bool:
-        return all(column.done for column in self.state.columns)
+    def came_to_something(self) -> bool:
+        """Whether there is a word, or a model chose to say none."""
+        return any(
+            column.reply.token_ids or (column.done and column.reply.stop != "cancelled")
+            for column in self.state.columns
+        )
 
 
 Talk = tuple[Exchange, ...]
@@ -68,13 +72,16 @@ def column_view(
         asked, replied = column.conversation.messages[-2:]
         live = running and number == len(talk)
         messages.append({"role": "user", "content": as_shown(asked.text)})
-        messages.append({"role": "assistant", "content": as_shown(replied.text) or "…"})
+        messages.append({"role": "assistant", "content": as_shown(replied.text) or _EMPTY})
         messages.append(_small(small_print(exchange, column, live=live)))
     if waiting:
         messages.append({"role": "user", "content": as_shown(waiting[:_SHOWN_WAITING])})
         messages.append(_small(note or "…"))
     return messages
 
+
+_EMPTY = "…"
+"""Stands where a reply has no words, or none yet."""
 
 _CODE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.DOTALL)
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
@@ -150,8 +157,4 @@ def retried(talk: Talk) -> tuple[Talk, str]:
 
 def settled(talk: Sequence[Exchange]) -> Talk:
     """The turns that have something to show: one stopped before its first word is dropped."""
-    return tuple(
-        exchange
-        for exchange in talk
-        if any(column.reply.token_ids for column in exchange.state.columns)
-    )
+    return tuple(exchange for exchange in talk if exchange.came_to_something)

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import gradio as gr
 
-from saif.presets.preset import Preset
 from saif.ui.chat_panel import ChatPanel
 from saif.ui.describe import problems_line
 from saif.ui.errors import as_page_error
 from saif.ui.services import Services, no_preset
-from saif.ui.steering_panel import PanelValues
+from saif.ui.steering_panel import PanelValues, SteeringPanel
 from saif.ui.streaming import newest
 from saif.ui.transcript import Exchange, Run, Talk, column_view, retried, settled
 
@@ -34,8 +33,8 @@ class Turns:
     """The handlers and the components they write. talk, run: gr.State of Talk and Run | None."""
 
     services: Services
-    cards: dict[str, Preset]
     chat: ChatPanel
+    panel: SteeringPanel
     talk: gr.State
     run: gr.State
 
@@ -60,9 +59,11 @@ class Turns:
     async def ask(self, text: str, talk: Talk, *values: Any) -> AsyncIterator[Updates]:
         """Answer a message; it goes back into the box if nothing comes of it."""
         answer = self._answer(text or "", talk, PanelValues(*values))
+        box: Updates = {self.chat.message: ""}  # once: the next message may be typed meanwhile
         async with contextlib.aclosing(answer) as updates:
             async for update in updates:
-                yield {self.chat.message: "", **update}
+                yield box | update
+                box = {}
 
     async def again(self, talk: Talk, *values: Any) -> AsyncIterator[Updates]:
         """Answer the last message once more; the old answer stays if nothing comes of it."""

@@ -28,7 +28,7 @@ def test_looking_around_loads_nothing_heavy(arguments):
         f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout
@@ -168,6 +168,7 @@ def test_a_model_is_at_hand_once_its_weights_are_cached(tmp_path, monkeypatch):
 
 def test_the_embedded_model_is_at_hand_in_steps(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "0.1")
     monkeypatch.setenv("SAIF_CACHE", str(tmp_path))
     monkeypatch.setattr(embedded, "gguf_file", lambda: None)
     assert at_hand(embedded.MODEL_ID) is None
@@ -221,6 +222,7 @@ def test_setup_says_nothing_when_there_is_nothing_to_do(saif, monkeypatch):
 
 def test_setup_converts_once_and_says_so(saif, monkeypatch, tmp_path):
     converted = []
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "0.1")
     monkeypatch.setenv("SAIF_CACHE", str(tmp_path))
     monkeypatch.setattr(embedded, "gguf_file", lambda: tmp_path / "model.gguf")
     monkeypatch.setattr(embedded, "_convert", lambda *_: converted.append(1))
@@ -230,6 +232,16 @@ def test_setup_converts_once_and_says_so(saif, monkeypatch, tmp_path):
     assert result.stdout == ""
     assert "happens once" in result.stderr
     assert str(tmp_path) in result.stderr
+
+
+def test_setup_into_a_folder_that_is_not_ours_is_refused(saif, refused, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SAIF_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(embedded, "gguf_file", lambda: tmp_path / "model.gguf")
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "0.1")
+    result = saif("setup")
+    result.stderr_bytes = result.stderr_bytes.split(b"\n", 1)[1]  # the note that it converts now
+    assert "SAIF_CACHE" in refused(result)
 
 
 def test_setup_without_the_package_is_refused(saif, refused, monkeypatch):

@@ -156,7 +156,7 @@ def test_a_real_process_prints_the_json_and_nothing_else(files):
         sys.executable, "-m", "saif", "compare", TEXT, "--preset", "translate-french", "--json",
         "--model", str(files.model), "--presets", str(files.presets), "--max-new-tokens", "4",
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1
     assert len(json.loads(done.stdout)["columns"]) == 3

@@ -33,6 +33,8 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
         ((TEXT, "--preset", "a" * 300), "not a valid name"),
         ((TEXT, "--model", "google/gemma-2-2b-it"), "no preset .* for google/gemma-2-2b-it"),
         ((TEXT, "--model", ""), "name is empty"),
+        ((TEXT, "--model", "/nowhere/tiny-llama"), "no folder '/nowhere/tiny-llama'"),
+        ((TEXT, "--model", "./tiny-llama"), "no folder './tiny-llama'"),
         ((TEXT, "--model", "Not a model"), "no preset .* for Not a model"),
         ((TEXT, "--presets", "/nowhere"), "no folder '/nowhere'"),
         ((TEXT, "--strength", 3.1), "strength must lie between 0 and 3"),
@@ -145,6 +147,21 @@ def test_a_folder_without_a_model_is_refused(own_files, saif, refused):
     line = refused(saif("compare", TEXT, "--json", *here))
     assert "could not be loaded" in line
     assert "Give a known name" in line
+
+
+def test_a_model_that_can_not_be_fetched_is_refused_at_once(own_files, saif, refused, monkeypatch):
+    """One question to the hub decides; transformers alone would retry for minutes."""
+    asked = []
+
+    def unreachable(_: object, model_id: str, **__: object) -> None:
+        asked.append(model_id)
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
+    here = ("--model", "org/tiny-llama", "--presets", own_files.presets, "--preset", "question")
+    line = refused(saif("compare", TEXT, "--json", *here))
+    assert "'org/tiny-llama' could not be loaded: it is not on this machine" in line
+    assert asked == ["org/tiny-llama"]
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,16 @@ def test_a_prefix_that_is_read_once_changes_no_residual(family: SteerableModel) 
         assert int(parts_mask[row].sum()) == len(ids) - 10
 
 
+def test_log_probabilities_equal_a_plain_forward_pass(family: SteerableModel) -> None:
+    """With a shared prompt that is read once, past a sliding window."""
+    rows = [(IDS, list(b" It is deep.")), (IDS[:12], list(b" fish"))]
+    for (prompt, reply), found in zip(rows, family.log_probabilities(rows), strict=True):
+        with torch.no_grad():
+            scores = family._model(torch.tensor([prompt + reply])).logits[0].log_softmax(dim=-1)
+        expected = torch.stack([scores[len(prompt) + i - 1, t] for i, t in enumerate(reply)])
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_the_logit_lens_names_the_tokens_a_last_push_raises_most(family: SteerableModel) -> None:
     """Measured: what the model itself would say to the push alone, against its opposite."""
     head = family._model.get_output_embeddings().weight.detach()

@@ -1,0 +1,243 @@
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up import planted_preset, planted_sae
+
+from saif.core.spec import PLACEMENTS
+from saif.engine import LocalEngine
+from saif.errors import InputError, PresetError, SaeError
+from saif.experiments import build, evaluate
+from saif.experiments.build import calibrate_presets, identify_presets
+from saif.experiments.calibrate import Calibration, Effort
+from saif.experiments.directions import CONDITIONS, Push
+from saif.experiments.evaluate import Evaluation
+from saif.presets.files import read_preset, write_preset
+from saif.presets.library import Library
+from saif.presets.preset import LoadedPreset
+
+EFFORT = Effort(first=2, first_tokens=3, second=3, max_new_tokens=4)
+FOUND = Push(layer=3, dose=0.5, latents=None)
+
+
+@pytest.fixture
+def shelf(
+    engine: LocalEngine, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Library]:
+    """A library with folders for SAEs at layers 1 and 3; loading one gives the planted one."""
+    for name in ("question", "verse"):
+        preset = planted_preset(engine)
+        card = preset.preset.model_copy(update={"id": name, "instruction": name, "title": name})
+        write_preset(library.model_folder(engine.model.id), LoadedPreset(card, preset.vectors))
+    for layer in (1, 3):
+        library.sae_folder(engine.model.id, layer).mkdir(parents=True)
+    monkeypatch.setattr(
+        build, "load_sae", lambda source: replace(planted_sae(int(Path(source).name)), id=source)
+    )
+    monkeypatch.setattr(build, "EFFORTS", dict.fromkeys(("sentence", "passage"), EFFORT))
+    return library
+
+
+class Search:
+    """Stands in for the search: notes what it was given, and fails when told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[tuple[str, str]] = []
+        self.contents: list[list[str]] = []
+        self.fail_at = -1
+        monkeypatch.setattr(build, "calibrate", self._calibrate)
+
+    def _calibrate(
+        self, engine: Any, preset: LoadedPreset, instruction: Any, placement: Any, contents: Any,
+        effort: Any, *, advance: Any,
+    ) -> Calibration:  # fmt: skip
+        if len(self.calls) == self.fail_at:
+            raise RuntimeError
+        self.calls.append((preset.id, placement))
+        self.contents.append(list(contents))
+        choice = preset.preset.placements[placement].choice
+        return Calibration(choice.model_copy(update={"dose": 0.123}), FOUND, 50.0)
+
+
+@pytest.fixture
+def search(monkeypatch: pytest.MonkeyPatch) -> Search:
+    return Search(monkeypatch)
+
+
+def _calibrate(engine: LocalEngine, library: Library, data: Path, *names: str, **more: Any) -> None:
+    options: dict[str, Any] = {"n": 3, "again": False, "command": "made by a test"} | more
+    calibrate_presets(engine, library, data, names or ("question", "verse"), None, **options)
+
+
+def _scored(engine: LocalEngine, library: Library, name: str) -> dict[str, bool]:
+    preset = library.preset(engine.model.id, name).preset
+    return {p: preset.placements[p].scores is not None for p in PLACEMENTS}
+
+
+# Calibrating
+
+
+def test_every_condition_is_scored_and_the_choice_is_written(
+    engine: LocalEngine, shelf: Library, data: Path, search: Search
+) -> None:
+    _calibrate(engine, shelf, data, "question")
+    preset = read_preset(shelf.model_folder(engine.model.id) / "question.json").preset
+    for placement in PLACEMENTS:
+        part = preset.placements[placement]
+        assert part.choice.dose == 0.123
+        scores = part.scores
+        assert scores is not None
+        assert (scores.split, scores.n, scores.max_new_tokens) == ("held-out", 3, 4)
+        assert (scores.perplexity_bound, scores.command) == (50.0, "made by a test")
+        rows = {row.condition: row for row in scores.conditions}
+        assert tuple(rows) == CONDITIONS
+        assert {row.loose.n for row in rows.values()} == {3}
+        steered = {name: (row.layer, row.dose) for name, row in rows.items() if row.dose}
+        saif = steered.pop("saif")
+        assert saif[0] == 3
+        assert steered == {
+            "steered": (part.choice.layer, 0.123),
+            "random": (part.choice.layer, 0.123),
+            "single-latent": (part.choice.layer, 0.123),
+            "mean-difference": (3, 0.5),
+        }
+
+
+def test_an_interrupted_run_goes_on_where_it_was(
+    engine: LocalEngine, shelf: Library, data: Path, search: Search
+) -> None:
+    search.fail_at = 3
+    with pytest.raises(RuntimeError):
+        _calibrate(engine, shelf, data)
+    assert _scored(engine, shelf, "question") == {"pre": True, "post": True}
+    assert _scored(engine, shelf, "verse") == {"pre": True, "post": False}
+    search.fail_at = -1
+    _calibrate(engine, shelf, data)
+    jobs = [(name, placement) for name in ("question", "verse") for placement in PLACEMENTS]
+    assert search.calls == jobs
+    assert _scored(engine, shelf, "verse") == {"pre": True, "post": True}
+    _calibrate(engine, shelf, data)
+    assert len(search.calls) == 4
+    _calibrate(engine, shelf, data, "verse", again=True)
+    assert search.calls[4:] == [("verse", "pre"), ("verse", "post")]
+
+
+def test_searching_sees_develop_texts_and_scoring_held_out_ones(
+    engine: LocalEngine,
+    shelf: Library,
+    data: Path,
+    search: Search,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scored: list[list[str]] = []
+    real = Evaluation.scores
+
+    def scores(self: Evaluation, preset: Any, instruction: Any, placement: Any, contents: Any,
+               **options: Any) -> Any:  # fmt: skip
+        scored.append(list(contents))
+        return real(self, preset, instruction, placement, contents, **options)
+
+    monkeypatch.setattr(Evaluation, "scores", scores)
+    _calibrate(engine, shelf, data, "question")
+    assert len(search.contents) == len(scored) == 2
+    for given, split, n in ((search.contents, "develop", 3), (scored, "held-out", 3)):
+        for contents in given:
+            assert len(contents) == n
+            assert {build.read_contents.__globals__["split_of"](text) for text in contents} == {
+                split
+            }
+
+
+def test_unsteered_replies_are_made_once_for_all_presets_with_the_same_texts(
+    engine: LocalEngine,
+    shelf: Library,
+    data: Path,
+    search: Search,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain: list[str] = []
+    judged: list[str] = []
+    real_replies, real_judge = evaluate.make_replies, evaluate.judge
+
+    def make_replies(engine: Any, tasks: Any, **options: Any) -> Any:
+        plain.extend(t.message for t in tasks if not t.steering and t.message == t.content)
+        return real_replies(engine, tasks, **options)
+
+    def judge(engine: Any, check: Any, tasks: Any, replies: Any, **options: Any) -> Any:
+        if all(t.steering is None and t.message == t.content for t in tasks):
+            judged.append(check.kind)
+        return real_judge(engine, check, tasks, replies, **options)
+
+    monkeypatch.setattr(evaluate, "make_replies", make_replies)
+    monkeypatch.setattr(evaluate, "judge", judge)
+    _calibrate(engine, shelf, data)
+    assert len(plain) == len(set(plain)) == 3
+    assert judged == ["question", "verse"]  # each by its own check, once for both placements
+
+
+def test_prompts_carry_the_instruction_where_the_placement_says(
+    engine: LocalEngine,
+    shelf: Library,
+    data: Path,
+    search: Search,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prompted: list[str] = []
+    real = evaluate.make_replies
+
+    def make_replies(engine: Any, tasks: Any, **options: Any) -> Any:
+        prompted.extend(t.message for t in tasks if t.message != t.content)
+        return real(engine, tasks, **options)
+
+    monkeypatch.setattr(evaluate, "make_replies", make_replies)
+    _calibrate(engine, shelf, data, "question")
+    wording = shelf.instruction("question").main_wording
+    assert [m.startswith(f"{wording}\n") for m in prompted] == [True] * 3 + [False] * 3
+    assert [m.endswith(f"\n{wording}") for m in prompted] == [False] * 3 + [True] * 3
+
+
+def test_nothing_to_calibrate_and_too_few_texts_are_refused(
+    engine: LocalEngine, shelf: Library, data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="2 held-out texts are too few"):
+        _calibrate(engine, shelf, data, n=2)
+    with pytest.raises(PresetError, match="no preset 'nothing'"):
+        _calibrate(engine, shelf, data, "nothing")
+    with pytest.raises(InputError, match="no presets for tests/tiny-llama"):
+        calibrate_presets(engine, Library(tmp_path), data, None, None, n=3, again=False, command="")
+
+
+# Identifying
+
+
+def test_identifying_writes_presets_that_name_their_sae_by_its_place(
+    engine: LocalEngine, shelf: Library, data: Path
+) -> None:
+    identify_presets(engine, shelf, data, ["question"], None, n=4)
+    preset = shelf.preset(engine.model.id, "question").preset
+    for placement in PLACEMENTS:
+        part = preset.placements[placement]
+        assert part.layer_numbers == [1, 3]
+        assert part.choice.layer == 3
+        assert part.scores is None
+        assert part.table(1).sae.id == "tiny-llama/sae/1"
+
+
+def test_an_unknown_instruction_and_one_text_are_refused_before_any_work(
+    engine: LocalEngine, shelf: Library, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(build, "read_prompts")
+    with pytest.raises(PresetError, match="no instruction 'sing'"):
+        identify_presets(engine, shelf, data, ["question", "sing"], None, n=4)
+    with pytest.raises(InputError, match="from 1 texts"):
+        identify_presets(engine, shelf, data, None, None, n=1)
+
+
+def test_a_model_without_an_sae_is_told_how_to_get_one(
+    engine: LocalEngine, library: Library, data: Path
+) -> None:
+    with pytest.raises(SaeError, match="no SAE for tests/tiny-llama") as error:
+        identify_presets(engine, library, data, ["question"], None, n=4)
+    assert "train-sae" in error.value.hint

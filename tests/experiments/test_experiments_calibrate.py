@@ -1,0 +1,198 @@
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from made_up import instructions, planted_preset, sentences
+
+from saif.core.fluency import Fluency
+from saif.engine import LocalEngine, Reply
+from saif.errors import ModelError
+from saif.experiments import calibrate as module
+from saif.experiments.calibrate import Calibration, Effort, calibrate
+from saif.experiments.directions import LatentPush, Push
+from saif.experiments.scoring import Judged, Task
+from saif.presets.preset import LoadedPreset
+
+EFFORT = Effort(first=2, first_tokens=3, second=5, max_new_tokens=7)
+CONTENTS = sentences()[:9]
+CONTRAST = LatentPush(selection="contrast", rule="delta", k=15)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How many of a push's replies are what. A reply is strict if it is all three."""
+
+    loose: int = 0
+    degenerate: int = 0
+    about: int = 99
+
+
+Script = Callable[[Push], Outcome]
+
+
+@dataclass
+class Rounds:
+    """A search whose outcome is scripted: what a push gets in a round is looked up."""
+
+    engine: LocalEngine
+    preset: LoadedPreset
+    script: Script
+    final: Script
+    contents: list[list[str]] = field(default_factory=list)
+    pushes: list[list[Push]] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    advanced: int = 0
+
+    def run(self, monkeypatch: pytest.MonkeyPatch) -> Calibration:
+        monkeypatch.setattr(module, "steering_for", lambda preset, placement, push: push)
+        monkeypatch.setattr(module, "make_replies", self._make_replies)
+        monkeypatch.setattr(module, "glance", lambda check, tasks, _: self._play(tasks, None))
+        monkeypatch.setattr(module, "judge", self._judge)
+        (asked,) = instructions("question")
+        return calibrate(
+            self.engine, self.preset, asked, "post", CONTENTS, EFFORT, advance=self._advance
+        )
+
+    def _advance(self, count: int) -> None:
+        self.advanced += count
+
+    def _make_replies(
+        self, engine: Any, tasks: Sequence[Task], *, max_new_tokens: int, advance: Any
+    ) -> list[Reply]:
+        advance(len(tasks))
+        self.tokens.append(max_new_tokens)
+        return [Reply("x", (1,), 0, "end")] * len(tasks)
+
+    def _judge(
+        self, engine: Any, check: Any, tasks: Sequence[Task], replies: Any, *, contents: Any
+    ) -> list[Judged]:
+        assert list(contents) == CONTENTS[: EFFORT.second]
+        return self._play(tasks, 5.0)
+
+    def _play(self, tasks: Sequence[Task], perplexity: float | None) -> list[Judged]:
+        pushes = list(dict.fromkeys(task.steering for task in tasks))
+        self.contents.append(list(dict.fromkeys(task.content for task in tasks)))
+        self.pushes.append([push for push in pushes if push])  # type: ignore[misc]
+        judged, counted = [], dict.fromkeys(pushes, 0)
+        for task in tasks:
+            push: Any = task.steering
+            i = counted[push]
+            counted[push] += 1
+            script = self.script if perplexity is None else self.final
+            outcome = script(push) if push else Outcome(9)
+            flow = Fluency(1.0, 0.0, i < outcome.degenerate, perplexity)
+            about = i < outcome.about if perplexity else None
+            reply = Reply("x", (1,), 0, "end")
+            judged.append(Judged(task.content, reply, i < outcome.loose, flow, about))
+        return judged
+
+
+@pytest.fixture
+def search(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[Calibration, Rounds]]:
+    def run(script: Script, final: Script | None = None) -> tuple[Calibration, Rounds]:
+        rounds = Rounds(engine, planted_preset(engine), script, final or script)
+        return rounds.run(monkeypatch), rounds
+
+    return run
+
+
+def test_the_best_of_the_second_round_becomes_the_choice(search: Any) -> None:
+    found = Push(layer=3, dose=0.4, latents=CONTRAST)
+    best = replace(found, latents=replace(CONTRAST, beta=0.5))
+
+    def first(push: Push) -> Outcome:
+        return Outcome(2) if push.layer == 3 and push.dose == 0.4 else Outcome(0)
+
+    def final(push: Push) -> Outcome:
+        return Outcome(5) if push == best else Outcome(1)
+
+    calibration, _ = search(first, final)
+    choice = calibration.choice
+    assert (choice.layer, choice.selection, choice.rule) == (3, "contrast", "delta")
+    assert (choice.k, choice.beta, choice.dose, choice.span) == (15, 0.5, 0.4, "response")
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        (Outcome(2, about=2), Outcome(5, about=1)),  # strict before loose
+        (Outcome(3, about=0), Outcome(5, degenerate=3, about=0)),  # loose and fluent before loose
+        (Outcome(4, degenerate=2, about=0), Outcome(3, degenerate=1, about=0)),  # then loose
+    ],
+)
+def test_strict_comes_before_fluent_before_loose(
+    search: Any, better: Outcome, worse: Outcome
+) -> None:
+    def first(push: Push) -> Outcome:
+        return Outcome(2) if push.layer == 1 and push.dose == 0.6 else Outcome(0)
+
+    def final(push: Push) -> Outcome:
+        return better if push.dose == 0.75 else worse
+
+    calibration, _ = search(first, final)
+    assert calibration.choice.dose == calibration.mean_difference.dose == 0.75
+
+
+def test_equally_good_means_the_smaller_dose(search: Any) -> None:
+    calibration, _ = search(lambda push: Outcome(2))
+    assert calibration.choice.dose == calibration.mean_difference.dose == 0.2
+    rounds = search(lambda push: Outcome(2))[1]
+    assert {push.dose for push in rounds.pushes[2]} == {0.25, 0.2, 0.312}
+
+
+def test_mean_difference_goes_through_the_same_rounds(search: Any) -> None:
+    def outcome(push: Push) -> Outcome:
+        wanted = (3, 0.6) if push.latents is None else (1, 0.25)
+        return Outcome(2) if (push.layer, push.dose) == wanted else Outcome(0)
+
+    calibration, rounds = search(outcome)
+    assert calibration.mean_difference == Push(layer=3, dose=0.6, latents=None)
+    assert calibration.choice.layer == 1
+    opening, closing = rounds.pushes[1:]
+    for layer in (1, 3):
+        doses = [p.dose for p in opening if p.layer == layer and p.latents is None]
+        assert sorted(doses) == sorted(p.dose for p in opening if p.layer == layer)[::5]
+    assert {p.dose for p in closing if p.latents is None} == {0.6, 0.48, 0.75}
+    tried = {p.latents for p in closing if p.latents}
+    assert {latents.k for latents in tried} == {15, 40}
+    assert {latents.beta for latents in tried} == {-0.5, 0, 0.5}
+
+
+def test_finalists_differ_in_more_than_their_dose(search: Any) -> None:
+    def outcome(push: Push) -> Outcome:
+        if push.latents == CONTRAST and push.layer == 3:
+            return Outcome(2)
+        return Outcome(1) if push.layer == 1 and push.dose == 0.4 else Outcome(0)
+
+    _, rounds = search(outcome)
+    closing = [push for push in rounds.pushes[2] if push.latents]
+    assert {push.layer for push in closing} == {1, 3}
+    assert {push.dose for push in closing if push.layer == 3} == {0.25, 0.2, 0.312}
+
+
+def test_the_first_round_is_short_and_the_second_sees_all_texts_it_may(search: Any) -> None:
+    _, rounds = search(lambda push: Outcome(2))
+    assert rounds.contents == [CONTENTS[:5], CONTENTS[:2], CONTENTS[:5]]
+    assert rounds.tokens == [7, 3, 7]
+    assert rounds.advanced == 5 + 2 * len(rounds.pushes[1]) + 5 * len(rounds.pushes[2])
+
+
+def test_the_bound_comes_from_the_replies_to_the_instruction_in_words(search: Any) -> None:
+    calibration, rounds = search(lambda push: Outcome(2))
+    assert rounds.pushes[0] == []  # prompted, not steered
+    assert calibration.bound == 10  # twice the only perplexity there is
+
+
+def test_a_model_that_answers_nothing_is_named(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silent(Rounds):
+        def _play(self, tasks: Sequence[Task], perplexity: float | None) -> list[Judged]:
+            return super()._play(tasks, float("nan"))
+
+    nothing = Silent(engine, planted_preset(engine), lambda _: Outcome(), lambda _: Outcome())
+    with pytest.raises(ModelError, match="with nothing at all"):
+        nothing.run(monkeypatch)

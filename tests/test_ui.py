@@ -3,82 +3,33 @@
 import logging
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from gradio_client import Client
 from gradio_client.exceptions import AppError
 from tiny import MODEL_ID, tiny_library, tiny_model
-from ui_server import SpyEngine, loaded, page
+from ui_server import (
+    MESSAGE,
+    NOTICE,
+    PROMPTED,
+    STEERED,
+    UNSTEERED,
+    Answer,
+    SpyEngine,
+    Visitor,
+    loaded,
+    page,
+)
 
 from saif.engine import Engine, LocalEngine
 from saif.errors import ModelError
 from saif.presets.library import Library
 
-CONTROLS: dict[str, Any] = {
-    "preset": "translate-french",
-    "placement": "post",
-    "strength": 1.0,
-    "k": 4,
-    "layer": 1,
-    "span": "response",
-    "with_prompted": False,
-    "temperature": 0.0,
-    "top_p": 1.0,
-    "repetition_penalty": 1.1,
-    "max_new_tokens": 12,
-    "seed": 0,
-}
-UNSTEERED, STEERED, PROMPTED, NOTICE, MESSAGE = range(5)
-"""Places in what an endpoint returns; gradio's client leaves the states out."""
 
-
-class Visitor:
-    """One browser tab's worth of calls."""
-
-    def __init__(self, url: str) -> None:
-        self.client = Client(url, verbose=False)
-
-    def send(self, text: str, **changed: Any) -> "Answer":
-        return Answer(self.client.predict(text, *_values(changed), api_name="/ask"))
-
-    def retry(self, **changed: Any) -> "Answer":
-        return Answer(self.client.predict(*_values(changed), api_name="/retry"))
-
-    def start(self, text: str, **changed: Any) -> Any:
-        return self.client.submit(text, *_values(changed), api_name="/ask")
-
-    def stop(self) -> None:
-        self.client.predict(api_name="/stop")
-
-
-class Answer:
-    """What the page shows after a turn."""
-
-    def __init__(self, outputs: tuple[Any, ...]) -> None:
-        self.outputs = outputs
-
-    def column(self, place: int) -> list[str]:
-        """Alternating: what was asked, what was replied, the small print."""
-        return [_text(message) for message in self.outputs[place]]
-
-    def reply(self, place: int) -> str:
-        return self.column(place)[-2]
-
-    def small_print(self, place: int) -> str:
-        return re.sub(r"<[^>]+>", "", self.column(place)[-1])
-
-
-def _values(changed: Mapping[str, Any]) -> list[Any]:
-    assert changed.keys() <= CONTROLS.keys()
-    return list({**CONTROLS, **changed}.values())
-
-
-def _text(message: Mapping[str, Any]) -> str:
-    content = message["content"]
-    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+LONG = "The weather is lovely today."
+"""A message that the tiny model answers at length in every column."""
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +133,7 @@ def test_stop_keeps_what_was_said_and_the_next_message_works(
     visitor: Visitor, spy: SpyEngine
 ) -> None:
     spy.seconds_per_step = 0.05
-    job = visitor.start("hello", max_new_tokens=400)
+    job = visitor.start(LONG, max_new_tokens=400)
     _wait_for_steps(spy, 5)
     visitor.stop()
     answer = Answer(job.result(timeout=10))
@@ -200,7 +151,7 @@ def test_stop_keeps_what_was_said_and_the_next_message_works(
 
 def test_a_visitor_who_leaves_ends_the_computation(visitor: Visitor, spy: SpyEngine) -> None:
     spy.seconds_per_step = 0.05
-    job = visitor.start("hello", max_new_tokens=400)
+    job = visitor.start(LONG, max_new_tokens=400)
     _wait_for_steps(spy, 5)
     job.cancel()
     assert spy.ended.wait(5)

@@ -1,11 +1,15 @@
-"""The page on the tiny model, served for tests: through gradio's own server, on a free port."""
+"""The page on the tiny model, served for tests on a free port, and a visitor who calls it."""
 
+import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import Any
+
+from gradio_client import Client
 
 from saif.engine import Engine, LocalEngine, Request
 from saif.generation import Step, never
@@ -71,3 +75,67 @@ def page(library: Library, model_id: str, engine: "Future[Engine]") -> Iterator[
         yield serve(app, "127.0.0.1", free_port())
     finally:
         app.close(verbose=False)
+
+
+CONTROLS: dict[str, Any] = {
+    "preset": "translate-french",
+    "placement": "post",
+    "strength": 1.0,
+    "k": 4,
+    "layer": 1,
+    "span": "response",
+    "with_prompted": False,
+    "temperature": 0.0,
+    "top_p": 1.0,
+    "repetition_penalty": 1.1,
+    "max_new_tokens": 12,
+    "seed": 0,
+}
+UNSTEERED, STEERED, PROMPTED, NOTICE, MESSAGE = range(5)
+"""Places in what an endpoint returns; gradio's client leaves the states out."""
+
+
+class Visitor:
+    """One browser tab's worth of calls."""
+
+    def __init__(self, url: str) -> None:
+        self.client = Client(url, verbose=False)
+
+    def send(self, text: str, **changed: Any) -> "Answer":
+        return Answer(self.client.predict(text, *_values(changed), api_name="/ask"))
+
+    def retry(self, **changed: Any) -> "Answer":
+        return Answer(self.client.predict(*_values(changed), api_name="/retry"))
+
+    def start(self, text: str, **changed: Any) -> Any:
+        return self.client.submit(text, *_values(changed), api_name="/ask")
+
+    def stop(self) -> None:
+        self.client.predict(api_name="/stop")
+
+
+class Answer:
+    """What the page shows after a turn."""
+
+    def __init__(self, outputs: tuple[Any, ...]) -> None:
+        self.outputs = outputs
+
+    def column(self, place: int) -> list[str]:
+        """Alternating: what was asked, what was replied, the small print."""
+        return [_text(message) for message in self.outputs[place]]
+
+    def reply(self, place: int) -> str:
+        return self.column(place)[-2]
+
+    def small_print(self, place: int) -> str:
+        return re.sub(r"<[^>]+>", "", self.column(place)[-1])
+
+
+def _values(changed: Mapping[str, Any]) -> list[Any]:
+    assert changed.keys() <= CONTROLS.keys()
+    return list({**CONTROLS, **changed}.values())
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)

@@ -27,7 +27,7 @@ def only_cached(model_id: str) -> bool:
     words, if the model can't be had at all.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import HTTPError, RepositoryNotFoundError  # type: ignore[attr-defined]
 
     try:
         HfApi().model_info(model_id, timeout=_PATIENCE)

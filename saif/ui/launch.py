@@ -12,7 +12,7 @@ import gradio as gr
 from saif.errors import InputError, SaifError
 from saif.presets.library import SHIPPED
 from saif.runtime.load import DEFAULT_MODEL, Quantize
-from saif.ui.look import STYLESHEET, theme
+from saif.ui.look import stylesheets, theme
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def serve(app: gr.Blocks, host: str, port: int) -> str:
         ssr_mode=False,
         footer_links=[],
         theme=theme(),
-        css_paths=STYLESHEET,
+        css_paths=stylesheets(),
         # Don't ask the page for itself first: a busy machine may take longer than the three
         # seconds after which gradio gives up and asks for a public link instead.
         _frontend=False,

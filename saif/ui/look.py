@@ -4,7 +4,10 @@ from pathlib import Path
 
 import gradio as gr
 
-STYLESHEET = Path(__file__).with_name("page.css")
+
+def stylesheets() -> list[Path]:
+    """They build on gradio's theme variables, so that light and dark follow by themselves."""
+    return sorted((Path(__file__).parent / "style").glob("*.css"))
 
 
 def theme() -> gr.themes.Base:

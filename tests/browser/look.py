@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import subprocess
+import time
+import urllib.request
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -111,3 +114,14 @@ class Screen:
     def overflow(self) -> int:
         """Pixels by which the page is wider than the window."""
         return int(self.page.evaluate("document.documentElement.scrollWidth - innerWidth"))
+
+
+def wait_until_served(app: "subprocess.Popen[bytes]", port: int) -> None:
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline and app.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=10):
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError("app.py did not serve the page")

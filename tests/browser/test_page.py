@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from look import CHROMIUM, Screen, missing_browser
+from look import CHROMIUM, Screen, missing_browser, wait_until_served
 from playwright.sync_api import Browser, sync_playwright
 from tiny import MODEL_ID, tiny_library, tiny_model
 from ui_server import SpyEngine, free_port, loaded, page
@@ -27,6 +27,8 @@ if missing_browser():
     pytest.skip(f"Browser tests skipped: {missing_browser()}.", allow_module_level=True)
 
 ROOT = Path(__file__).parents[2]
+LONG = "The weather is lovely today."
+"""A message that the tiny model answers at length in every column."""
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, SpyEng
 @pytest.fixture
 def spy(tiny: tuple[str, SpyEngine, Library]) -> SpyEngine:
     tiny[1].reset()
+    tiny[1].seconds_per_step = 0.01  # long enough for Stop to be seen
     return tiny[1]
 
 
@@ -68,7 +71,7 @@ def screen(
 
 def test_both_columns_grow_while_streaming(screen: Screen, spy: SpyEngine) -> None:
     spy.seconds_per_step = 0.1
-    screen.send("The weather is lovely today.", wait=False)
+    screen.send(LONG, wait=False)
     seen: list[tuple[int, int]] = []
     deadline = time.monotonic() + 60
     while len(seen) < 4 and time.monotonic() < deadline:
@@ -105,7 +108,7 @@ def test_stop_keeps_the_words_so_far_and_ends_the_computation(
     screen: Screen, spy: SpyEngine
 ) -> None:
     spy.seconds_per_step = 0.1
-    screen.send("hello", wait=False)
+    screen.send(LONG, wait=False)
     screen.page.wait_for_function("document.querySelectorAll('.small-print').length >= 2")
     screen.page.locator("#stop").click()
     screen.wait()
@@ -127,7 +130,7 @@ def test_closing_the_tab_ends_the_computation(
 ) -> None:
     spy.seconds_per_step = 0.1
     leaving = Screen.open(browser, tiny[0])
-    leaving.send("hello", wait=False)
+    leaving.send(LONG, wait=False)
     leaving.page.locator("#chat-steered .small-print").wait_for()
     leaving.page.context.close()
     assert spy.ended.wait(15)
@@ -231,7 +234,7 @@ def test_phone_shows_both_columns_and_hides_the_panel(
 ) -> None:
     phone = Screen.open(browser, tiny[0], width=390, height=844)
     phone.page.locator("#steering:not(.open)").wait_for(state="attached")
-    phone.send("The weather is lovely today.")
+    phone.send(LONG)
     assert phone.overflow() <= 0
     above = phone.page.locator("#chat-unsteered").bounding_box()
     below = phone.page.locator("#chat-steered").bounding_box()
@@ -282,10 +285,10 @@ def test_the_weather_turns_french_on_the_embedded_model(browser: Browser) -> Non
     port = free_port()
     app = subprocess.Popen([sys.executable, "app.py", "--port", str(port)], cwd=ROOT)
     try:
-        _wait_until_served(app, port)
+        wait_until_served(app, port)
         screen = Screen.open(browser, f"http://127.0.0.1:{port}")
         screen.page.locator(".model.ready").wait_for(timeout=300_000)
-        screen.send("The weather is lovely today.", wait=False)
+        screen.send(LONG, wait=False)
         screen.page.locator("#send").wait_for(timeout=300_000)
         assert detect_language(screen.reply("unsteered")) == "en"
         assert detect_language(screen.reply("steered")) == "fr"
@@ -296,16 +299,3 @@ def test_the_weather_turns_french_on_the_embedded_model(browser: Browser) -> Non
     finally:
         app.terminate()
         app.wait(30)
-
-
-def _wait_until_served(app: "subprocess.Popen[bytes]", port: int) -> None:
-    import urllib.request
-
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline and app.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=10):
-                return
-        except OSError:
-            time.sleep(0.5)
-    raise AssertionError("app.py did not serve the page")

@@ -16,7 +16,7 @@ from saif.experiments.scoring import Judged, Task, glance, judge, make_replies, 
 from saif.generation import Sampling
 
 QUESTION = Check(kind="question")
-GOOD, BAD = "Is it so, or is it not?", "It is so."
+GOOD, BAD = "Who ate my big plum?", "It is so."
 FLUENT = Fluency(1.0, 0.0, False, 10.0)
 REPEATING = Fluency(0.1, 0.0, False, 10.0)
 
@@ -89,7 +89,7 @@ def test_replies_come_back_in_the_order_of_the_tasks(
 
 def test_the_message_is_what_is_sent_and_steering_goes_with_its_task(engine: LocalEngine) -> None:
     steering = tiny_steering()
-    tasks = [Task("one", "x"), Task("one", "x", steering), Task("two", "x")]
+    tasks = [Task("one", "x"), Task("one", "x", steering), Task("something else", "x")]
     replies = make_replies(engine, tasks, max_new_tokens=4)
     assert [reply.steered for reply in replies][::2] == [0, 0]
     assert replies[1].steered == len(replies[1].token_ids) + (replies[1].stop == "end")
@@ -197,7 +197,7 @@ def test_an_empty_reply_is_neither_loose_nor_fluent(engine: LocalEngine) -> None
 def test_a_summary_that_was_cut_off_is_no_summary(engine: LocalEngine) -> None:
     check = Check(kind="summary")
     contents = [f"{text} {sentences()[i + 40]}" for i, text in enumerate(sentences()[:3])]
-    task, text = Task("x", contents[0]), "The cat watches cats."
+    task, text = Task("x", contents[0]), "The cat watches the farmer."
     for stop, loose in (("end", True), ("length", False), ("cancelled", False)):
         (judged,) = judge(engine, check, [task], [_reply(text, stop)], contents=contents)
         (seen,) = glance(check, [task], [_reply(text, stop)])

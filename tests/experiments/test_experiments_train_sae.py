@@ -45,7 +45,7 @@ def texts() -> list[Sequences]:
     rng = random.Random(0)
     shared = list(b"shared")
     chats = [shared + [rng.randrange(97, 123) for _ in range(20)] for _ in range(150)]
-    return [Sequences(chats, len(shared)), Sequences([ids[6:] for ids in chats[:40]], 1)]
+    return [Sequences(chats, len(shared)), Sequences([[10, *ids[6:]] for ids in chats[:40]], 1)]
 
 
 @pytest.fixture(scope="module")

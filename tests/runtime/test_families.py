@@ -3,7 +3,7 @@
 import pytest
 import torch
 from tiny import tiny_steering, tiny_tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -198,3 +198,11 @@ def test_a_model_without_decoder_blocks_is_refused() -> None:
     encoder.config.num_hidden_layers = 7
     with pytest.raises(ModelError, match="No list of 7 decoder blocks"):
         decoder_blocks(encoder)
+
+
+def test_a_list_nested_inside_a_block_is_not_taken_for_the_blocks() -> None:
+    """As many experts as blocks, say."""
+    model = FAMILIES["qwen2"]()
+    for block in model.model.layers:
+        block.experts = nn.ModuleList([nn.Identity() for _ in range(N_LAYERS)])
+    assert decoder_blocks(model) == list(model.model.layers)

@@ -309,11 +309,11 @@ def test_a_plain_row_that_was_changed_is_an_error(
     model: SteerableModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def leaky(resid: Tensor, directions: Tensor, mask: Tensor) -> Tensor:
-        return add_where(resid, directions.roll(1, 0), mask.roll(1, 0) | mask)
+        return add_where(resid, directions + directions.roll(1, 0), mask | mask.roll(1, 0))
 
     monkeypatch.setattr(model_module, "add_where", leaky)
     ids = chat(model, "Hi")
-    with pytest.raises(SteeringError):
+    with pytest.raises(SteeringError, match=r"changed \[1, 1\] positions instead of \[0, 1\]"):
         model.start([RowStart(ids), RowStart(ids, tiny_steering())])
 
 

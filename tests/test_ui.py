@@ -27,7 +27,6 @@ from saif.engine import Engine, LocalEngine
 from saif.errors import ModelError
 from saif.presets.library import Library
 
-
 LONG = "The weather is lovely today."
 """A message that the tiny model answers at length in every column."""
 
@@ -68,6 +67,7 @@ def test_a_turn_streams_into_both_columns(visitor: Visitor, spy: SpyEngine) -> N
     lengths = [len(Answer(o).column(STEERED)[1]) for o in job.outputs()[1:]]
     assert lengths == sorted(lengths)
     assert len(set(lengths)) > 3
+    assert "" not in [o[MESSAGE] for o in job.outputs()[1:]]  # the next one may be typed already
 
 
 def test_small_print_says_what_was_done(visitor: Visitor) -> None:

@@ -13,7 +13,7 @@ from tiny import MODEL_ID, tiny_preset
 from saif.chat import Comparison, Turn, take_turn
 from saif.engine import LocalEngine
 from saif.errors import InputError, SaifError
-from saif.generation import Sampling
+from saif.generation import Sampling, StopReason
 from saif.presets.library import Library
 from saif.presets.preset import ConditionScores, Interval, Scores
 from saif.presets.steer import Controls, steer
@@ -159,14 +159,17 @@ def test_text_is_shown_as_it_was_written(written: str, shown: str) -> None:
     assert as_shown(written) == shown
 
 
-def test_a_turn_with_no_words_is_not_kept(engine: LocalEngine) -> None:
+@pytest.mark.parametrize(("stop", "kept"), [("cancelled", False), ("end", True)])
+def test_a_turn_stopped_before_its_first_word_is_not_kept(
+    engine: LocalEngine, stop: StopReason, kept: bool
+) -> None:
     exchange = _exchange(engine, Controls())
     empty = tuple(
-        replace(column, reply=replace(column.reply, token_ids=(), text=""))
+        replace(column, reply=replace(column.reply, token_ids=(), text="", stop=stop))
         for column in exchange.state.columns
     )
     silent = replace(exchange, state=replace(exchange.state, columns=empty))
-    assert settled((exchange, silent)) == (exchange,)
+    assert settled((exchange, silent)) == ((exchange, silent) if kept else (exchange,))
 
 
 # The panel

@@ -16,7 +16,6 @@ from saif.cli.output import console, plain, print_json
 from saif.errors import PresetError
 
 _REQUIREMENTS = Path(__file__).parents[2] / "requirements.txt"
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _MEMORY = 2.0
 """GiB that loading and chatting with the embedded model take, with some room."""
 
@@ -70,7 +69,7 @@ def _examine(presets: Path | None) -> Iterator[Finding]:
     yield _memory()
     yield _embedded_model()
     yield from _presets(presets)
-    browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    browser = shutil.which("chromium")
     yield Finding(
         "Chromium",
         browser is not None,

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 from saif.core.fluency import perplexity_bound
 from saif.core.spec import Placement
-from saif.engine import LocalEngine, Reply
+from saif.engine import LocalEngine
 from saif.errors import ModelError
 from saif.experiments.directions import LatentPush, Push, steering_for
-from saif.experiments.scoring import Judged, Task, glance, judge, make_replies
+from saif.experiments.scoring import Judged, Task, judge, make_replies
 from saif.presets.instructions import ContentKind, Instruction, place
 from saif.presets.preset import Choice, LoadedPreset
 
@@ -24,7 +24,8 @@ _RECIPES = (
     LatentPush(selection="saif", rule="delta", k=15),
     LatentPush(selection="saif", rule="mean", k=15),
 )
-_DOSES = (0.25, 0.4, 0.6)
+_DOSES = (0.25, 0.45)
+_NEIGHBOUR_DOSES = (0.75, 1, 1.3)
 _MORE_LATENTS = 40
 _FINALISTS, _RIVALS = 2, 1
 
@@ -77,11 +78,11 @@ def calibrate(
         for recipe in recipes
         for dose in _DOSES
     ]
-    first = trial.glance(opening, contents[: effort.first])
+    first = trial.score(opening, contents[: effort.first], bound, effort.first_tokens)
     rivals = _best([push for push in opening if push.latents is None], first, _RIVALS)
     finalists = _best(_apart([push for push in opening if push.latents], first), first, _FINALISTS)
     closing = list(dict.fromkeys([*_neighbours(finalists), *_neighbours(rivals)]))
-    second = trial.score(closing, contents, bound)
+    second = trial.score(closing, contents, bound, effort.max_new_tokens)
     winner = _best([push for push in closing if push.latents], second, 1)[0]
     rival = _best([push for push in closing if push.latents is None], second, 1)[0]
     return Calibration(_as_choice(winner), rival, bound)
@@ -92,7 +93,7 @@ def _neighbours(pushes: Sequence[Push]) -> list[Push]:
     to either side."""
     found = []
     for number, push in enumerate(pushes):
-        found += [replace(push, dose=round(push.dose * factor, 3)) for factor in (1, 0.8, 1.25)]
+        found += [replace(push, dose=round(push.dose * factor, 3)) for factor in _NEIGHBOUR_DOSES]
         if push.latents is not None:
             found.append(replace(push, latents=replace(push.latents, k=_MORE_LATENTS)))
             betas = (-0.5, 0.5) if number == 0 else ()
@@ -143,7 +144,7 @@ class _Trial:
         """Derived from the replies to the instruction in words."""
         wording = self.instruction.main_wording
         tasks = [Task(place(wording, text, self.placement), text) for text in contents]
-        judged = self._judge(tasks, contents)
+        judged = self._judge(tasks, contents, self.effort.max_new_tokens)
         bound = perplexity_bound([j.fluency.perplexity or math.nan for j in judged])
         if not math.isfinite(bound):
             raise ModelError(
@@ -152,37 +153,25 @@ class _Trial:
             )
         return bound
 
-    def glance(self, pushes: Sequence[Push], contents: Sequence[str]) -> dict[Push, Objective]:
-        """A quick look at many pushes: short replies, no likelihoods."""
-        tasks = self._tasks(pushes, contents)
-        replies = self._replies(tasks, self.effort.first_tokens)
-        judged = glance(self.instruction.check, tasks, replies)
-        return _by_push(pushes, judged, math.inf)
-
     def score(
-        self, pushes: Sequence[Push], contents: Sequence[str], bound: float
+        self, pushes: Sequence[Push], contents: Sequence[str], bound: float, max_new_tokens: int
     ) -> dict[Push, Objective]:
-        """A full look: whole replies, perplexity, and whether they are about the content."""
-        return _by_push(pushes, self._judge(self._tasks(pushes, contents), contents), bound)
-
-    def _tasks(self, pushes: Sequence[Push], contents: Sequence[str]) -> list[Task]:
         """Every push on every text; all become rows of shared batches."""
         steerings = {push: steering_for(self.preset, self.placement, push) for push in pushes}
-        return [Task(text, text, steerings[push]) for push in pushes for text in contents]
+        tasks = [Task(text, text, steerings[push]) for push in pushes for text in contents]
+        judged = self._judge(tasks, contents, max_new_tokens)
+        n = len(contents)
+        return {
+            push: _objective(judged[i * n : (i + 1) * n], bound) for i, push in enumerate(pushes)
+        }
 
-    def _replies(self, tasks: Sequence[Task], max_new_tokens: int) -> list[Reply]:
-        return make_replies(self.engine, tasks, max_new_tokens=max_new_tokens, advance=self.advance)
-
-    def _judge(self, tasks: Sequence[Task], contents: Sequence[str]) -> list[Judged]:
-        replies = self._replies(tasks, self.effort.max_new_tokens)
+    def _judge(
+        self, tasks: Sequence[Task], contents: Sequence[str], max_new_tokens: int
+    ) -> list[Judged]:
+        replies = make_replies(
+            self.engine, tasks, max_new_tokens=max_new_tokens, advance=self.advance
+        )
         return judge(self.engine, self.instruction.check, tasks, replies, contents=contents)
-
-
-def _by_push(
-    pushes: Sequence[Push], judged: Sequence[Judged], bound: float
-) -> dict[Push, Objective]:
-    n = len(judged) // len(pushes)
-    return {push: _objective(judged[i * n : (i + 1) * n], bound) for i, push in enumerate(pushes)}
 
 
 def _objective(judged: Sequence[Judged], bound: float) -> Objective:

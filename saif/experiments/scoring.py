@@ -104,21 +104,6 @@ def judge(
     ]
 
 
-def glance(check: Check, tasks: Sequence[Task], replies: Sequence[Reply]) -> list[Judged]:
-    """Judge replies without the model: no perplexity, nothing about the content. Cheap enough
-    for a first round of many candidates."""
-    return [
-        Judged(
-            task.content,
-            reply,
-            _is_loose(check, task, reply),
-            fluency(reply.token_ids, reply.text, None),
-            None,
-        )
-        for task, reply in zip(tasks, replies, strict=True)
-    ]
-
-
 def _is_loose(check: Check, task: Task, reply: Reply) -> bool:
     """A summary has to come to its end: any reply is short if it is cut off early enough."""
     cut_off = check.kind == "summary" and reply.stop != "end"

@@ -21,6 +21,8 @@ _HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private
 _QUIET: dict[str, Any] = {"queue": False, **_HIDDEN}
 """For events that only change what the page shows."""
 
+_WATCH_SECONDS = 0.25
+
 _CLOSE_PANEL_ON_PHONES = """() => {
   if (innerWidth < 768) document.querySelector('#steering.open .toggle-button')?.click()
 }"""
@@ -33,7 +35,7 @@ def build_app(services: Services) -> gr.Blocks:
         problems = [no_preset(services.model_id).sentence]
     with gr.Blocks(title="SAIF", analytics_enabled=False, fill_height=True) as app:
         panel = steering_panel(cards)
-        chat = chat_panel(problems_line(problems))
+        chat = chat_panel(_head(services), problems_line(problems))
         handlers = PanelHandlers(services, cards, panel, chat.examples)
         _wire_turns(Turns(services, chat, panel, talk=gr.State(()), run=gr.State(None)))
         _wire_panel(app, handlers)
@@ -111,13 +113,18 @@ def _watch(services: Services) -> Callable[[], AsyncIterator[str]]:
     """A handler that tells each visitor when the model is ready, or why it never will be."""
 
     async def watch() -> AsyncIterator[str]:
+        yield _head(services)
         while not services.engine.done():
-            yield status_line(services.model_id, "loading")
-            await asyncio.sleep(0.25)
-        error = services.engine.exception()
-        if error is None:
-            yield status_line(services.model_id, "ready")
-        else:
-            yield status_line(services.model_id, "failed", explain(error))
+            await asyncio.sleep(_WATCH_SECONDS)
+        yield _head(services)
 
     return watch
+
+
+def _head(services: Services) -> str:
+    if not services.engine.done():
+        return status_line(services.model_id, "loading")
+    error = services.engine.exception()
+    if error is not None:
+        return status_line(services.model_id, "failed", explain(error))
+    return status_line(services.model_id, "ready")

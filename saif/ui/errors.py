@@ -1,4 +1,4 @@
-"""What a failure looks like to the person at the page. The only broad `except` lives here."""
+"""What a failure looks like to the person at the page, and what of it goes to the log."""
 
 import logging
 import secrets

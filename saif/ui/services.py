@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,13 +49,11 @@ class Services:
     def wait_for_engine(self, cancelled: Callable[[], bool]) -> "Engine | None":
         """The engine once it has loaded; None if the wait was cancelled. Raises what loading it
         raised."""
-        while not cancelled():
-            try:
-                return self.engine.result(timeout=_POLL_SECONDS)
-            except TimeoutError:
-                if self.engine.done():  # then it is the loading that timed out
-                    raise
-        return None
+        while not self.engine.done():
+            if cancelled():
+                return None
+            wait([self.engine], timeout=_POLL_SECONDS)
+        return self.engine.result()
 
 
 def no_preset(model_id: str) -> PresetError:

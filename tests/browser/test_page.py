@@ -27,8 +27,7 @@ if missing_browser():
     pytest.skip(f"Browser tests skipped: {missing_browser()}.", allow_module_level=True)
 
 ROOT = Path(__file__).parents[2]
-LONG = "The weather is lovely today."
-"""A message that the tiny model answers at length in every column."""
+LONG = "The weather is lovely today."  # the tiny model answers it at length in every column
 
 
 @pytest.fixture(scope="module")

@@ -195,7 +195,7 @@ def test_doctor_names_what_is_missing_and_what_to_do(saif, own_files, monkeypatc
     own_files.preset("question").write_text("{}")
     monkeypatch.setattr(embedded, "is_converted", lambda: False)
     monkeypatch.setattr(embedded, "gguf_file", lambda: None)
-    monkeypatch.setattr("saif.cli.doctor._BROWSERS", ("no-such-browser",))
+    monkeypatch.setattr("shutil.which", lambda _: None)
     result = saif("doctor", "--presets", own_files.presets)
     assert result.exit_code == 2
     assert "not ok  Embedded model: not installed. Run `make setup`" in result.stdout

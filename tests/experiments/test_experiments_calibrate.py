@@ -43,11 +43,11 @@ class Rounds:
     pushes: list[list[Push]] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     advanced: int = 0
+    perplexity: float = 5.0
 
     def run(self, monkeypatch: pytest.MonkeyPatch) -> Calibration:
         monkeypatch.setattr(module, "steering_for", lambda preset, placement, push: push)
         monkeypatch.setattr(module, "make_replies", self._make_replies)
-        monkeypatch.setattr(module, "glance", lambda check, tasks, _: self._play(tasks, None))
         monkeypatch.setattr(module, "judge", self._judge)
         (asked,) = instructions("question")
         return calibrate(
@@ -67,10 +67,11 @@ class Rounds:
     def _judge(
         self, engine: Any, check: Any, tasks: Sequence[Task], replies: Any, *, contents: Any
     ) -> list[Judged]:
-        assert list(contents) == CONTENTS[: EFFORT.second]
-        return self._play(tasks, 5.0)
+        early = self.tokens[-1] == EFFORT.first_tokens
+        assert list(contents) == CONTENTS[: EFFORT.first if early else EFFORT.second]
+        return self._play(tasks, self.script if early else self.final)
 
-    def _play(self, tasks: Sequence[Task], perplexity: float | None) -> list[Judged]:
+    def _play(self, tasks: Sequence[Task], script: Script) -> list[Judged]:
         pushes = list(dict.fromkeys(task.steering for task in tasks))
         self.contents.append(list(dict.fromkeys(task.content for task in tasks)))
         self.pushes.append([push for push in pushes if push])  # type: ignore[misc]
@@ -79,10 +80,9 @@ class Rounds:
             push: Any = task.steering
             i = counted[push]
             counted[push] += 1
-            script = self.script if perplexity is None else self.final
             outcome = script(push) if push else Outcome(9)
-            flow = Fluency(1.0, 0.0, i < outcome.degenerate, perplexity)
-            about = i < outcome.about if perplexity else None
+            flow = Fluency(1.0, 0.0, i < outcome.degenerate, self.perplexity)
+            about = i < outcome.about
             reply = Reply("x", (1,), 0, "end")
             judged.append(Judged(task.content, reply, i < outcome.loose, flow, about))
         return judged
@@ -100,7 +100,7 @@ def search(
 
 
 def test_the_best_of_the_second_round_becomes_the_choice(search: Any) -> None:
-    found = Push(layer=3, dose=0.4, latents=CONTRAST)
+    found = Push(layer=3, dose=0.45, latents=CONTRAST)
     best = replace(found, latents=replace(CONTRAST, beta=0.5))
 
     def first(push: Push) -> Outcome:
@@ -112,7 +112,7 @@ def test_the_best_of_the_second_round_becomes_the_choice(search: Any) -> None:
     calibration, _ = search(first, final)
     choice = calibration.choice
     assert (choice.layer, choice.selection, choice.rule) == (3, "contrast", "delta")
-    assert (choice.k, choice.beta, choice.dose, choice.span) == (15, 0.5, 0.4, "response")
+    assert (choice.k, choice.beta, choice.dose, choice.span) == (15, 0.5, 0.45, "response")
 
 
 @pytest.mark.parametrize(
@@ -127,35 +127,35 @@ def test_strict_comes_before_fluent_before_loose(
     search: Any, better: Outcome, worse: Outcome
 ) -> None:
     def first(push: Push) -> Outcome:
-        return Outcome(2) if push.layer == 1 and push.dose == 0.6 else Outcome(0)
+        return Outcome(2) if push.layer == 1 and push.dose == 0.45 else Outcome(0)
 
     def final(push: Push) -> Outcome:
-        return better if push.dose == 0.75 else worse
+        return better if push.dose == 0.585 else worse
 
     calibration, _ = search(first, final)
-    assert calibration.choice.dose == calibration.mean_difference.dose == 0.75
+    assert calibration.choice.dose == calibration.mean_difference.dose == 0.585
 
 
 def test_equally_good_means_the_smaller_dose(search: Any) -> None:
     calibration, _ = search(lambda push: Outcome(2))
-    assert calibration.choice.dose == calibration.mean_difference.dose == 0.2
+    assert calibration.choice.dose == calibration.mean_difference.dose == 0.188
     rounds = search(lambda push: Outcome(2))[1]
-    assert {push.dose for push in rounds.pushes[2]} == {0.25, 0.2, 0.312}
+    assert {push.dose for push in rounds.pushes[2]} == {0.25, 0.188, 0.325}
 
 
 def test_mean_difference_goes_through_the_same_rounds(search: Any) -> None:
     def outcome(push: Push) -> Outcome:
-        wanted = (3, 0.6) if push.latents is None else (1, 0.25)
+        wanted = (3, 0.45) if push.latents is None else (1, 0.25)
         return Outcome(2) if (push.layer, push.dose) == wanted else Outcome(0)
 
     calibration, rounds = search(outcome)
-    assert calibration.mean_difference == Push(layer=3, dose=0.6, latents=None)
+    assert calibration.mean_difference == Push(layer=3, dose=0.45, latents=None)
     assert calibration.choice.layer == 1
     opening, closing = rounds.pushes[1:]
     for layer in (1, 3):
         doses = [p.dose for p in opening if p.layer == layer and p.latents is None]
         assert sorted(doses) == sorted(p.dose for p in opening if p.layer == layer)[::5]
-    assert {p.dose for p in closing if p.latents is None} == {0.6, 0.48, 0.75}
+    assert {p.dose for p in closing if p.latents is None} == {0.45, 0.338, 0.585}
     tried = {p.latents for p in closing if p.latents}
     assert {latents.k for latents in tried} == {15, 40}
     assert {latents.beta for latents in tried} == {-0.5, 0, 0.5}
@@ -165,12 +165,12 @@ def test_finalists_differ_in_more_than_their_dose(search: Any) -> None:
     def outcome(push: Push) -> Outcome:
         if push.latents == CONTRAST and push.layer == 3:
             return Outcome(2)
-        return Outcome(1) if push.layer == 1 and push.dose == 0.4 else Outcome(0)
+        return Outcome(1) if push.layer == 1 and push.dose == 0.45 else Outcome(0)
 
     _, rounds = search(outcome)
     closing = [push for push in rounds.pushes[2] if push.latents]
     assert {push.layer for push in closing} == {1, 3}
-    assert {push.dose for push in closing if push.layer == 3} == {0.25, 0.2, 0.312}
+    assert {push.dose for push in closing if push.layer == 3} == {0.25, 0.188, 0.325}
 
 
 def test_the_first_round_is_short_and_the_second_sees_all_texts_it_may(search: Any) -> None:
@@ -189,10 +189,7 @@ def test_the_bound_comes_from_the_replies_to_the_instruction_in_words(search: An
 def test_a_model_that_answers_nothing_is_named(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Silent(Rounds):
-        def _play(self, tasks: Sequence[Task], perplexity: float | None) -> list[Judged]:
-            return super()._play(tasks, float("nan"))
-
-    nothing = Silent(engine, planted_preset(engine), lambda _: Outcome(), lambda _: Outcome())
+    nothing = Rounds(engine, planted_preset(engine), lambda _: Outcome(), lambda _: Outcome())
+    nothing.perplexity = float("nan")
     with pytest.raises(ModelError, match="with nothing at all"):
         nothing.run(monkeypatch)

@@ -1,5 +1,5 @@
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from saif.core.verifiers import Check
 from saif.engine import LocalEngine, Message, Reply, Request, complete
 from saif.errors import InputError
 from saif.experiments import scoring
-from saif.experiments.scoring import Judged, Task, glance, judge, make_replies, summarise
+from saif.experiments.scoring import Judged, Task, judge, make_replies, summarise
 from saif.generation import Sampling
 
 QUESTION = Check(kind="question")
@@ -36,6 +36,7 @@ class Likelihoods:
 
     def __init__(self, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         self.own, self.other = -10.0, -20.0
+        self.shift: Callable[[str, str], float] = lambda content, said: 0.0
         self.asked: list[tuple[str, str]] = []
         self._model = engine.steerable
         self.belongs: dict[str, str] = {}
@@ -51,6 +52,7 @@ class Likelihoods:
             said = bytes(reply).decode()
             self.asked.append((content, said))
             total = self.own if self.belongs[said] == content else self.other
+            total -= self.shift(content, said)
             result.append(torch.full((len(reply),), total / len(reply)))
         return result
 
@@ -143,9 +145,10 @@ def test_about_means_much_likelier_after_its_own_content(
     assert [j.strict(1e9) for j in judged] == [about, about, False]
 
 
-def test_one_content_that_fits_as_well_is_enough_to_be_about_neither(
+def test_each_reply_is_held_against_its_own_likelihoods(
     engine: LocalEngine, likelihoods: Likelihoods, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    contents = sentences()[:3]
     seen: list[tuple[float, tuple[float, ...]]] = []
 
     def is_about(own: float, others: Sequence[float]) -> bool:
@@ -153,9 +156,10 @@ def test_one_content_that_fits_as_well_is_enough_to_be_about_neither(
         return True
 
     monkeypatch.setattr(scoring, "is_about", is_about)
-    texts = [f"{GOOD} {i}" for i in range(3)]
-    _judge_each(engine, likelihoods, sentences()[:3], texts)
-    assert seen == [(-10, (-20, -20))] * 3
+    likelihoods.shift = lambda content, said: contents.index(content) + 10 * int(said[-1])
+    _judge_each(engine, likelihoods, contents, [f"{GOOD} {i}" for i in range(3)])
+    # own: 10; another: 20; plus one per content and ten per reply
+    assert seen == [(-10, (-21, -22)), (-21, (-32, -30)), (-32, (-40, -41))]
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -200,19 +204,9 @@ def test_a_summary_that_was_cut_off_is_no_summary(engine: LocalEngine) -> None:
     task, text = Task("x", contents[0]), "The cat watches the farmer."
     for stop, loose in (("end", True), ("length", False), ("cancelled", False)):
         (judged,) = judge(engine, check, [task], [_reply(text, stop)], contents=contents)
-        (seen,) = glance(check, [task], [_reply(text, stop)])
-        assert judged.loose is seen.loose is loose
-    (question,) = glance(QUESTION, [task], [_reply(GOOD, "length")])
+        assert judged.loose is loose
+    (question,) = judge(engine, QUESTION, [task], [_reply(GOOD, "length")], contents=contents)
     assert question.loose  # what other instructions ask for shows at once
-
-
-def test_a_glance_measures_no_likelihood_and_calls_nothing_strict() -> None:
-    tasks = [Task("x", "x"), Task("y", "y")]
-    judged = glance(QUESTION, tasks, [_reply(GOOD), _reply("why why why why why why why why?")])
-    assert [j.loose for j in judged] == [True, True]
-    assert [j.fluency.perplexity for j in judged] == [None, None]
-    assert [j.degenerate(math.inf) for j in judged] == [False, True]
-    assert not any(j.strict(math.inf) for j in judged)
 
 
 # Summing up

@@ -62,7 +62,10 @@ class _RowState:
             return RowStep(self.index, None, "", steered, "end")
         self.n_tokens += 1
         self.seen = torch.cat([self.seen, torch.tensor([token])])
-        text = self._decoder.step(self._tokenizer, token) or ""
+        # What is no character even now is a byte that never will be one; show nothing for it.
+        text = (self._decoder.step(self._tokenizer, token) or "").replace(
+            "\N{REPLACEMENT CHARACTER}", ""
+        )
         stop: StopReason | None = (
             "length" if self.n_tokens >= self.sampling.max_new_tokens else None
         )

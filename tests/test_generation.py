@@ -350,7 +350,8 @@ def test_a_reply_cut_inside_a_character_shows_only_whole_ones() -> None:
 def test_the_pieces_of_any_tokens_make_their_decoded_text(script: list[int]) -> None:
     (steps,) = say([*script, END])
     text = "".join(step.text for step in steps)
-    whole = tiny_tokenizer().decode(script)
+    # A byte that belongs to no character is not shown at all.
+    whole = tiny_tokenizer().decode(script).replace("\N{REPLACEMENT CHARACTER}", "")
     assert whole.startswith(text)
     assert whole.removeprefix(text).startswith("\ufffd") or whole == text
 

@@ -194,7 +194,7 @@ def _latent_table(card: "Preset", placement: Placement) -> Table:
             f"{latent.other_sensitivity:.2f}",
             f"{latent.mean:.2f}",
             f"{latent.delta:+.2f}",
-            plain(" ".join(repr(word) for word in latent.words)),
+            plain(", ".join(word.strip() or repr(word) for word in latent.words)),
         )
     return table
 

@@ -117,7 +117,7 @@ def test_steering_the_last_layer_is_final_norm_and_head_of_the_pushed_residual(
 def test_a_left_padded_row_equals_its_solo_run_past_the_sliding_window(
     family: SteerableModel,
 ) -> None:
-    starts = [RowStart(IDS[:5]), RowStart(IDS, tiny_steering(1, span="all")), RowStart(IDS[:12])]
+    starts = [RowStart(IDS[:5]), RowStart(IDS, tiny_steering(1)), RowStart(IDS[:12])]
     batch, result = family.start(starts)
     alone = [family.start([start]) for start in starts]
     for token in list(b"0123456789abcdef"):

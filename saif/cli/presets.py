@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from rich.table import Column, Table
 
 from saif.cli.options import (
     DEFAULT_MODEL,
@@ -200,17 +200,19 @@ def _latent_table(card: "Preset", placement: Placement) -> Table:
 
 
 def _score_table(scores: "Scores") -> Table:
-    """Rates in per cent, with their 95 % intervals."""
+    """Rates in per cent; loose and strict with their 95 % intervals."""
     table = Table(
-        "Condition", "Loose", "Strict", "Degenerate", "Perplexity", "Layer", "Dose",
+        Column("Condition", no_wrap=True), "Loose", "Strict", "Degen.", "Perpl.", "Layer", "Dose",
         title=f"{scores.n} texts of {scores.split}, up to {scores.max_new_tokens} tokens; per cent",
         box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )  # fmt: skip
     for row in scores.conditions:
         rates = [
             f"{100 * rate.value:.0f} ({100 * rate.low:.0f}–{100 * rate.high:.0f})"
-            for rate in (row.loose, row.strict, row.degenerate)
+            for rate in (row.loose, row.strict)
         ]
+        rates.append(f"{100 * row.degenerate.value:.0f}")
         perplexity = "" if row.perplexity is None else f"{row.perplexity:.1f}"
         layer = "" if row.layer is None else str(row.layer)
         dose = "" if row.dose is None else f"{row.dose:.2f}"

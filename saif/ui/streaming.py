@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -41,7 +41,9 @@ class _Latest(Generic[T]):
             self._loop.call_soon_threadsafe(self.changed.set)
 
 
-async def newest(values: Callable[[], Iterator[T]], cancel: threading.Event) -> AsyncIterator[T]:
+async def newest(
+    values: Callable[[], Iterator[T]], cancel: threading.Event
+) -> AsyncGenerator[T, None]:
     """Run `values()` in a thread and yield its newest value, at most every UPDATE_SECONDS.
 
     The last value always comes, and so does the error that ended it. `cancel` is set when this

@@ -6,7 +6,7 @@ holds the model, so ending a handler anywhere is safe.
 
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -56,7 +56,7 @@ class Turns:
             chat.examples,
         ]
 
-    async def ask(self, text: str, talk: Talk, *values: Any) -> AsyncIterator[Updates]:
+    async def ask(self, text: str, talk: Talk, *values: Any) -> AsyncGenerator[Updates, None]:
         """Answer a message; it goes back into the box if nothing comes of it."""
         answer = self._answer(text or "", talk, PanelValues(*values))
         box: Updates = {self.chat.message: ""}  # once: the next message may be typed meanwhile
@@ -65,7 +65,7 @@ class Turns:
                 yield box | update
                 box = {}
 
-    async def again(self, talk: Talk, *values: Any) -> AsyncIterator[Updates]:
+    async def again(self, talk: Talk, *values: Any) -> AsyncGenerator[Updates, None]:
         """Answer the last message once more; the old answer stays if nothing comes of it."""
         base, text = retried(talk)
         answer = self._answer(text, base, PanelValues(*values), instead_of=talk)
@@ -83,7 +83,7 @@ class Turns:
 
     async def _answer(
         self, text: str, talk: Talk, values: PanelValues, *, instead_of: Talk | None = None
-    ) -> AsyncIterator[Updates]:
+    ) -> AsyncGenerator[Updates, None]:
         run = Run()
         fallback = talk if instead_of is None else instead_of
         after = fallback

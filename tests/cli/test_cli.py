@@ -88,7 +88,7 @@ def test_presets_show_tells_latents_choice_and_scores(saif, own_files):
     assert "after the content (post)" in text
     assert "before the content (pre)" in text
     assert "word0, other0" in " ".join(text.split())
-    assert "66 (52–77) 66 (52–77)" in " ".join(text.split())
+    assert "66 (52–77) 66 (52–77) 66 12.5 1" in " ".join(text.split())
     assert "[bold]saif" in text
     assert "Not measured." in text
     assert json.loads(saif("presets", "show", "translate-french", *here, "--json").stdout) == card

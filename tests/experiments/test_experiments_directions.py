@@ -22,7 +22,11 @@ NORM = 6.0
 
 @pytest.fixture
 def chosen(preset: LoadedPreset) -> LoadedPreset:
-    """A choice in which every value differs from its default."""
+    """A choice in which every value differs from its default, and latents that vary."""
+    table = preset.preset.placements["post"].table(1)
+    table.latents[:] = [
+        latent.model_copy(update={"std": 1.0 + latent.id}) for latent in table.latents
+    ]
     return with_choice(
         preset, "post", layer=1, selection="contrast", rule="mean", k=9, beta=0.5, dose=0.37
     )

@@ -36,7 +36,7 @@ class Screen:
         screen._listen()
         screen.page.goto(url)
         screen.message.wait_for()
-        screen.page.locator("#dose .readout").wait_for()  # the panel has been filled in
+        screen.page.locator("#dose .readout").wait_for(state="attached")  # the panel is filled in
         return screen
 
     def _listen(self) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from saif.errors import ModelError
 from saif.runtime import load
 
 TEXT = "The weather is lovely today."
@@ -182,6 +183,14 @@ def test_a_model_that_can_not_be_fetched_is_refused_at_once(own_files, saif, ref
 )
 def test_wrong_usage_is_one_line_too(saif, refused, arguments):
     refused(saif(*arguments))
+
+
+def test_a_reason_of_many_lines_is_put_on_one(compare, refused, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise ModelError("damaged:\n  line 3", hint="Fetch\nit again.")
+
+    monkeypatch.setattr(load, "load_model", fail)
+    assert refused(compare(TEXT)) == "error: damaged: line 3 Fetch it again.\n"
 
 
 def test_a_bug_gives_a_reference_and_a_log_entry(saif, monkeypatch, caplog):

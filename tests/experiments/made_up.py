@@ -40,6 +40,9 @@ def write_data(folder: Path) -> Path:
         json.dumps({"pages": [" ".join(english[i + j : i + j + 3]) for j in range(0, 12, 3)]})
         for i in range(0, len(english) - 12, 12)
     ]
+    stories.append(
+        json.dumps({"pages": [" ".join(english[i : i + 20]) for i in range(0, 200, 20)]})
+    )
     (folder / "stories.jsonl.gz").write_bytes(gzip.compress("\n".join(stories).encode()))
     return folder
 

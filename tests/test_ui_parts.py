@@ -223,8 +223,8 @@ def test_scores_are_shown_as_measured_or_said_to_be_missing(model: SteerableMode
 def test_a_failed_model_is_explained_in_the_head() -> None:
     line = status_line("a/<b>", "failed", "No room.")
     assert "No room." in line
-    assert "<b>&lt;" not in line
-    assert "a/&lt;b&gt;" in line
+    assert "<b>&lt;b&gt;</b>" in line
+    assert 'title="a/&lt;b&gt;"' in line
 
 
 def test_choices_mark_what_is_calibrated(model: SteerableModel) -> None:

@@ -135,6 +135,7 @@ def status_line(model_id: str, state: Literal["loading", "ready", "failed"], why
     return (
         '<header class="page-head"><h1>SAIF</h1>'
         "<p>One model, answering twice: left alone, and steered from inside</p>"
-        f'<div class="model {state}" role="status"><b>{escape(model_id)}</b>'
+        f'<div class="model {state}" role="status" title="{escape(model_id)}">'
+        f"<b>{escape(model_id.rsplit('/', 1)[-1])}</b>"
         f"<span>{escape(said)}</span></div></header>"
     )

@@ -6,8 +6,11 @@ import gradio as gr
 
 
 def stylesheets() -> list[Path]:
-    """They build on gradio's theme variables, so that light and dark follow by themselves."""
-    return sorted((Path(__file__).parent / "style").glob("*.css"))
+    """In the order they apply. They build on gradio's theme variables, so that light and dark
+    follow by themselves."""
+    folder = Path(__file__).parent / "style"
+    names = ("frame", "columns", "message", "panel", "narrow")
+    return [folder / f"{name}.css" for name in names]
 
 
 def theme() -> gr.themes.Base:

@@ -59,6 +59,7 @@ def test_a_push_is_as_long_as_its_dose(preset: LoadedPreset, latents: LatentPush
 
 
 def test_no_latents_means_the_mean_difference(preset: LoadedPreset) -> None:
+    preset.vectors[1].mean_difference["post"].fill_(1.0)
     steering = steering_for(preset, "pre", Push(layer=1, dose=0.4, latents=None))
     difference = preset.vectors[1].mean_difference["pre"]
     assert _cosine(steering.directions[1], difference) == pytest.approx(1)

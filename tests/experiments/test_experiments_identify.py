@@ -131,6 +131,15 @@ def test_the_control_takes_the_other_instructions_in_turn_on_the_same_content(
     assert latents[FALLING].other_sensitivity == 0
 
 
+def test_the_control_stands_where_the_instruction_does(engine: LocalEngine) -> None:
+    readings = planted_readings()
+    plain = readings.plain["sentence"]
+    readings.instructed["bullet-list", "post"] = readings.instructed["verse", "post"] = plain
+    (preset,) = build_presets(engine, instructions("question"), readings, planted_sae, [1])
+    for placement, expected in (("pre", 1), ("post", 0)):
+        assert _of(preset.statistics(placement, 1), ANY, "other_sensitivity") == expected
+
+
 def test_with_no_other_instruction_for_these_texts_contrast_is_nil(engine: LocalEngine) -> None:
     readings = planted_readings()
     alone = Readings(

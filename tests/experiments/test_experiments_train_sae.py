@@ -44,7 +44,8 @@ def tiny() -> SteerableModel:
 def texts() -> list[Sequences]:
     rng = random.Random(0)
     shared = list(b"shared")
-    chats = [shared + [rng.randrange(97, 123) for _ in range(20)] for _ in range(150)]
+    own = [[rng.randrange(97, 123) for _ in range(rng.randrange(10, 30))] for _ in range(150)]
+    chats = [shared + ids for ids in own]
     return [Sequences(chats, len(shared)), Sequences([[10, *ids[6:]] for ids in chats[:40]], 1)]
 
 

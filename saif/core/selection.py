@@ -4,6 +4,7 @@ Sensitivity is SAIF's (He et al., arXiv 2502.11356): the share of contents for w
 more active with the instruction than without it. Tensors in, tensors out.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -13,6 +14,9 @@ from torch import Tensor
 from saif.core.spec import Selection, StrengthRule
 from saif.core.steering import weighted_sum
 
+MIN_OUTPUT_SCORE = math.log(2)
+"""A latent moves its words if they get twice as likely."""
+
 
 @dataclass(frozen=True, eq=False)
 class LatentStatistics:
@@ -21,6 +25,7 @@ class LatentStatistics:
     ids: index in the SAE. sensitivity: share of contents with Δ > 0. other_sensitivity: the same
     for control prompts that carry *other* instructions. mean, std: of the activation over the
     with-instruction prompts, zeros included. delta, delta_std: of Δ = with − without.
+    output_score: how much pushing the latent raises the words it should raise (`output_score`).
     """
 
     ids: Tensor
@@ -30,6 +35,7 @@ class LatentStatistics:
     std: Tensor
     delta: Tensor
     delta_std: Tensor
+    output_score: Tensor
 
     def take(self, index: Tensor) -> Self:
         """The latents at these places, in this order."""
@@ -42,7 +48,8 @@ def latent_statistics(
     """Statistics of all latents from their activations at the last prompt token.
 
     All three are (n_contents, d_sae) and row i belongs to content i: the prompt with the
-    instruction, the content alone, and the content with another instruction.
+    instruction, the content alone, and the content with another instruction. Output scores take
+    steered passes of their own; until those are made they are 0.
     """
     difference = with_instruction - without
     return LatentStatistics(
@@ -53,7 +60,19 @@ def latent_statistics(
         std=with_instruction.std(dim=0),
         delta=difference.mean(dim=0),
         delta_std=difference.std(dim=0),
+        output_score=torch.zeros(difference.shape[1]),
     )
+
+
+def output_score(plain: Tensor, steered: Tensor, words: Tensor) -> Tensor:
+    """Mean rise, in nats, of the log-probability of each latent's own words when it is pushed.
+
+    plain (vocab,), steered (m, vocab): next-token logits. words (m, n): the tokens that latent's
+    decoder row raises most by the logit lens. A latent that only *answers* to an instruction
+    leaves its words where they were (after Arad et al., arXiv 2505.20063).
+    """
+    rise = steered.float().log_softmax(dim=-1) - plain.float().log_softmax(dim=-1)
+    return rise.gather(1, words).mean(dim=1)
 
 
 def rank(statistics: LatentStatistics, selection: Selection) -> Tensor:
@@ -65,9 +84,14 @@ def rank(statistics: LatentStatistics, selection: Selection) -> Tensor:
         say "some instruction is present" and punctuation latents.
     signed: by |mean Δ|, falling latents as well as rising ones: what an instruction switches off
         is part of what it does.
+    output: as signed, but the latents that move their own words come first.
     """
-    if selection == "signed":
-        return statistics.delta.abs().argsort(descending=True, stable=True)
+    if selection in ("signed", "output"):
+        size = statistics.delta.abs().argsort(descending=True, stable=True)
+        if selection == "signed":
+            return size
+        moves = (statistics.output_score[size] >= MIN_OUTPUT_SCORE).int()
+        return size[moves.argsort(descending=True, stable=True)]
     key = statistics.sensitivity
     if selection == "contrast":
         key = key - statistics.other_sensitivity

@@ -15,7 +15,7 @@ Span = Literal["response", "prompt", "all"]
 off the last prompt token, so leaving that out would leave the first word unsteered.
 """
 
-Selection = Literal["saif", "contrast", "signed"]
+Selection = Literal["saif", "contrast", "signed", "output"]
 """How latents are chosen; see `saif.core.selection`."""
 
 StrengthRule = Literal["mean", "delta"]
@@ -26,6 +26,26 @@ PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 SPANS: tuple[Span, ...] = get_args(Span)
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 STRENGTH_RULES: tuple[StrengthRule, ...] = get_args(StrengthRule)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """How a push acts over a reply. The default, the paper's, adds the same vector at every
+    steered token.
+
+    half_life: after how many generated tokens half of the strength is left; None for never.
+        Fading lets a reply that has taken the turn go on by itself (Xie, arXiv 2510.01246).
+    keep_norm: rescale the pushed residual to the length it had, so that only its direction turns.
+    clamp: *set* the latents to their strengths instead of adding to whatever they are.
+    """
+
+    half_life: int | None = None
+    keep_norm: bool = False
+    clamp: bool = False
+
+
+ADDED = Shape()
+"""The paper's: added at every steered token, at full length."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

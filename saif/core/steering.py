@@ -1,17 +1,38 @@
-"""The arithmetic of steering: which positions, which directions, and adding them.
+"""The arithmetic of steering: which positions, how much at each, and the edit itself.
 
 Tensors in, tensors out; no model, file or clock.
 """
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from saif.core.spec import Span
 from saif.errors import SteeringError
+
+FADED = 0.05
+"""A fading push ends once less than this share is left: in bfloat16 a fainter one may change
+nothing, and what changes nothing must not be reported as steered."""
+
+
+@dataclass(frozen=True, eq=False)
+class LatentReader:
+    """Reads k latents off a residual: a = pre where pre > threshold, else 0, with
+    pre = encoder @ z + bias. encoder and decoder (k, d_model), bias and threshold (k,)."""
+
+    encoder: Tensor
+    bias: Tensor
+    threshold: Tensor
+    decoder: Tensor
+
+    def contribution(self, resid: Tensor) -> Tensor:
+        """What these latents write into a residual (…, d_model): Σ_j a_j(z) · W_dec[j]."""
+        pre = resid.float() @ self.encoder.to(resid.device).float().T + self.bias.to(resid.device)
+        active = torch.where(pre > self.threshold.to(resid.device), pre, torch.zeros_like(pre))
+        return (active @ self.decoder.to(resid.device).float()).to(resid)
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,15 +44,25 @@ class Steering:
     span: which tokens are steered.
     dose: layer -> ‖direction‖ / mean ‖residual‖ at that layer; the strength unit that means the
         same on every model.
+    half_life, keep_norm: see `saif.core.spec.Shape`.
+    clamped: layer -> the latents whose own contribution is taken away before the direction is
+        added, so that they end up *at* their strengths.
     """
 
     directions: Mapping[int, Tensor]
     span: Span
     dose: Mapping[int, float]
+    half_life: int | None = None
+    keep_norm: bool = False
+    clamped: Mapping[int, LatentReader] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if set(self.dose) != set(self.directions):
             raise SteeringError("Every steered layer needs its dose, and no other has one.")
+        if set(self.clamped) - set(self.directions):
+            raise SteeringError("Latents can only be clamped at a steered layer.")
+        if self.half_life is not None and self.half_life < 1:
+            raise SteeringError(f"A half-life is at least one token, not {self.half_life}.")
         for layer, direction in self.directions.items():
             if direction.ndim != 1:
                 raise SteeringError(f"The direction at layer {layer} is not a vector.")
@@ -50,6 +81,10 @@ class Steering:
         """Both at once. Directions at a shared layer add up, as two pushes would."""
         if self.span != other.span:
             raise SteeringError("Steerings with different spans can't be added up.")
+        if (self.half_life, self.keep_norm) != (other.half_life, other.keep_norm):
+            raise SteeringError("Steerings that fade or keep the norm differently can't be added.")
+        if set(self.clamped) & set(other.directions) or set(other.clamped) & set(self.directions):
+            raise SteeringError("Nothing can be added at a layer whose latents are clamped.")
         directions = dict(self.directions)
         dose = dict(self.dose)
         for layer, direction in other.directions.items():
@@ -63,7 +98,8 @@ class Steering:
                 directions[layer], dose[layer] = total, float(total.norm()) / unit
             else:  # opposite pushes: nothing is left to add
                 del directions[layer], dose[layer]
-        return Steering(directions, self.span, dose)
+        clamped = {**self.clamped, **other.clamped}
+        return Steering(directions, self.span, dose, self.half_life, self.keep_norm, clamped)
 
 
 def weighted_sum(rows: Tensor, strengths: Tensor) -> Tensor:
@@ -102,12 +138,52 @@ def span_mask(
     return mask
 
 
-def add_where(resid: Tensor, directions: Tensor, mask: Tensor) -> Tensor:
-    """`resid` with its row's direction added wherever `mask` is true; a new tensor.
+def fade(age: int, half_life: int | None) -> float:
+    """Share of the strength left `age` tokens after the last prompt token; 0 once `FADED`."""
+    left = 1.0 if half_life is None else 0.5 ** (age / half_life)
+    return left if left >= FADED else 0.0
 
-    resid (batch, pos, d_model), directions (batch, d_model), mask (batch, pos). `torch.where`
+
+def span_weights(
+    steering: Steering,
+    token_ids: Sequence[int],
+    prompt_length: int,
+    control_ids: Collection[int],
+    start: int = 0,
+) -> list[float]:
+    """What share of its strength a row's tokens from `start` on are steered with; 0 for not at
+    all. See `span_mask` for which they are and `fade` for the rest."""
+    mask = span_mask(steering.span, token_ids, prompt_length, control_ids, start)
+    ages = range(start - prompt_length + 1, start - prompt_length + 1 + len(mask))
+    half_life = steering.half_life
+    return [fade(max(age, 0), half_life) if on else 0.0 for age, on in zip(ages, mask, strict=True)]
+
+
+def pushed(
+    resid: Tensor,
+    directions: Tensor,
+    weights: Tensor,
+    *,
+    clamped: Mapping[int, LatentReader] | None = None,
+    keep_norm: Collection[int] = (),
+) -> Tensor:
+    """`resid` with its row's direction added wherever its weight is above 0; a new tensor.
+
+    resid (batch, pos, d_model), directions (batch, d_model), weights (batch, pos). clamped: row ->
+    latents taken away first. keep_norm: rows whose residuals keep their length. `torch.where`
     selects rather than multiplies, so a NaN direction can't leak into rows it isn't meant for
     (0 · NaN is NaN), and the result keeps the residual's dtype and device.
     """
-    pushed = resid + directions.to(resid)[:, None, :]
-    return torch.where(mask.to(resid.device)[:, :, None], pushed, resid)
+    weights = weights.to(resid.device)
+    change = directions.to(resid)[:, None, :]
+    if clamped:
+        change = change.expand_as(resid).clone()
+        for row, reader in clamped.items():
+            change[row] -= reader.contribution(resid[row])
+    moved = resid + weights.to(resid)[:, :, None] * change
+    if keep_norm:
+        rows = list(keep_norm)
+        moved[rows] *= resid[rows].norm(dim=-1, keepdim=True) / moved[rows].norm(
+            dim=-1, keepdim=True
+        ).clamp_min(torch.finfo(moved.dtype).tiny)
+    return torch.where((weights > 0)[:, :, None], moved, resid)

@@ -98,7 +98,7 @@ def calibrate_presets(
             if again or preset.preset.placements[placement].scores is None:
                 instruction = library.instruction(preset.preset.instruction)
                 effort = EFFORTS[instruction.contents]
-                develop = read_contents(data, instruction.contents, "develop", effort.second)
+                develop = read_contents(data, instruction.contents, "develop", effort.third)
                 held_out = read_contents(data, instruction.contents, "held-out", n)
                 found = calibrate(
                     engine, preset, instruction, placement, develop, effort, advance=advance
@@ -122,13 +122,13 @@ def _scored(
 ) -> LoadedPreset:
     """The preset with the calibrated choice, and the scores that choice gets."""
     part = preset.preset.placements[placement]
-    chosen = _with(preset, placement, part.model_copy(update={"choice": found.choice}))
+    calibrated = {"choice": found.choice, "mean_difference": found.mean_difference}
+    chosen = _with(preset, placement, part.model_copy(update=calibrated))
     scores = evaluation.scores(
         chosen,
         instruction,
         placement,
         contents,
-        mean_difference=found.mean_difference,
         bound=found.bound,
         command=command,
     )

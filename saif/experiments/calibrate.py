@@ -1,8 +1,10 @@
-"""Search a preset's layer, selection, k, β and dose on texts kept for that.
+"""Search a preset's layers, selection, k, β, dose and shape on texts kept for that.
 
-Two rounds: many candidates on a few texts, then the best ones and their neighbours on more. The
-objective is strict accuracy, then loose accuracy with degenerate replies counted as failures,
-then the smaller dose. Mean difference goes through the same search, so that it is a fair rival.
+Three rounds: many candidates on a few texts, the best ones and their neighbours on more, and at
+last the winners' shapes (fading, clamping and so on) on more still. Candidates with too many
+degenerate replies come last; among the rest strict accuracy decides, then loose accuracy with
+degenerate replies counted as failures, then the smaller dose. Mean difference goes through the
+same search, so that it is a fair rival.
 """
 
 import math
@@ -10,16 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from saif.core.fluency import perplexity_bound
-from saif.core.spec import Placement
+from saif.core.spec import Placement, Shape
 from saif.engine import LocalEngine
 from saif.errors import ModelError
-from saif.experiments.directions import LatentPush, Push, steering_for
 from saif.experiments.scoring import Judged, Task, judge, make_replies
 from saif.presets.instructions import ContentKind, Instruction, place
-from saif.presets.preset import Choice, LoadedPreset
+from saif.presets.preset import Choice, LoadedPreset, MeanDifferenceChoice
+from saif.presets.push import LatentPush, Push, steering_for
 
 _RECIPES = (
     LatentPush(selection="signed", rule="delta", k=15),
+    LatentPush(selection="output", rule="delta", k=15),
     LatentPush(selection="contrast", rule="delta", k=15),
     LatentPush(selection="saif", rule="delta", k=15),
     LatentPush(selection="saif", rule="mean", k=15),
@@ -27,16 +30,22 @@ _RECIPES = (
 _DOSES = (0.25, 0.45)
 _NEIGHBOUR_DOSES = (0.75, 1, 1.3)
 _MORE_LATENTS = 40
-_FINALISTS, _RIVALS = 2, 1
+_SEMIFINALISTS, _FINALISTS, _RIVALS = 2, 2, 1
+_HALF_LIFE = 16
+_HARDER = 1.3  # what fades may start harder
+
+MAX_DEGENERATE = 0.15
+"""A larger share of degenerate replies than this makes a candidate worse than any with less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """How long to search: texts and tokens per reply in the first and the second round."""
+    """How long to search: texts in each round, and tokens per reply in the first and after."""
 
     first: int = 4
     first_tokens: int = 24
     second: int = 12
+    third: int = 24
     max_new_tokens: int = 40
 
 
@@ -52,7 +61,7 @@ class Calibration:
     """What the search found. bound: the perplexity beyond which a reply is degenerate."""
 
     choice: Choice
-    mean_difference: Push
+    mean_difference: MeanDifferenceChoice
     bound: float
 
 
@@ -68,24 +77,38 @@ def calibrate(
 ) -> Calibration:
     """The best choice for one placement, judged on `contents` only."""
     trial = _Trial(engine, preset, instruction, placement, effort, advance)
-    contents = contents[: effort.second]
+    contents = contents[: effort.third]
     bound = trial.perplexity_bound(contents)
     layers = preset.preset.placements[placement].layer_numbers
     recipes: list[LatentPush | None] = [*_RECIPES, None]
     opening = [
-        Push(layer=layer, dose=dose, latents=recipe)
+        Push(layers=(layer,), dose=dose, latents=recipe)
         for layer in layers
         for recipe in recipes
         for dose in _DOSES
     ]
     first = trial.score(opening, contents[: effort.first], bound, effort.first_tokens)
     rivals = _best([push for push in opening if push.latents is None], first, _RIVALS)
-    finalists = _best(_apart([push for push in opening if push.latents], first), first, _FINALISTS)
-    closing = list(dict.fromkeys([*_neighbours(finalists), *_neighbours(rivals)]))
-    second = trial.score(closing, contents, bound, effort.max_new_tokens)
-    winner = _best([push for push in closing if push.latents], second, 1)[0]
-    rival = _best([push for push in closing if push.latents is None], second, 1)[0]
-    return Calibration(_as_choice(winner), rival, bound)
+    latents = _apart([push for push in opening if push.latents], first)
+    semifinalists = _best(latents, first, _SEMIFINALISTS)
+    middle = list(dict.fromkeys([*_neighbours(semifinalists), *_neighbours(rivals)]))
+    second = trial.score(middle, contents[: effort.second], bound, effort.max_new_tokens)
+    finalists = [
+        *_best([push for push in middle if push.latents], second, _FINALISTS),
+        *_best([push for push in middle if push.latents is None], second, _RIVALS),
+    ]
+    ranking = _best(latents, first, len(latents))
+    closing = [shaped for push in finalists for shaped in _shapes(push, ranking)]
+    third = trial.score(list(dict.fromkeys(closing)), contents, bound, effort.max_new_tokens)
+    winner = _best([push for push in third if push.latents], third, 1)[0]
+    rival = _best([push for push in third if push.latents is None], third, 1)[0]
+    best_rival = MeanDifferenceChoice(
+        layer=rival.layers[0],
+        dose=rival.dose,
+        half_life=rival.shape.half_life,
+        keep_norm=rival.shape.keep_norm,
+    )
+    return Calibration(_as_choice(winner), best_rival, bound)
 
 
 def _neighbours(pushes: Sequence[Push]) -> list[Push]:
@@ -101,6 +124,22 @@ def _neighbours(pushes: Sequence[Push]) -> list[Push]:
     return found
 
 
+def _shapes(push: Push, ranking: Sequence[Push]) -> list[Push]:
+    """The push as it is and in every other shape; latents also at the next best layer as well."""
+    fading = replace(push, shape=Shape(half_life=_HALF_LIFE))
+    found = [
+        push,
+        fading,
+        replace(fading, dose=round(push.dose * _HARDER, 3)),
+        replace(push, shape=Shape(keep_norm=True)),
+    ]
+    if push.latents is not None:
+        found.append(replace(push, shape=Shape(clamp=True)))
+        others = (p.layers[0] for p in ranking if p.layers[0] not in push.layers)
+        found += [replace(push, layers=(*push.layers, layer)) for layer in [*others][:1]]
+    return found
+
+
 Objective = tuple[float, float, float]
 
 
@@ -110,22 +149,27 @@ def _best(pushes: Sequence[Push], scores: dict[Push, Objective], n: int) -> list
 
 def _apart(pushes: Sequence[Push], scores: dict[Push, Objective]) -> list[Push]:
     """The best dose of every layer and recipe: two doses of one would crowd out the others."""
-    best: dict[tuple[int, LatentPush | None], Push] = {}
+    best: dict[tuple[tuple[int, ...], LatentPush | None], Push] = {}
     for push in _best(pushes, scores, len(pushes)):
-        best.setdefault((push.layer, push.latents), push)
+        best.setdefault((push.layers, push.latents), push)
     return list(best.values())
 
 
 def _as_choice(push: Push) -> Choice:
     assert push.latents is not None
+    layer, *also = push.layers
     return Choice(
-        layer=push.layer,
+        layer=layer,
+        also=also,
         selection=push.latents.selection,
         rule=push.latents.rule,
         k=push.latents.k,
         beta=push.latents.beta,
         dose=push.dose,
         span="response",
+        half_life=push.shape.half_life,
+        keep_norm=push.shape.keep_norm,
+        clamp=push.shape.clamp,
     )
 
 
@@ -171,14 +215,14 @@ class _Trial:
         replies = make_replies(
             self.engine, tasks, max_new_tokens=max_new_tokens, advance=self.advance
         )
-        return judge(self.engine, self.instruction.check, tasks, replies, contents=contents)
+        return judge(self.engine, self.instruction, tasks, replies, contents=contents)
 
 
 def _objective(judged: Sequence[Judged], bound: float) -> Objective:
-    """(strict, loose and fluent, loose), each as a share."""
+    """(few enough degenerate, strict, loose and fluent), the last two as shares."""
     n = len(judged)
     return (
+        sum(j.degenerate(bound) for j in judged) <= MAX_DEGENERATE * n,
         sum(j.strict(bound) for j in judged) / n,
         sum(j.loose and not j.degenerate(bound) for j in judged) / n,
-        sum(j.loose for j in judged) / n,
     )

@@ -6,19 +6,18 @@ from dataclasses import dataclass, field
 from saif.core.spec import Placement
 from saif.core.steering import Steering
 from saif.engine import LocalEngine
+from saif.errors import PresetError
 from saif.experiments.directions import (
     CONDITIONS,
     Condition,
-    Push,
-    choice_push,
     plain_saif,
     random_latents,
     single_latent,
-    steering_for,
 )
 from saif.experiments.scoring import Judged, Task, judge, make_replies, summarise
 from saif.presets.instructions import Instruction, place
 from saif.presets.preset import ConditionScores, LoadedPreset, Scores
+from saif.presets.push import choice_push, mean_difference_push, steering_for
 from saif.runtime.sae import Sae
 
 
@@ -40,16 +39,20 @@ class Evaluation:
         placement: Placement,
         contents: Sequence[str],
         *,
-        mean_difference: Push,
         bound: float,
         command: str,
     ) -> Scores:
         """All conditions on `contents`, greedy. bound: see `saif.core.fluency`."""
+        part = preset.preset.placements[placement]
+        if part.mean_difference is None:
+            raise PresetError(
+                f"The preset '{preset.id}' is not calibrated.",
+                hint="Run `python -m saif calibrate` first.",
+            )
+        rival = mean_difference_push(part.mean_difference)
         steerings: dict[Condition, Steering] = {
-            "steered": steering_for(
-                preset, placement, choice_push(preset.preset.placements[placement].choice)
-            ),
-            "mean-difference": steering_for(preset, placement, mean_difference),
+            "steered": steering_for(preset, placement, choice_push(part.choice)),
+            "mean-difference": steering_for(preset, placement, rival),
             "random": random_latents(preset, placement, self.load_sae),
             "single-latent": single_latent(preset, placement),
             "saif": plain_saif(preset, placement),
@@ -83,7 +86,7 @@ class Evaluation:
         replies = make_replies(
             self.engine, flat, max_new_tokens=self.max_new_tokens, advance=self.advance
         )
-        judged = judge(self.engine, instruction.check, flat, replies, contents=contents)
+        judged = judge(self.engine, instruction, flat, replies, contents=contents)
         n = len(contents)
         found = {name: judged[i * n : (i + 1) * n] for i, name in enumerate(tasks)}
         found["unsteered"] = self._plain(instruction, contents)
@@ -103,7 +106,7 @@ class Evaluation:
                 )
             )
             self._unsteered[key] = judge(
-                self.engine, instruction.check, tasks, replies, contents=contents
+                self.engine, instruction, tasks, replies, contents=contents
             )
         return self._unsteered[key]
 
@@ -113,5 +116,5 @@ def _row(
 ) -> ConditionScores:
     if steering is None:
         return summarise(name, judged, bound)
-    ((layer, dose),) = steering.dose.items()
-    return summarise(name, judged, bound, layer=layer, dose=dose)
+    layer = next(iter(steering.dose))
+    return summarise(name, judged, bound, layer=layer, dose=sum(steering.dose.values()))

@@ -13,8 +13,15 @@ import torch
 from torch import Tensor
 
 from saif import __version__
-from saif.core.selection import LatentStatistics, latent_statistics, rank
+from saif.core.selection import (
+    LatentStatistics,
+    at_dose,
+    latent_statistics,
+    output_score,
+    rank,
+)
 from saif.core.spec import PLACEMENTS, SELECTIONS, Placement
+from saif.core.steering import Steering
 from saif.engine import LocalEngine
 from saif.errors import SaeError
 from saif.experiments.progress import track
@@ -30,11 +37,14 @@ from saif.presets.preset import (
     Preset,
     SaeRef,
 )
+from saif.runtime.batch import RowStart
 from saif.runtime.model import SteerableModel
 from saif.runtime.sae import Sae
 
 _BATCH = 32
 _WORDS = 6
+_NEUTRAL, _PROBE_DOSE = "The weather is lovely today.", 0.25
+"""Output scores are measured on this message, with this dose of one latent."""
 
 FIRST_CHOICE: dict[str, Any] = {
     "selection": "saif",
@@ -124,13 +134,20 @@ def build_presets(
                 f"The SAE '{sae.id}' reads {sae.site} with width {sae.d_in}, not layer {layer} "
                 f"with width {engine.model.d_model}."
             )
+        known: dict[int, float] = {}
         for instruction in instructions:
+            norm = float(readings.plain[instruction.contents][layer].norm(dim=1).mean())
             found = {
                 placement: _statistics(sae, instruction, placement, readings, layer)
                 for placement in PLACEMENTS
             }
+            new = sorted({i for s in found.values() for i in s.ids.tolist()} - set(known))
+            scores = output_scores(engine.steerable, sae.decoder(new), layer, norm) if new else []
+            known.update(zip(new, scores, strict=True))
             for placement, statistics in found.items():
-                norm = float(readings.plain[instruction.contents][layer].norm(dim=1).mean())
+                statistics.output_score[:] = torch.tensor(
+                    [known[latent] for latent in statistics.ids.tolist()]
+                )
                 table = _table(engine.steerable, sae, layer, norm, statistics)
                 tables.setdefault((instruction.id, placement), []).append(table)
             vectors[instruction.id][layer] = _vectors(sae, found, instruction, readings, layer)
@@ -154,6 +171,24 @@ def _statistics(
         for place in rank(all_latents, selection)[:MAX_STORED_LATENTS]
     }
     return all_latents.take(torch.tensor(sorted(best)))
+
+
+def output_scores(model: SteerableModel, decoder: Tensor, layer: int, norm: float) -> list[float]:
+    """How much each latent, decoder (m, d_model), moves its own words when it is pushed at the
+    last prompt token of a neutral message (`saif.core.selection.output_score`)."""
+    prompt = model.render([{"role": "user", "content": _NEUTRAL}])
+    words = model.raised_tokens(decoder, _WORDS)
+    plain = model.start([RowStart(prompt)])[1].logits[0]
+    pushes = [at_dose(row, _PROBE_DOSE, norm) for row in decoder]
+    found: list[float] = []
+    for start in range(0, len(pushes), _BATCH):
+        rows = [
+            RowStart(prompt, Steering({layer: direction}, "response", {layer: _PROBE_DOSE}))
+            for direction in pushes[start : start + _BATCH]
+        ]
+        steered = model.start(rows)[1].logits
+        found += output_score(plain, steered, words[start : start + _BATCH]).tolist()
+    return found
 
 
 def _other_instructions(

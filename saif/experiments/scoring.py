@@ -13,6 +13,7 @@ from saif.core.verifiers import Check, follows
 from saif.engine import LocalEngine, Message, Reply, Request, complete
 from saif.errors import InputError
 from saif.generation import Sampling
+from saif.presets.instructions import Instruction, place
 from saif.presets.preset import ConditionScores, Interval
 
 BATCH = 96
@@ -77,27 +78,32 @@ def make_replies(
 
 def judge(
     engine: LocalEngine,
-    check: Check,
+    instruction: Instruction,
     tasks: Sequence[Task],
     replies: Sequence[Reply],
     *,
     contents: Sequence[str],
 ) -> list[Judged]:
     """Judge replies. `contents` supplies the other texts a reply must not fit as well."""
-    own = _reply_log_probabilities(engine, [task.content for task in tasks], replies)
+    totals = _reply_log_probabilities(engine, [task.content for task in tasks], replies)
+    check = instruction.check
     loose = [_is_loose(check, task, reply) for task, reply in zip(tasks, replies, strict=True)]
     flow = [
         fluency(reply.token_ids, reply.text, _perplexity(total, len(reply.token_ids)))
-        for reply, total in zip(replies, own, strict=True)
+        for reply, total in zip(replies, totals, strict=True)
     ]
     about: list[bool | None] = [None] * len(tasks)
     wanted = [i for i, flag in enumerate(loose) if flag and replies[i].token_ids]
-    others = {i: _distractors(tasks[i].content, contents) for i in wanted}
-    flat = [(i, text) for i in wanted for text in others[i]]
+    # The content in question, then the others; each asked for in words.
+    flat = [
+        (i, place(instruction.main_wording, text, "pre"))
+        for i in wanted
+        for text in (tasks[i].content, *_distractors(tasks[i].content, contents))
+    ]
     scores = _reply_log_probabilities(engine, [t for _, t in flat], [replies[i] for i, _ in flat])
-    for place, i in enumerate(wanted):
-        mine = scores[place * N_DISTRACTORS : (place + 1) * N_DISTRACTORS]
-        about[i] = is_about(own[i], mine)
+    for number, i in enumerate(wanted):
+        own, *others = scores[number * (1 + N_DISTRACTORS) : (number + 1) * (1 + N_DISTRACTORS)]
+        about[i] = is_about(own, others)
     return [
         Judged(task.content, reply, loose[i], flow[i], about[i])
         for i, (task, reply) in enumerate(zip(tasks, replies, strict=True))
@@ -122,19 +128,19 @@ def _distractors(content: str, contents: Sequence[str]) -> list[str]:
 
 
 def _reply_log_probabilities(
-    engine: LocalEngine, contents: Sequence[str], replies: Sequence[Reply]
+    engine: LocalEngine, messages: Sequence[str], replies: Sequence[Reply]
 ) -> list[float]:
-    """log p(reply | content alone) under the unsteered model, in nats; 0 for an empty reply."""
+    """log p(reply | message) under the unsteered model, in nats; 0 for an empty reply."""
     model = engine.steerable
     result = [0.0] * len(replies)
     order = sorted(
         (i for i, reply in enumerate(replies) if reply.token_ids),
-        key=lambda i: len(replies[i].token_ids) + len(contents[i]) // 4,
+        key=lambda i: len(replies[i].token_ids) + len(messages[i]) // 4,
     )
     for start in range(0, len(order), _SCORING_BATCH):
         chunk = order[start : start + _SCORING_BATCH]
         rows = [
-            (model.render([{"role": "user", "content": contents[i]}]), replies[i].token_ids)
+            (model.render([{"role": "user", "content": messages[i]}]), replies[i].token_ids)
             for i in chunk
         ]
         for i, scores in zip(chunk, model.log_probabilities(rows), strict=True):

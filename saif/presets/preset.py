@@ -53,6 +53,7 @@ class Latent(_Strict):
     std: float
     delta: float
     delta_std: float
+    output_score: float
     words: list[str]
 
 
@@ -72,15 +73,30 @@ class LayerTable(_Strict):
 
 
 class Choice(_Strict):
-    """Where and how hard to steer. `dose` is ‖direction‖ / residual_norm at strength 1."""
+    """Where and how hard to steer. `dose` is ‖direction‖ / residual_norm at strength 1, summed
+    over `layer` and the layers in `also`, which get equal shares. half_life, keep_norm and clamp:
+    see `saif.core.spec.Shape`."""
 
     layer: Annotated[int, Field(ge=0)]
+    also: list[Annotated[int, Field(ge=0)]] = []
     selection: Selection
     rule: StrengthRule
     k: Annotated[int, Field(ge=1, le=MAX_STORED_LATENTS)]
     beta: Annotated[float, Field(ge=-1, le=1)]
     dose: Positive
     span: Span
+    half_life: Annotated[int, Field(ge=1)] | None = None
+    keep_norm: bool = False
+    clamp: bool = False
+
+
+class MeanDifferenceChoice(_Strict):
+    """The rival at its own best setting, found by the same search as the choice."""
+
+    layer: Annotated[int, Field(ge=0)]
+    dose: Positive
+    half_life: Annotated[int, Field(ge=1)] | None = None
+    keep_norm: bool = False
 
 
 class Interval(_Strict):
@@ -130,16 +146,23 @@ class Scores(_Strict):
 
 
 class PlacementPreset(_Strict):
-    """Everything for one placement. `choice` is what calibration found best."""
+    """Everything for one placement. `choice` is what calibration found best among the latents,
+    `mean_difference` (None before calibration) what it found for that baseline."""
 
     layers: Annotated[list[LayerTable], Field(min_length=1)]
     choice: Choice
+    mean_difference: MeanDifferenceChoice | None = None
     scores: Scores | None
 
     @model_validator(mode="after")
     def _choice_is_stored(self) -> "PlacementPreset":
-        if self.choice.layer not in self.layer_numbers:
-            raise ValueError(f"choice.layer: no latents are stored for layer {self.choice.layer}")
+        for layer in (self.choice.layer, *self.choice.also):
+            if layer not in self.layer_numbers:
+                raise ValueError(f"choice.layer: no latents are stored for layer {layer}")
+        if self.mean_difference and self.mean_difference.layer not in self.layer_numbers:
+            raise ValueError(f"mean_difference.layer: {self.mean_difference.layer} is not stored")
+        if len({self.choice.layer, *self.choice.also}) < 1 + len(self.choice.also):
+            raise ValueError("choice.also: a layer is listed twice")
         if len(set(self.layer_numbers)) < len(self.layers):
             raise ValueError("layers: a layer is listed twice")
         stored = len(self.table(self.choice.layer).latents)

@@ -1,11 +1,12 @@
 """From a preset and the panel's controls to a steering that the engine can add."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from saif.core.spec import PLACEMENTS, SPANS, Placement, Span
 from saif.errors import InputError, PresetError
 from saif.presets.preset import MAX_STORED_LATENTS, LoadedPreset, ModelRef
+from saif.presets.push import choice_push, steering_for
 
 if TYPE_CHECKING:
     from saif.core.steering import Steering
@@ -27,14 +28,19 @@ class Controls:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What was really asked of the engine, for the line under a steered reply."""
+    """What was really asked of the engine, for the line under a steered reply. latents: those of
+    the first layer. dose: of all layers together."""
 
-    layer: int
+    layers: tuple[int, ...]
     k: int
     strength: float
     dose: float
     span: Span
     latents: tuple[int, ...]
+
+    @property
+    def layer(self) -> int:
+        return self.layers[0]
 
 
 def check_model(preset: LoadedPreset, model: ModelRef) -> None:
@@ -52,10 +58,10 @@ def steer(preset: LoadedPreset, controls: Controls) -> "tuple[Steering | None, A
     """The steering these controls ask for; None at strength 0, which edits nothing.
 
     The direction Σ α_j W_dec[j] is rescaled to strength × the calibrated dose, so the strength
-    means the same whatever k and layer are. Raises InputError on a control out of range.
+    means the same whatever k and layer are. A layer chosen by hand is steered alone. Raises
+    InputError on a control out of range.
     """
-    from saif.core.selection import at_dose, direction, rank
-    from saif.core.steering import Steering
+    from saif.core.selection import rank
 
     if controls.placement not in PLACEMENTS:
         raise InputError(
@@ -64,7 +70,9 @@ def steer(preset: LoadedPreset, controls: Controls) -> "tuple[Steering | None, A
         )
     part = preset.preset.placements[controls.placement]
     choice = part.choice
-    layer = choice.layer if controls.layer is None else controls.layer
+    push = choice_push(choice)
+    layers = push.layers if controls.layer is None else (controls.layer,)
+    layer = layers[0]
     k = choice.k if controls.k is None else controls.k
     span = controls.span or choice.span
     _check(controls, part.layer_numbers, layer, k, span)
@@ -72,24 +80,13 @@ def steer(preset: LoadedPreset, controls: Controls) -> "tuple[Steering | None, A
     top = rank(statistics, choice.selection)[:k]
     dose = controls.strength * choice.dose
     latents = tuple(statistics.ids[top].tolist())
-    applied = Applied(layer, len(latents), controls.strength, dose, span, latents)
+    applied = Applied(layers, len(latents), controls.strength, dose, span, latents)
     if controls.strength == 0:
         return None, applied
-    raw = direction(
-        statistics,
-        preset.decoder_rows(controls.placement, layer),
-        selection=choice.selection,
-        rule=choice.rule,
-        k=k,
-        beta=choice.beta,
-    )
-    vector = at_dose(raw, dose, part.table(layer).residual_norm)
-    if not float(vector.norm()):
-        raise PresetError(
-            f"The preset '{preset.id}' has no direction at layer {layer}.",
-            hint="Choose another layer or more latents.",
-        )
-    return Steering({layer: vector}, span, {layer: dose}), applied
+    assert push.latents is not None
+    push = replace(push, layers=layers, latents=replace(push.latents, k=k))
+    steering = steering_for(preset, controls.placement, push, span=span, strength=controls.strength)
+    return steering, applied
 
 
 def _check(controls: Controls, layers: list[int], layer: int, k: int, span: Span) -> None:

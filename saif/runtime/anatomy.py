@@ -36,11 +36,11 @@ def decoder_blocks(model: Any) -> list[nn.Module]:
 
 
 @torch.inference_mode()
-def raised_most(model: Any, vectors: Tensor, top: int) -> list[list[int]]:
-    """The tokens that each direction (n, d_model) raises most through final norm and head."""
+def raised_most(model: Any, vectors: Tensor, top: int) -> Tensor:
+    """The tokens (n, top) that each (n, d_model) raises most through final norm and head."""
     head = model.get_output_embeddings().weight
     scaled = vectors.to(head) * _final_norm_weight(model).to(head)
-    return (scaled @ head.T).topk(top, dim=-1).indices.tolist()
+    return (scaled @ head.T).topk(top, dim=-1).indices.cpu()
 
 
 def _final_norm_weight(model: Any) -> Tensor:

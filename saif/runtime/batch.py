@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saif.core.steering import Steering, span_mask
+from saif.core.steering import Steering, span_mask, span_weights
 from saif.errors import SteeringError
 
 
@@ -63,23 +63,24 @@ def left_pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, T
     return ids, mask
 
 
-def steer_masks(rows: Sequence[BatchRow], width: int, control_ids: frozenset[int]) -> Tensor:
-    """(batch, width): which of the newest `width` columns are steered, by absolute position.
+def steer_weights(rows: Sequence[BatchRow], width: int, control_ids: frozenset[int]) -> Tensor:
+    """(batch, width): with what share of its strength each of the newest `width` columns is
+    steered, by absolute position.
 
-    Columns left of a short row's first token are padding and stay False.
+    Columns left of a short row's first token are padding and stay 0.
     """
-    masks = torch.zeros(len(rows), width, dtype=torch.bool)
+    weights = torch.zeros(len(rows), width)
     for index, row in enumerate(rows):
         if row.steering is None or not row.steering.directions:
             continue
         start = max(0, len(row.token_ids) - width)
-        mask = span_mask(row.steering.span, row.token_ids, row.prompt_length, control_ids, start)
-        masks[index, width - len(mask) :] = torch.tensor(mask)
-    return masks
+        found = span_weights(row.steering, row.token_ids, row.prompt_length, control_ids, start)
+        weights[index, width - len(found) :] = torch.tensor(found)
+    return weights
 
 
 def verified(
-    rows: Sequence[BatchRow], masks: Tensor, counts: Mapping[int, Tensor]
+    rows: Sequence[BatchRow], weights: Tensor, counts: Mapping[int, Tensor]
 ) -> tuple[int, ...]:
     """The number of steered positions per row, if it is what the span says; counts: layer ->
     (batch,) positions that were really changed.
@@ -87,7 +88,7 @@ def verified(
     Every row is checked at every steered layer: a plain row that was changed is as wrong as a
     steered one that wasn't. Raises SteeringError.
     """
-    steered: list[int] = masks.sum(dim=1).tolist()
+    steered: list[int] = (weights > 0).sum(dim=1).tolist()
     steerings = [row.steering for row in rows]
     for layer in {layer for s in steerings if s for layer in s.directions}:
         wanted = [

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saif.core.steering import Steering, add_where
+from saif.core.steering import Steering, pushed
 from saif.errors import InputError, ModelError, SteeringError
 from saif.runtime.anatomy import control_ids, decoder_blocks, fingerprint, raised_most
 from saif.runtime.batch import (
@@ -18,7 +18,7 @@ from saif.runtime.batch import (
     StepResult,
     left_pad,
     shared_prefix,
-    steer_masks,
+    steer_weights,
     unsteered_prefix,
     verified,
 )
@@ -129,30 +129,34 @@ class SteerableModel:
         batch.attention_mask = batch.attention_mask[index]
 
     def _step(self, batch: Batch, input_ids: Tensor) -> StepResult:
-        masks = steer_masks(batch.rows, input_ids.shape[1], self.control_ids)
+        weights = steer_weights(batch.rows, input_ids.shape[1], self.control_ids)
         counts: dict[int, Tensor] = {}
-        edits = self._edits(batch.rows, masks, counts)
+        edits = self._edits(batch.rows, weights, counts)
         out = self._forward(input_ids, batch.attention_mask, batch.cache, edits, {})
-        steered = verified(batch.rows, masks, counts)
+        steered = verified(batch.rows, weights, counts)
         return StepResult(out.logits[:, -1].float(), steered)
 
     def _edits(
-        self, rows: Sequence[BatchRow], masks: Tensor, counts: dict[int, Tensor]
+        self, rows: Sequence[BatchRow], weights: Tensor, counts: dict[int, Tensor]
     ) -> dict[int, Edit]:
         """One edit per steered layer; each notes in `counts` what it really changed."""
         layers = {layer for row in rows if row.steering for layer in row.steering.directions}
 
         def edit_for(layer: int) -> Edit:
-            here = [
-                row.steering.directions.get(layer) if row.steering is not None else None
-                for row in rows
-            ]
-            zero = torch.zeros(self.d_model)
-            directions = torch.stack([zero if d is None else d for d in here])
-            mask = masks & torch.tensor([d is not None for d in here])[:, None]
+            here = {
+                index: row.steering
+                for index, row in enumerate(rows)
+                if row.steering is not None and layer in row.steering.directions
+            }
+            directions = torch.zeros(len(rows), self.d_model)
+            for index, steering in here.items():
+                directions[index] = steering.directions[layer]
+            shares = weights * torch.tensor([index in here for index in range(len(rows))])[:, None]
+            clamped = {i: s.clamped[layer] for i, s in here.items() if layer in s.clamped}
+            keep_norm = [i for i, s in here.items() if s.keep_norm]
 
             def edit(resid: Tensor) -> Tensor:
-                edited = add_where(resid, directions, mask)
+                edited = pushed(resid, directions, shares, clamped=clamped, keep_norm=keep_norm)
                 changed = (edited != resid).any(dim=-1).sum(dim=1)
                 counts[layer] = counts[layer] + changed if layer in counts else changed
                 return edited
@@ -160,7 +164,9 @@ class SteerableModel:
             return edit
 
         # A step with nothing to push (a prompt chunk outside the span) needs no hook at all.
-        return {layer: edit_for(layer) for layer in sorted(layers)} if bool(masks.any()) else {}
+        if not bool((weights > 0).any()):
+            return {}
+        return {layer: edit_for(layer) for layer in sorted(layers)}
 
     def _check(self, steering: Steering | None) -> None:
         for layer, direction in (steering.directions if steering else {}).items():
@@ -234,8 +240,12 @@ class SteerableModel:
     def logit_lens(self, vectors: Tensor, top: int) -> list[list[str]]:
         """The words each residual direction (n, d_model) raises most if it is the last thing
         added: final norm's weights, then the unembedding."""
-        best = raised_most(self._model, vectors, top)
+        best = self.raised_tokens(vectors, top).tolist()
         return [[self.tokenizer.decode([token]) for token in row] for row in best]
+
+    def raised_tokens(self, vectors: Tensor, top: int) -> Tensor:
+        """The token ids (n, top) behind `logit_lens`."""
+        return raised_most(self._model, vectors, top)
 
     # The one forward pass
 

@@ -7,13 +7,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saif.core.steering import Steering, add_where, weighted_sum
+from saif.core.spec import Span
+from saif.core.steering import (
+    FADED,
+    LatentReader,
+    Steering,
+    fade,
+    pushed,
+    span_weights,
+    weighted_sum,
+)
 from saif.errors import SteeringError
 
 V = torch.tensor([3.0, 4.0, 0.0])
 
 
-def at(layer: int, vector: torch.Tensor = V, dose: float = 0.5, span: str = "all") -> Steering:
+def at(layer: int, vector: torch.Tensor = V, dose: float = 0.5, span: Span = "all") -> Steering:
     return Steering({layer: vector}, span, {layer: dose})
 
 
@@ -96,7 +105,7 @@ def test_adding_where_a_mask_is_true_adds_there_and_nowhere_else(
     resid = torch.randn(2, 3, 4, generator=generator)
     directions = torch.randn(2, 4, generator=generator)
     before = resid.clone()
-    edited = add_where(resid, directions, torch.tensor(mask))
+    edited = pushed(resid, directions, torch.tensor(mask).float())
     for row in range(2):
         for position in range(3):
             expected = resid[row, position] + mask[row][position] * directions[row]
@@ -107,7 +116,7 @@ def test_adding_where_a_mask_is_true_adds_there_and_nowhere_else(
 def test_a_nan_direction_reaches_only_the_positions_it_is_meant_for() -> None:
     resid = torch.ones(2, 2, 3)
     directions = torch.tensor([[math.nan] * 3, [1.0] * 3])
-    edited = add_where(resid, directions, torch.tensor([[False, True], [False, False]]))
+    edited = pushed(resid, directions, torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
     assert edited[0, 1].isnan().all()
     edited[0, 1] = 1
     assert torch.equal(edited, resid)
@@ -116,4 +125,75 @@ def test_a_nan_direction_reaches_only_the_positions_it_is_meant_for() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_the_residual_keeps_its_dtype(dtype: torch.dtype) -> None:
     resid = torch.ones(1, 1, 3, dtype=dtype)
-    assert add_where(resid, V[None], torch.tensor([[True]])).dtype == dtype
+    assert pushed(resid, V[None], torch.tensor([[1.0]])).dtype == dtype
+
+
+# Shapes: fading, keeping the norm, clamping
+
+
+def test_a_push_without_a_half_life_never_fades() -> None:
+    assert fade(10**6, None) == 1
+
+
+def test_half_is_left_after_a_half_life_and_nothing_once_it_is_faint() -> None:
+    assert fade(0, 8) == 1
+    assert fade(8, 8) == 0.5
+    assert fade(16, 8) == 0.25
+    assert fade(34, 8) > FADED
+    assert fade(35, 8) == 0
+
+
+def test_weights_fade_with_the_reply_and_not_with_the_prompt() -> None:
+    fading = Steering({0: V}, "all", {0: 1.0}, half_life=1)
+    weights = span_weights(fading, [9, 1, 2, 3, 4, 5], prompt_length=4, control_ids={9})
+    assert weights == [0, 1, 1, 1, 0.5, 0.25]
+    assert span_weights(fading, [9, 1, 2, 3, 4, 5], 4, {9}, start=5) == [0.25]
+
+
+def test_a_weight_is_the_share_of_the_direction_that_is_added() -> None:
+    edited = pushed(torch.zeros(1, 2, 3), V[None], torch.tensor([[0.5, 0.25]]))
+    assert edited.tolist() == [[[1.5, 2.0, 0.0], [0.75, 1.0, 0.0]]]
+
+
+def test_a_row_that_keeps_its_norm_turns_and_the_others_grow() -> None:
+    resid = torch.tensor([[[0.0, 0.0, 5.0]], [[0.0, 0.0, 5.0]]])
+    edited = pushed(resid, torch.stack([V, V]), torch.ones(2, 1), keep_norm=[1])
+    assert edited[0, 0].tolist() == [3, 4, 5]
+    assert edited[1, 0].norm() == pytest.approx(5)
+    assert edited[1, 0].tolist() == pytest.approx([5 * x / math.sqrt(50) for x in (3, 4, 5)])
+
+
+def test_clamped_latents_end_up_at_their_strengths() -> None:
+    """Two latents that read and write an axis each: one is set from 5 to 2, one from off to 7."""
+    axes = torch.eye(3)[:2]
+    reader = LatentReader(axes, torch.tensor([0.0, -1.0]), torch.zeros(2), axes)
+    resid = torch.tensor([[[5.0, 0.5, 9.0]], [[5.0, 0.5, 9.0]]])
+    target = torch.tensor([2.0, 7.0, 0.0])
+    edited = pushed(resid, torch.stack([target, target]), torch.ones(2, 1), clamped={1: reader})
+    assert edited[0, 0].tolist() == [7, 7.5, 9]  # added
+    assert edited[1, 0].tolist() == [2, 7.5, 9]  # set; what lies below the bias stays
+    half = pushed(resid, torch.stack([target, target]), torch.ones(2, 1) / 2, clamped={1: reader})
+    assert half[1, 0].tolist() == [3.5, 4, 9]
+
+
+def test_a_latent_below_its_threshold_is_off() -> None:
+    reader = LatentReader(torch.eye(2), torch.zeros(2), torch.tensor([3.0, 3.0]), torch.eye(2))
+    assert reader.contribution(torch.tensor([2.0, 4.0])).tolist() == [0, 4]
+
+
+def test_steerings_of_different_shapes_do_not_add_up() -> None:
+    with pytest.raises(SteeringError, match="fade"):
+        at(1) + Steering({1: V}, "all", {1: 0.5}, half_life=3)
+    reader = LatentReader(V[None], torch.zeros(1), torch.zeros(1), V[None])
+    clamped = Steering({1: V}, "all", {1: 0.5}, clamped={1: reader})
+    assert set((clamped + at(2)).clamped) == {1}
+    with pytest.raises(SteeringError, match="clamped"):
+        at(1) + clamped
+
+
+def test_shapes_that_make_no_sense_are_refused() -> None:
+    reader = LatentReader(V[None], torch.zeros(1), torch.zeros(1), V[None])
+    with pytest.raises(SteeringError, match="clamped at a steered layer"):
+        Steering({1: V}, "all", {1: 0.5}, clamped={2: reader})
+    with pytest.raises(SteeringError, match="half-life"):
+        Steering({1: V}, "all", {1: 0.5}, half_life=0)

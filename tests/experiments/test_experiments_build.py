@@ -19,7 +19,7 @@ from saif.presets.library import Library
 from saif.presets.preset import LoadedPreset
 
 EFFORT = Effort(first=2, first_tokens=3, second=3, max_new_tokens=4)
-FOUND = Push(layer=3, dose=0.5, latents=None)
+FOUND = Push(layers=(3,), dose=0.5, latents=None)
 
 
 @pytest.fixture

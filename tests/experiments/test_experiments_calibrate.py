@@ -100,7 +100,7 @@ def search(
 
 
 def test_the_best_of_the_second_round_becomes_the_choice(search: Any) -> None:
-    found = Push(layer=3, dose=0.45, latents=CONTRAST)
+    found = Push(layers=(3,), dose=0.45, latents=CONTRAST)
     best = replace(found, latents=replace(CONTRAST, beta=0.5))
 
     def first(push: Push) -> Outcome:
@@ -149,7 +149,7 @@ def test_mean_difference_goes_through_the_same_rounds(search: Any) -> None:
         return Outcome(2) if (push.layer, push.dose) == wanted else Outcome(0)
 
     calibration, rounds = search(outcome)
-    assert calibration.mean_difference == Push(layer=3, dose=0.45, latents=None)
+    assert calibration.mean_difference == Push(layers=(3,), dose=0.45, latents=None)
     assert calibration.choice.layer == 1
     opening, closing = rounds.pushes[1:]
     for layer in (1, 3):

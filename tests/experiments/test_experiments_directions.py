@@ -52,7 +52,7 @@ def test_the_choice_steers_as_the_panel_does_at_strength_one(chosen: LoadedPrese
 
 @pytest.mark.parametrize("latents", [None, LatentPush(selection="signed", rule="delta", k=5)])
 def test_a_push_is_as_long_as_its_dose(preset: LoadedPreset, latents: LatentPush | None) -> None:
-    steering = steering_for(preset, "post", Push(layer=3, dose=0.4, latents=latents))
+    steering = steering_for(preset, "post", Push(layers=(3,), dose=0.4, latents=latents))
     assert list(steering.directions) == [3]
     assert steering.span == "response"
     assert float(steering.directions[3].norm()) == pytest.approx(0.4 * _norm(preset, 3), rel=1e-4)
@@ -60,7 +60,7 @@ def test_a_push_is_as_long_as_its_dose(preset: LoadedPreset, latents: LatentPush
 
 def test_no_latents_means_the_mean_difference(preset: LoadedPreset) -> None:
     preset.vectors[1].mean_difference["post"].fill_(1.0)
-    steering = steering_for(preset, "pre", Push(layer=1, dose=0.4, latents=None))
+    steering = steering_for(preset, "pre", Push(layers=(1,), dose=0.4, latents=None))
     difference = preset.vectors[1].mean_difference["pre"]
     assert _cosine(steering.directions[1], difference) == pytest.approx(1)
 

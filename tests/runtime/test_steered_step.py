@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 import saif.runtime.model as model_module
 from saif.core.spec import SPANS, Span
-from saif.core.steering import Steering, add_where
+from saif.core.steering import Steering, pushed
 from saif.errors import InputError, SteeringError
 from saif.runtime.hooks import edit_outputs
 from saif.runtime.model import RowStart, SteerableModel
@@ -295,12 +296,12 @@ def test_a_hook_that_stops_firing_in_mid_reply_is_an_error(model: SteerableModel
 def test_an_edit_that_changes_too_few_positions_is_an_error(
     model: SteerableModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def forgetful(resid: Tensor, directions: Tensor, mask: Tensor) -> Tensor:
-        mask = mask.clone()
-        mask[0, mask[0].nonzero()[0]] = False
-        return add_where(resid, directions, mask)
+    def forgetful(resid: Tensor, directions: Tensor, weights: Tensor, **shape: Any) -> Tensor:
+        weights = weights.clone()
+        weights[0, weights[0].nonzero()[0]] = 0
+        return pushed(resid, directions, weights, **shape)
 
-    monkeypatch.setattr(model_module, "add_where", forgetful)
+    monkeypatch.setattr(model_module, "pushed", forgetful)
     with pytest.raises(SteeringError):
         model.start([RowStart(chat(model, LONG), tiny_steering(span="all"))])
 
@@ -308,10 +309,11 @@ def test_an_edit_that_changes_too_few_positions_is_an_error(
 def test_a_plain_row_that_was_changed_is_an_error(
     model: SteerableModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def leaky(resid: Tensor, directions: Tensor, mask: Tensor) -> Tensor:
-        return add_where(resid, directions + directions.roll(1, 0), mask | mask.roll(1, 0))
+    def leaky(resid: Tensor, directions: Tensor, weights: Tensor, **shape: Any) -> Tensor:
+        both = weights + weights.roll(1, 0)
+        return pushed(resid, directions + directions.roll(1, 0), both, **shape)
 
-    monkeypatch.setattr(model_module, "add_where", leaky)
+    monkeypatch.setattr(model_module, "pushed", leaky)
     ids = chat(model, "Hi")
     with pytest.raises(SteeringError, match=r"changed \[1, 1\] positions instead of \[0, 1\]"):
         model.start([RowStart(ids), RowStart(ids, tiny_steering())])
@@ -344,10 +346,10 @@ def test_a_step_leaves_no_hook_no_lock_and_no_inference_mode(model: SteerableMod
 def test_a_step_that_fails_leaves_no_hook_and_no_lock(
     model: SteerableModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*args: object) -> Tensor:
+    def broken(*args: object, **shape: object) -> Tensor:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(model_module, "add_where", broken)
+    monkeypatch.setattr(model_module, "pushed", broken)
     ids = chat(model, "Hi")
     with pytest.raises(RuntimeError, match="out of memory"):
         model.start([RowStart(ids, tiny_steering())])

@@ -34,6 +34,8 @@ ONLY_IN = {  # packages that only these files or folders may import
     "huggingface_hub": ("runtime/",),
     "sae_lens": ("runtime/", "experiments/train_sae.py"),
     "typer": ("cli/",),
+    "httpx": ("experiments/llm_judge.py",),
+    "tenacity": ("experiments/llm_judge.py",),
 }
 NOWHERE = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "transformer_lens"}
 HOOK_MAKERS = {

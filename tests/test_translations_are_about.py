@@ -12,6 +12,8 @@ import pytest
 from saif.core.aboutness import N_DISTRACTORS, is_about
 from saif.engine import LocalEngine
 from saif.experiments.contents import sentence_pairs, split_of
+from saif.presets.instructions import place
+from saif.presets.library import Library
 from saif.runtime.model import SteerableModel
 
 N = 100
@@ -19,12 +21,12 @@ N = 100
 
 def _pairs() -> list[tuple[str, str]]:
     folder = Path(os.environ.get("SAIF_DATA", "nowhere"))
-    files = sorted(folder.glob("*.tsv.gz"))
+    files = sorted(folder.glob("*fra.tsv.gz"))
     if not files:
-        pytest.skip("SAIF_DATA names no folder with sentence pairs")
+        pytest.skip("SAIF_DATA names no folder with French sentence pairs")
     pairs = {
         english: other
-        for english, other in sentence_pairs(files[-1])
+        for english, other in sentence_pairs(files[0])
         if 5 <= len(english.split()) <= 14 and split_of(english) == "held-out"
     }
     return random.Random(0).sample(sorted(pairs.items()), N)
@@ -32,7 +34,9 @@ def _pairs() -> list[tuple[str, str]]:
 
 def _rate(model: SteerableModel, pairs: list[tuple[str, str]], shift: int) -> float:
     """Share of replies judged to be about the sentence `shift` places on."""
-    prompts = [model.render([{"role": "user", "content": english}]) for english, _ in pairs]
+    wording = Library().instruction("translate-french").main_wording
+    messages = [place(wording, english, "pre") for english, _ in pairs]
+    prompts = [model.render([{"role": "user", "content": text}]) for text in messages]
     places = range(1 + N_DISTRACTORS)
     about = 0
     for i, (_, translation) in enumerate(pairs):
@@ -52,5 +56,5 @@ def test_translations_are_about_their_sentence_and_shuffled_ones_are_not(
     own, shuffled = _rate(embedded.steerable, pairs, 0), _rate(embedded.steerable, pairs, 7)
     record_property("about", own)  # type: ignore[operator]
     record_property("about, shuffled", shuffled)  # type: ignore[operator]
-    assert own >= 0.75, f"{own:.2f} of the right translations, {shuffled:.2f} of shuffled ones"
-    assert shuffled <= 0.15, f"{own:.2f} of the right translations, {shuffled:.2f} of shuffled ones"
+    assert own >= 0.85, f"{own:.2f} of the right translations, {shuffled:.2f} of shuffled ones"
+    assert shuffled <= 0.18, f"{own:.2f} of the right translations, {shuffled:.2f} of shuffled ones"

@@ -112,6 +112,7 @@ def _card(model: SteerableModel, name: str, layers: tuple[int, ...], m: int) -> 
                 std=0.5,
                 delta=sign * (m - j) * (-1) ** j,
                 delta_std=0.5,
+                output_score=float(j % 3),
                 words=[f" word{j}", f" other{j}"],
             )
             for j in range(m)

@@ -1,12 +1,18 @@
 """Commands that make presets: train an SAE, identify latents, calibrate."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from saif.cli.options import DEFAULT_MODEL, ModelOption, PresetsOption, open_engine, open_library
+from saif.cli.options import (
+    DEFAULT_MODEL,
+    ModelOption,
+    PresetsOption,
+    command_typed,
+    open_engine,
+    open_library,
+)
 
 DataOption = Annotated[
     Path,
@@ -57,7 +63,7 @@ def train_sae(
         width=width,
         k=k,
         work=work,
-        command=_command(),
+        command=command_typed(),
     )
     train_saes(engine.steerable, library, plan)
 
@@ -94,16 +100,8 @@ def calibrate(
 
     engine = open_engine(model)
     calibrate_presets(
-        engine, open_library(presets), data, preset, sae, n=n, again=again, command=_command()
+        engine, open_library(presets), data, preset, sae, n=n, again=again, command=command_typed()
     )
-
-
-def _command() -> str:
-    """What was typed, for the record; without the paths that only exist here."""
-    words = ["python -m saif"]
-    for word in sys.argv[1:]:
-        words.append(Path(word).name if "/" in word and Path(word).exists() else word)
-    return " ".join(words)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -1,5 +1,6 @@
 """Options that several commands share, and opening what they name."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,3 +69,11 @@ def open_engine(model: str, quantize: Quantize = "none") -> "LocalEngine":
 
     with chatter_to_stderr(), working(f"Loading {model} …"):
         return LocalEngine(load_model(model, quantize=quantize))
+
+
+def command_typed() -> str:
+    """What was typed, for the record; without the paths that only exist here."""
+    words = ["python -m saif"]
+    for word in sys.argv[1:]:
+        words.append(Path(word).name if "/" in word and Path(word).exists() else word)
+    return " ".join(words)

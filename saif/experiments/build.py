@@ -11,11 +11,12 @@ from saif.engine import LocalEngine
 from saif.errors import InputError, SaeError
 from saif.experiments.calibrate import EFFORTS, Calibration, calibrate
 from saif.experiments.contents import read_contents
+from saif.experiments.directions import Subject
 from saif.experiments.evaluate import Evaluation
 from saif.experiments.identify import build_presets, read_prompts
 from saif.experiments.progress import bar
 from saif.presets.files import write_preset
-from saif.presets.instructions import ContentKind, Instruction
+from saif.presets.instructions import ContentKind
 from saif.presets.library import Library
 from saif.presets.preset import LoadedPreset, PlacementPreset
 from saif.presets.steer import check_model
@@ -85,10 +86,7 @@ def calibrate_presets(
         def advance(count: int) -> None:
             progress.advance(replies, count)
 
-        evaluations = {
-            kind: Evaluation(engine, load, effort.max_new_tokens, advance)
-            for kind, effort in EFFORTS.items()
-        }
+        evaluation = Evaluation(engine, advance=advance)
         jobs = [(name, placement) for name in names for placement in PLACEMENTS]
         overall = progress.add_task("Presets × placements", total=len(jobs))
         for name, placement in jobs:
@@ -103,42 +101,44 @@ def calibrate_presets(
                 found = calibrate(
                     engine, preset, instruction, placement, develop, effort, advance=advance
                 )
-                evaluation = evaluations[instruction.contents]
-                scored = _scored(
-                    evaluation, preset, instruction, placement, found, held_out, command
+                chosen = _calibrated(preset, placement, found)
+                subject = Subject(
+                    preset=chosen, instruction=instruction, placement=placement, load=load
                 )
+                scores = evaluation.scores(
+                    subject,
+                    held_out,
+                    max_new_tokens=effort.max_new_tokens,
+                    bound=found.bound,
+                    command=command,
+                )
+                part = chosen.preset.placements[placement]
+                scored = _with(chosen, placement, part.model_copy(update={"scores": scores}))
                 write_preset(library.model_folder(engine.model.id), scored)
             progress.advance(overall)
 
 
-def _scored(
-    evaluation: Evaluation,
-    preset: LoadedPreset,
-    instruction: Instruction,
-    placement: Placement,
-    found: Calibration,
-    contents: Sequence[str],
-    command: str,
-) -> LoadedPreset:
-    """The preset with the calibrated choice, and the scores that choice gets."""
+def _calibrated(preset: LoadedPreset, placement: Placement, found: Calibration) -> LoadedPreset:
     part = preset.preset.placements[placement]
-    calibrated = {"choice": found.choice, "mean_difference": found.mean_difference}
-    chosen = _with(preset, placement, part.model_copy(update=calibrated))
-    scores = evaluation.scores(
-        chosen,
-        instruction,
-        placement,
-        contents,
-        bound=found.bound,
-        command=command,
-    )
-    part = chosen.preset.placements[placement]
-    return _with(chosen, placement, part.model_copy(update={"scores": scores}))
+    update = {"choice": found.choice, "mean_difference": found.mean_difference}
+    return _with(preset, placement, part.model_copy(update=update))
 
 
 def _with(preset: LoadedPreset, placement: Placement, part: PlacementPreset) -> LoadedPreset:
     placements = {**preset.preset.placements, placement: part}
     return LoadedPreset(preset.preset.model_copy(update={"placements": placements}), preset.vectors)
+
+
+def sae_loader(
+    engine: LocalEngine, library: Library, given: Sequence[str] | None = None
+) -> Callable[[int], Sae]:
+    """Loads the SAE of a layer, looking for it only then: most conditions need none."""
+
+    @functools.cache
+    def loader() -> Callable[[int], Sae]:
+        return _loader(library, _sae_sources(engine, library, given))
+
+    return lambda layer: loader()(layer)
 
 
 def _sae_sources(

@@ -1,10 +1,11 @@
 """Search a preset's layers, selection, k, β, dose and shape on texts kept for that.
 
 Three rounds: many candidates on a few texts, the best ones and their neighbours on more, and at
-last the winners' shapes (fading, clamping and so on) on more still. Candidates with too many
-degenerate replies come last; among the rest strict accuracy decides, then loose accuracy with
-degenerate replies counted as failures, then the smaller dose. Mean difference goes through the
-same search, so that it is a fair rival.
+last the winners' shapes (fading, clamping and so on) on more still. The objective is strict
+accuracy, then loose accuracy with degenerate replies counted as failures, then the smaller dose;
+what is degenerate beyond `MAX_DEGENERATE` counts against both. Whether replies are about their
+content, which is dear to find out, is asked in the last round only. Mean difference goes through
+the same search, so that it is a fair rival.
 """
 
 import math
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from saif.core.fluency import perplexity_bound
-from saif.core.spec import Placement, Shape
+from saif.core.spec import Placement, Sampling, Shape
 from saif.engine import LocalEngine
 from saif.errors import ModelError
 from saif.experiments.scoring import Judged, Task, judge, make_replies
@@ -28,14 +29,16 @@ _RECIPES = (
     LatentPush(selection="saif", rule="mean", k=15),
 )
 _DOSES = (0.25, 0.45)
+_RIVAL_DOSES = (0.25, 0.4, 0.6)
 _NEIGHBOUR_DOSES = (0.75, 1, 1.3)
 _MORE_LATENTS = 40
-_SEMIFINALISTS, _FINALISTS, _RIVALS = 2, 2, 1
+_SEMIFINALISTS, _FINALISTS = 2, 2
+_RIVAL_SEMIFINALISTS, _RIVAL_FINALISTS = 2, 1
 _HALF_LIFE = 16
 _HARDER = 1.3  # what fades may start harder
 
 MAX_DEGENERATE = 0.15
-"""A larger share of degenerate replies than this makes a candidate worse than any with less."""
+"""The share of degenerate replies that costs nothing beyond those replies themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +48,7 @@ class Effort:
     first: int = 4
     first_tokens: int = 24
     second: int = 12
-    third: int = 24
+    third: int = 20
     max_new_tokens: int = 40
 
 
@@ -85,21 +88,27 @@ def calibrate(
         Push(layers=(layer,), dose=dose, latents=recipe)
         for layer in layers
         for recipe in recipes
-        for dose in _DOSES
+        for dose in (_DOSES if recipe else _RIVAL_DOSES)
     ]
     first = trial.score(opening, contents[: effort.first], bound, effort.first_tokens)
-    rivals = _best([push for push in opening if push.latents is None], first, _RIVALS)
     latents = _apart([push for push in opening if push.latents], first)
     semifinalists = _best(latents, first, _SEMIFINALISTS)
+    rivals = _best(
+        _apart([push for push in opening if push.latents is None], first),
+        first,
+        _RIVAL_SEMIFINALISTS,
+    )
     middle = list(dict.fromkeys([*_neighbours(semifinalists), *_neighbours(rivals)]))
     second = trial.score(middle, contents[: effort.second], bound, effort.max_new_tokens)
     finalists = [
         *_best([push for push in middle if push.latents], second, _FINALISTS),
-        *_best([push for push in middle if push.latents is None], second, _RIVALS),
+        *_best([push for push in middle if push.latents is None], second, _RIVAL_FINALISTS),
     ]
     ranking = _best(latents, first, len(latents))
     closing = [shaped for push in finalists for shaped in _shapes(push, ranking)]
-    third = trial.score(list(dict.fromkeys(closing)), contents, bound, effort.max_new_tokens)
+    third = trial.score(
+        list(dict.fromkeys(closing)), contents, bound, effort.max_new_tokens, ask_about=True
+    )
     winner = _best([push for push in third if push.latents], third, 1)[0]
     rival = _best([push for push in third if push.latents is None], third, 1)[0]
     best_rival = MeanDifferenceChoice(
@@ -140,7 +149,7 @@ def _shapes(push: Push, ranking: Sequence[Push]) -> list[Push]:
     return found
 
 
-Objective = tuple[float, float, float]
+Objective = tuple[float, float]
 
 
 def _best(pushes: Sequence[Push], scores: dict[Push, Objective], n: int) -> list[Push]:
@@ -188,7 +197,7 @@ class _Trial:
         """Derived from the replies to the instruction in words."""
         wording = self.instruction.main_wording
         tasks = [Task(place(wording, text, self.placement), text) for text in contents]
-        judged = self._judge(tasks, contents, self.effort.max_new_tokens)
+        judged = self._judge(tasks, contents, self.effort.max_new_tokens, ask_about=False)
         bound = perplexity_bound([j.fluency.perplexity or math.nan for j in judged])
         if not math.isfinite(bound):
             raise ModelError(
@@ -198,31 +207,47 @@ class _Trial:
         return bound
 
     def score(
-        self, pushes: Sequence[Push], contents: Sequence[str], bound: float, max_new_tokens: int
+        self,
+        pushes: Sequence[Push],
+        contents: Sequence[str],
+        bound: float,
+        max_new_tokens: int,
+        *,
+        ask_about: bool = False,
     ) -> dict[Push, Objective]:
         """Every push on every text; all become rows of shared batches."""
         steerings = {push: steering_for(self.preset, self.placement, push) for push in pushes}
         tasks = [Task(text, text, steerings[push]) for push in pushes for text in contents]
-        judged = self._judge(tasks, contents, max_new_tokens)
+        judged = self._judge(tasks, contents, max_new_tokens, ask_about=ask_about)
         n = len(contents)
         return {
             push: _objective(judged[i * n : (i + 1) * n], bound) for i, push in enumerate(pushes)
         }
 
     def _judge(
-        self, tasks: Sequence[Task], contents: Sequence[str], max_new_tokens: int
+        self,
+        tasks: Sequence[Task],
+        contents: Sequence[str],
+        max_new_tokens: int,
+        *,
+        ask_about: bool,
     ) -> list[Judged]:
         replies = make_replies(
-            self.engine, tasks, max_new_tokens=max_new_tokens, advance=self.advance
+            self.engine,
+            tasks,
+            sampling=Sampling(max_new_tokens=max_new_tokens),
+            advance=self.advance,
         )
-        return judge(self.engine, self.instruction, tasks, replies, contents=contents)
+        return judge(
+            self.engine, self.instruction, tasks, replies, contents=contents, ask_about=ask_about
+        )
 
 
 def _objective(judged: Sequence[Judged], bound: float) -> Objective:
-    """(few enough degenerate, strict, loose and fluent), the last two as shares."""
+    """(strict, loose and fluent), each as a share less what is degenerate beyond the limit."""
     n = len(judged)
+    excess = max(0.0, sum(j.degenerate(bound) for j in judged) / n - MAX_DEGENERATE)
     return (
-        sum(j.degenerate(bound) for j in judged) <= MAX_DEGENERATE * n,
-        sum(j.strict(bound) for j in judged) / n,
-        sum(j.loose and not j.degenerate(bound) for j in judged) / n,
+        sum(j.strict(bound) for j in judged) / n - excess,
+        sum(j.loose and not j.degenerate(bound) for j in judged) / n - excess,
     )

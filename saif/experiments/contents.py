@@ -55,6 +55,22 @@ def read_contents(
     return random.Random(f"{seed}-{kind}-{split}").sample(texts, min(n, len(texts)))
 
 
+def evaluation_contents(presets: Path, data: Path | None, kind: ContentKind, n: int) -> list[str]:
+    """`n` texts that no preset was made with: the held-out ones of `data`, or without data the
+    first ones of what ships in the presets folder, which nothing is ever identified or calibrated
+    on. Raises InputError if there are too few."""
+    if data is not None:
+        return read_contents(data, kind, "held-out", n)
+    path = presets / "contents" / f"{kind}s.txt"
+    texts = path.read_text("utf-8").splitlines() if path.is_file() else []
+    if len(texts) < n:
+        raise InputError(
+            f"{len(texts)} {kind} texts ship with the presets; {n} are needed.",
+            hint="Give --data a folder with more text, or a smaller --n.",
+        )
+    return texts[:n]
+
+
 def _texts(source: Path, kind: ContentKind) -> Iterator[str]:
     if not source.exists():
         raise InputError(

@@ -54,6 +54,10 @@ class RunRecord(_Strict):
     max_new_tokens: dict[str, int]
     versions: dict[str, str]
 
+    def identity(self) -> str:
+        """sha256 of all that decides the replies; how the command was typed does not."""
+        return hashlib.sha256(self.model_dump_json(exclude={"command"}).encode()).hexdigest()
+
 
 class Cell(_Strict):
     """Replies that were made together: one preset, placement and condition, and in a sweep one
@@ -119,9 +123,9 @@ class RunFolder:
         """Start a run there, or go on with it. Raises InputError if another run lies there."""
         path.mkdir(parents=True, exist_ok=True)
         header = path / "run.json"
-        if header.exists() and _read_header(header) != record:
+        if header.exists() and _read_header(header).identity() != record.identity():
             raise InputError(
-                f"{path} holds another run: its command, presets, texts or versions differ.",
+                f"{path} holds another run: its settings, presets, texts or versions differ.",
                 hint="Give another folder with --out, or remove this one.",
             )
         if not header.exists():

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from saif.core.aboutness import N_DISTRACTORS, is_about
@@ -25,7 +25,7 @@ _SCORING_BATCH = 48
 @dataclass(frozen=True, slots=True)
 class Judged:
     """One reply and what the checks say. about is None where it wasn't asked: a reply that isn't
-    loose can't be strict anyway."""
+    loose, or that repeats itself, can't be strict anyway."""
 
     content: str
     reply: Reply
@@ -53,11 +53,15 @@ def make_replies(
     engine: LocalEngine,
     tasks: Sequence[Task],
     *,
-    max_new_tokens: int,
+    sampling: Sampling,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[Reply]:
-    """Greedy replies, in the order of the tasks. `advance` hears how many more are done."""
-    sampling = Sampling(max_new_tokens=max_new_tokens)
+    """Replies, in the order of the tasks. `advance` hears how many more are done.
+
+    Every content draws with a seed of its own, the same under every condition, so that replies to
+    one content can be compared in pairs and those to different ones are independent.
+    """
+    places = {text: i for i, text in enumerate(dict.fromkeys(task.content for task in tasks))}
     # Prompts of like length together, so that little of a batch is padding.
     order = sorted(range(len(tasks)), key=lambda i: len(tasks[i].message))
     replies: dict[int, Reply] = {}
@@ -67,7 +71,7 @@ def make_replies(
             Request(
                 messages=(Message("user", tasks[i].message),),
                 steering=tasks[i].steering,
-                sampling=sampling,
+                sampling=replace(sampling, seed=sampling.seed + places[tasks[i].content]),
             )
             for i in chunk
         ]
@@ -83,8 +87,11 @@ def judge(
     replies: Sequence[Reply],
     *,
     contents: Sequence[str],
+    ask_about: bool = True,
 ) -> list[Judged]:
-    """Judge replies. `contents` supplies the other texts a reply must not fit as well."""
+    """Judge replies. `contents` supplies the other texts a reply must not fit as well. Without
+    `ask_about`, which takes four more readings of a reply, every reply passes for being about its
+    content."""
     totals = _reply_log_probabilities(engine, [task.content for task in tasks], replies)
     check = instruction.check
     loose = [_is_loose(check, task, reply) for task, reply in zip(tasks, replies, strict=True)]
@@ -92,8 +99,12 @@ def judge(
         fluency(reply.token_ids, reply.text, _perplexity(total, len(reply.token_ids)))
         for reply, total in zip(replies, totals, strict=True)
     ]
-    about: list[bool | None] = [None] * len(tasks)
-    wanted = [i for i, flag in enumerate(loose) if flag and replies[i].token_ids]
+    about: list[bool | None] = [None if ask_about else True] * len(tasks)
+    wanted = [
+        i
+        for i, reply in enumerate(replies)
+        if ask_about and loose[i] and reply.token_ids and not flow[i].problems(math.inf)
+    ]
     # The content in question, then the others; each asked for in words.
     flat = [
         (i, place(instruction.main_wording, text, "pre"))

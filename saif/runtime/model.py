@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saif.core.steering import Steering, pushed
+from saif.core.steering import Steering
 from saif.errors import InputError, ModelError, SteeringError
 from saif.runtime.anatomy import control_ids, decoder_blocks, fingerprint, raised_most
 from saif.runtime.batch import (
@@ -22,6 +22,7 @@ from saif.runtime.batch import (
     unsteered_prefix,
     verified,
 )
+from saif.runtime.edits import steered_edits
 from saif.runtime.hooks import Edit, edit_outputs, read_outputs
 
 Message = Mapping[str, str]
@@ -131,42 +132,10 @@ class SteerableModel:
     def _step(self, batch: Batch, input_ids: Tensor) -> StepResult:
         weights = steer_weights(batch.rows, input_ids.shape[1], self.control_ids)
         counts: dict[int, Tensor] = {}
-        edits = self._edits(batch.rows, weights, counts)
+        edits = steered_edits(batch.rows, weights, self.d_model, counts)
         out = self._forward(input_ids, batch.attention_mask, batch.cache, edits, {})
         steered = verified(batch.rows, weights, counts)
         return StepResult(out.logits[:, -1].float(), steered)
-
-    def _edits(
-        self, rows: Sequence[BatchRow], weights: Tensor, counts: dict[int, Tensor]
-    ) -> dict[int, Edit]:
-        """One edit per steered layer; each notes in `counts` what it really changed."""
-        layers = {layer for row in rows if row.steering for layer in row.steering.directions}
-
-        def edit_for(layer: int) -> Edit:
-            here = {
-                index: row.steering
-                for index, row in enumerate(rows)
-                if row.steering is not None and layer in row.steering.directions
-            }
-            directions = torch.zeros(len(rows), self.d_model)
-            for index, steering in here.items():
-                directions[index] = steering.directions[layer]
-            shares = weights * torch.tensor([index in here for index in range(len(rows))])[:, None]
-            clamped = {i: s.clamped[layer] for i, s in here.items() if layer in s.clamped}
-            keep_norm = [i for i, s in here.items() if s.keep_norm]
-
-            def edit(resid: Tensor) -> Tensor:
-                edited = pushed(resid, directions, shares, clamped=clamped, keep_norm=keep_norm)
-                changed = (edited != resid).any(dim=-1).sum(dim=1)
-                counts[layer] = counts[layer] + changed if layer in counts else changed
-                return edited
-
-            return edit
-
-        # A step with nothing to push (a prompt chunk outside the span) needs no hook at all.
-        if not bool((weights > 0).any()):
-            return {}
-        return {layer: edit_for(layer) for layer in sorted(layers)}
 
     def _check(self, steering: Steering | None) -> None:
         for layer, direction in (steering.directions if steering else {}).items():
@@ -214,8 +183,10 @@ class SteerableModel:
         for index, (_, continuation) in enumerate(rows):
             n = len(continuation)
             targets = torch.tensor(list(continuation), dtype=torch.long, device=out.logits.device)
-            scores = out.logits[index, -n - 1 : -1].float().log_softmax(dim=-1)
-            result.append(scores.gather(1, targets[:, None])[:, 0].cpu())
+            # Of a row as wide as the vocabulary only one number is wanted.
+            logits = out.logits[index, -n - 1 : -1].float()
+            picked = logits.gather(1, targets[:, None])[:, 0]
+            result.append((picked - logits.logsumexp(dim=-1)).cpu())
         return result
 
     def next_token_loss(

@@ -1,15 +1,19 @@
 """Which latents are chosen and what direction they make, on matrices made by hand."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saif.core.selection import (
+    MIN_OUTPUT_SCORE,
     LatentStatistics,
     at_dose,
     direction,
     latent_statistics,
+    output_score,
     rank,
     strengths,
 )
@@ -24,7 +28,7 @@ OTHER = torch.tensor([[1.0, 0.0, 1.0, 6.0, 5.0], [3.0, 1.0, 0.0, 9.0, 5.0]])
 def made_of(**fields: list[float]) -> LatentStatistics:
     """Statistics with the given fields; the rest zero."""
     m = len(next(iter(fields.values())))
-    names = ("sensitivity", "other_sensitivity", "mean", "std", "delta", "delta_std")
+    names = [name for name in LatentStatistics.__dataclass_fields__ if name != "ids"]
     return LatentStatistics(
         ids=torch.arange(100, 100 + m),
         **{name: torch.tensor(fields.get(name, [0.0] * m)) for name in names},
@@ -148,3 +152,19 @@ def test_a_dose_of_a_half_precision_direction_does_not_overflow() -> None:
 def test_nothing_stays_nothing_at_any_dose() -> None:
     assert at_dose(torch.zeros(3), 0.5, 10.0).tolist() == [0, 0, 0]
     assert at_dose(torch.ones(3), 0.0, 10.0).tolist() == [0, 0, 0]
+
+
+def test_an_output_score_is_how_much_a_latents_own_words_gain() -> None:
+    """Two words at even odds; a push that makes one three times the other gives it log 1.5."""
+    plain = torch.zeros(2)
+    steered = torch.tensor([[math.log(3.0), 0.0], [5.0, 5.0]])
+    scores = output_score(plain, steered, torch.tensor([[0], [0]]))
+    assert scores.tolist() == pytest.approx([math.log(1.5), 0.0])
+    both = output_score(plain, steered[:1], torch.tensor([[0, 1]]))
+    assert both.tolist() == pytest.approx([(math.log(1.5) + math.log(0.5)) / 2])
+
+
+def test_output_ranks_latents_that_move_their_words_before_stronger_ones_that_do_not() -> None:
+    found = made_of(delta=[1.0, -9.0, 4.0, -2.0], output_score=[2.0, 0.1, MIN_OUTPUT_SCORE, 5.0])
+    assert rank(found, "output").tolist() == [2, 3, 0, 1]
+    assert rank(found, "signed").tolist() == [1, 2, 3, 0]

@@ -12,14 +12,14 @@ from saif.errors import InputError, PresetError, SaeError
 from saif.experiments import build, evaluate
 from saif.experiments.build import calibrate_presets, identify_presets
 from saif.experiments.calibrate import Calibration, Effort
-from saif.experiments.directions import CONDITIONS, Push
+from saif.experiments.directions import CONDITIONS
 from saif.experiments.evaluate import Evaluation
 from saif.presets.files import read_preset, write_preset
 from saif.presets.library import Library
-from saif.presets.preset import LoadedPreset
+from saif.presets.preset import LoadedPreset, MeanDifferenceChoice
 
-EFFORT = Effort(first=2, first_tokens=3, second=3, max_new_tokens=4)
-FOUND = Push(layers=(3,), dose=0.5, latents=None)
+EFFORT = Effort(first=2, first_tokens=3, second=2, third=4, max_new_tokens=4)
+FOUND = MeanDifferenceChoice(layer=3, dose=0.5)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def search(monkeypatch: pytest.MonkeyPatch) -> Search:
 
 
 def _calibrate(engine: LocalEngine, library: Library, data: Path, *names: str, **more: Any) -> None:
-    options: dict[str, Any] = {"n": 3, "again": False, "command": "made by a test"} | more
+    options: dict[str, Any] = {"n": 4, "again": False, "command": "made by a test"} | more
     calibrate_presets(engine, library, data, names or ("question", "verse"), None, **options)
 
 
@@ -87,13 +87,14 @@ def test_every_condition_is_scored_and_the_choice_is_written(
     for placement in PLACEMENTS:
         part = preset.placements[placement]
         assert part.choice.dose == 0.123
+        assert part.mean_difference == FOUND
         scores = part.scores
         assert scores is not None
-        assert (scores.split, scores.n, scores.max_new_tokens) == ("held-out", 3, 4)
+        assert (scores.split, scores.n, scores.max_new_tokens) == ("held-out", 4, 4)
         assert (scores.perplexity_bound, scores.command) == (50.0, "made by a test")
         rows = {row.condition: row for row in scores.conditions}
         assert tuple(rows) == CONDITIONS
-        assert {row.loose.n for row in rows.values()} == {3}
+        assert {row.loose.n for row in rows.values()} == {4}
         steered = {name: (row.layer, row.dose) for name, row in rows.items() if row.dose}
         saif = steered.pop("saif")
         assert saif[0] == 3
@@ -134,15 +135,14 @@ def test_searching_sees_develop_texts_and_scoring_held_out_ones(
     scored: list[list[str]] = []
     real = Evaluation.scores
 
-    def scores(self: Evaluation, preset: Any, instruction: Any, placement: Any, contents: Any,
-               **options: Any) -> Any:  # fmt: skip
+    def scores(self: Evaluation, subject: Any, contents: Any, **options: Any) -> Any:
         scored.append(list(contents))
-        return real(self, preset, instruction, placement, contents, **options)
+        return real(self, subject, contents, **options)
 
     monkeypatch.setattr(Evaluation, "scores", scores)
     _calibrate(engine, shelf, data, "question")
     assert len(search.contents) == len(scored) == 2
-    for given, split, n in ((search.contents, "develop", 3), (scored, "held-out", 3)):
+    for given, split, n in ((search.contents, "develop", 4), (scored, "held-out", 4)):
         for contents in given:
             assert len(contents) == n
             assert {build.read_contents.__globals__["split_of"](text) for text in contents} == {
@@ -165,16 +165,16 @@ def test_unsteered_replies_are_made_once_for_all_presets_with_the_same_texts(
         plain.extend(t.message for t in tasks if not t.steering and t.message == t.content)
         return real_replies(engine, tasks, **options)
 
-    def judge(engine: Any, check: Any, tasks: Any, replies: Any, **options: Any) -> Any:
+    def judge(engine: Any, asked: Any, tasks: Any, replies: Any, **options: Any) -> Any:
         if all(t.steering is None and t.message == t.content for t in tasks):
-            judged.append(check.kind)
-        return real_judge(engine, check, tasks, replies, **options)
+            judged.append(asked.id)
+        return real_judge(engine, asked, tasks, replies, **options)
 
     monkeypatch.setattr(evaluate, "make_replies", make_replies)
     monkeypatch.setattr(evaluate, "judge", judge)
     _calibrate(engine, shelf, data)
-    assert len(plain) == len(set(plain)) == 3
-    assert judged == ["question", "verse"]  # each by its own check, once for both placements
+    assert len(plain) == len(set(plain)) == 4
+    assert judged == ["question"] * 2 + ["verse"] * 2  # each by its own check
 
 
 def test_prompts_carry_the_instruction_where_the_placement_says(
@@ -194,19 +194,19 @@ def test_prompts_carry_the_instruction_where_the_placement_says(
     monkeypatch.setattr(evaluate, "make_replies", make_replies)
     _calibrate(engine, shelf, data, "question")
     wording = shelf.instruction("question").main_wording
-    assert [m.startswith(f"{wording}\n") for m in prompted] == [True] * 3 + [False] * 3
-    assert [m.endswith(f"\n{wording}") for m in prompted] == [False] * 3 + [True] * 3
+    assert [m.startswith(f"{wording}\n") for m in prompted] == [True] * 4 + [False] * 4
+    assert [m.endswith(f"\n{wording}") for m in prompted] == [False] * 4 + [True] * 4
 
 
 def test_nothing_to_calibrate_and_too_few_texts_are_refused(
     engine: LocalEngine, shelf: Library, data: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="2 held-out texts are too few"):
-        _calibrate(engine, shelf, data, n=2)
+    with pytest.raises(InputError, match="3 held-out texts are too few"):
+        _calibrate(engine, shelf, data, n=3)
     with pytest.raises(PresetError, match="no preset 'nothing'"):
         _calibrate(engine, shelf, data, "nothing")
     with pytest.raises(InputError, match="no presets for tests/tiny-llama"):
-        calibrate_presets(engine, Library(tmp_path), data, None, None, n=3, again=False, command="")
+        calibrate_presets(engine, Library(tmp_path), data, None, None, n=4, again=False, command="")
 
 
 # Identifying

@@ -6,15 +6,16 @@ import pytest
 from made_up import instructions, planted_preset, sentences
 
 from saif.core.fluency import Fluency
+from saif.core.spec import Sampling, Shape
 from saif.engine import LocalEngine, Reply
 from saif.errors import ModelError
 from saif.experiments import calibrate as module
 from saif.experiments.calibrate import Calibration, Effort, calibrate
-from saif.experiments.directions import LatentPush, Push
 from saif.experiments.scoring import Judged, Task
-from saif.presets.preset import LoadedPreset
+from saif.presets.preset import LoadedPreset, MeanDifferenceChoice
+from saif.presets.push import LatentPush, Push, choice_push
 
-EFFORT = Effort(first=2, first_tokens=3, second=5, max_new_tokens=7)
+EFFORT = Effort(first=2, first_tokens=3, second=4, third=5, max_new_tokens=7)
 CONTENTS = sentences()[:9]
 CONTRAST = LatentPush(selection="contrast", rule="delta", k=15)
 
@@ -42,6 +43,7 @@ class Rounds:
     contents: list[list[str]] = field(default_factory=list)
     pushes: list[list[Push]] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
+    asked_about: list[bool] = field(default_factory=list)
     advanced: int = 0
     perplexity: float = 5.0
 
@@ -58,17 +60,20 @@ class Rounds:
         self.advanced += count
 
     def _make_replies(
-        self, engine: Any, tasks: Sequence[Task], *, max_new_tokens: int, advance: Any
+        self, engine: Any, tasks: Sequence[Task], *, sampling: Sampling, advance: Any
     ) -> list[Reply]:
         advance(len(tasks))
-        self.tokens.append(max_new_tokens)
+        self.tokens.append(sampling.max_new_tokens)
         return [Reply("x", (1,), 0, "end")] * len(tasks)
 
     def _judge(
-        self, engine: Any, check: Any, tasks: Sequence[Task], replies: Any, *, contents: Any
-    ) -> list[Judged]:
+        self, engine: Any, asked: Any, tasks: Sequence[Task], replies: Any, *, contents: Any,
+        ask_about: bool,
+    ) -> list[Judged]:  # fmt: skip
+        self.asked_about.append(ask_about)
         early = self.tokens[-1] == EFFORT.first_tokens
-        assert list(contents) == CONTENTS[: EFFORT.first if early else EFFORT.second]
+        # Replies are told apart from those to the other texts of their round, and no others.
+        assert list(contents) == list(dict.fromkeys(task.content for task in tasks))
         return self._play(tasks, self.script if early else self.final)
 
     def _play(self, tasks: Sequence[Task], script: Script) -> list[Judged]:
@@ -99,7 +104,7 @@ def search(
     return run
 
 
-def test_the_best_of_the_second_round_becomes_the_choice(search: Any) -> None:
+def test_the_best_of_the_last_rounds_becomes_the_choice(search: Any) -> None:
     found = Push(layers=(3,), dose=0.45, latents=CONTRAST)
     best = replace(found, latents=replace(CONTRAST, beta=0.5))
 
@@ -118,22 +123,23 @@ def test_the_best_of_the_second_round_becomes_the_choice(search: Any) -> None:
 @pytest.mark.parametrize(
     ("better", "worse"),
     [
-        (Outcome(2, about=2), Outcome(5, about=1)),  # strict before loose
-        (Outcome(3, about=0), Outcome(5, degenerate=3, about=0)),  # loose and fluent before loose
-        (Outcome(4, degenerate=2, about=0), Outcome(3, degenerate=1, about=0)),  # then loose
+        (Outcome(2, about=2), Outcome(4, about=1)),  # strict before loose
+        (Outcome(4, about=0), Outcome(3, about=0)),  # then loose
+        (Outcome(3, about=0), Outcome(4, degenerate=1, about=0)),  # which counts if fluent
+        (Outcome(3), Outcome(4, degenerate=1)),  # too many degenerate count against it
     ],
 )
-def test_strict_comes_before_fluent_before_loose(
+def test_strict_comes_before_loose_and_degenerate_is_failure(
     search: Any, better: Outcome, worse: Outcome
 ) -> None:
     def first(push: Push) -> Outcome:
-        return Outcome(2) if push.layer == 1 and push.dose == 0.45 else Outcome(0)
+        return Outcome(2) if push.layers == (1,) and push.dose in (0.45, 0.4) else Outcome(0)
 
     def final(push: Push) -> Outcome:
-        return better if push.dose == 0.585 else worse
+        return better if push.dose in (0.585, 0.52) else worse
 
     calibration, _ = search(first, final)
-    assert calibration.choice.dose == calibration.mean_difference.dose == 0.585
+    assert (calibration.choice.dose, calibration.mean_difference.dose) == (0.585, 0.52)
 
 
 def test_equally_good_means_the_smaller_dose(search: Any) -> None:
@@ -143,19 +149,62 @@ def test_equally_good_means_the_smaller_dose(search: Any) -> None:
     assert {push.dose for push in rounds.pushes[2]} == {0.25, 0.188, 0.325}
 
 
+def test_the_finalists_are_tried_in_every_shape(search: Any) -> None:
+    calibration, rounds = search(lambda push: Outcome(2))
+    last = rounds.pushes[3]
+    latents = [push for push in last if push.latents and push.latents == last[0].latents]
+    assert {push.shape for push in latents} == {
+        Shape(),
+        Shape(half_life=16),
+        Shape(keep_norm=True),
+        Shape(clamp=True),
+    }
+    assert {push.layers for push in latents} == {(1,), (1, 3)}
+    harder = {push.dose for push in latents if push.shape.half_life}
+    assert harder == {0.188, 0.244}
+    rivals = [push for push in last if push.latents is None]
+    assert {push.shape for push in rivals} == {Shape(), Shape(half_life=16), Shape(keep_norm=True)}
+    assert calibration.choice.half_life is None  # equally good: as plain as it can be
+
+
+@pytest.mark.parametrize(
+    ("shape", "layers"),
+    [
+        (Shape(half_life=16), (1,)),
+        (Shape(keep_norm=True), (1,)),
+        (Shape(clamp=True), (1,)),
+        (Shape(), (1, 3)),
+    ],
+)
+def test_the_best_shape_becomes_the_choice(
+    search: Any, shape: Shape, layers: tuple[int, ...]
+) -> None:
+    def final(push: Push) -> Outcome:
+        return Outcome(3 if (push.shape, push.layers) == (shape, layers) else 1)
+
+    calibration, _ = search(lambda push: Outcome(2), final)
+    push = choice_push(calibration.choice)
+    assert (push.shape, push.layers) == (shape, layers)
+    if not shape.clamp and layers == (1,):
+        rival = calibration.mean_difference
+        assert (rival.half_life, rival.keep_norm) == (shape.half_life, shape.keep_norm)
+
+
 def test_mean_difference_goes_through_the_same_rounds(search: Any) -> None:
     def outcome(push: Push) -> Outcome:
-        wanted = (3, 0.45) if push.latents is None else (1, 0.25)
-        return Outcome(2) if (push.layer, push.dose) == wanted else Outcome(0)
+        wanted = ((3,), 0.4) if push.latents is None else ((1,), 0.25)
+        return Outcome(2) if (push.layers, push.dose) == wanted else Outcome(0)
 
     calibration, rounds = search(outcome)
-    assert calibration.mean_difference == Push(layers=(3,), dose=0.45, latents=None)
+    assert calibration.mean_difference == MeanDifferenceChoice(layer=3, dose=0.4)
     assert calibration.choice.layer == 1
-    opening, closing = rounds.pushes[1:]
+    opening, closing = rounds.pushes[1:3]
     for layer in (1, 3):
-        doses = [p.dose for p in opening if p.layer == layer and p.latents is None]
-        assert sorted(doses) == sorted(p.dose for p in opening if p.layer == layer)[::5]
-    assert {p.dose for p in closing if p.latents is None} == {0.45, 0.338, 0.585}
+        doses = [p.dose for p in opening if p.layers == (layer,) and p.latents is None]
+        assert sorted(doses) == [0.25, 0.4, 0.6]
+    tries = {(p.layers, p.dose) for p in closing if p.latents is None}
+    assert {dose for layers, dose in tries if layers == (3,)} == {0.3, 0.4, 0.52}
+    assert {dose for layers, dose in tries if layers == (1,)} == {0.188, 0.25, 0.325}
     tried = {p.latents for p in closing if p.latents}
     assert {latents.k for latents in tried} == {15, 40}
     assert {latents.beta for latents in tried} == {-0.5, 0, 0.5}
@@ -163,21 +212,23 @@ def test_mean_difference_goes_through_the_same_rounds(search: Any) -> None:
 
 def test_finalists_differ_in_more_than_their_dose(search: Any) -> None:
     def outcome(push: Push) -> Outcome:
-        if push.latents == CONTRAST and push.layer == 3:
+        if push.latents == CONTRAST and push.layers == (3,):
             return Outcome(2)
-        return Outcome(1) if push.layer == 1 and push.dose == 0.45 else Outcome(0)
+        return Outcome(1) if push.layers == (1,) and push.dose == 0.45 else Outcome(0)
 
     _, rounds = search(outcome)
     closing = [push for push in rounds.pushes[2] if push.latents]
-    assert {push.layer for push in closing} == {1, 3}
-    assert {push.dose for push in closing if push.layer == 3} == {0.25, 0.188, 0.325}
+    assert {push.layers for push in closing} == {(1,), (3,)}
+    assert {push.dose for push in closing if push.layers == (3,)} == {0.25, 0.188, 0.325}
 
 
-def test_the_first_round_is_short_and_the_second_sees_all_texts_it_may(search: Any) -> None:
+def test_each_round_sees_more_texts_than_the_one_before(search: Any) -> None:
     _, rounds = search(lambda push: Outcome(2))
-    assert rounds.contents == [CONTENTS[:5], CONTENTS[:2], CONTENTS[:5]]
-    assert rounds.tokens == [7, 3, 7]
-    assert rounds.advanced == 5 + 2 * len(rounds.pushes[1]) + 5 * len(rounds.pushes[2])
+    assert rounds.contents == [CONTENTS[:n] for n in (5, 2, 4, 5)]
+    assert rounds.tokens == [7, 3, 7, 7]
+    assert rounds.asked_about == [False, False, False, True]
+    tried = [len(pushes) for pushes in rounds.pushes]
+    assert rounds.advanced == 5 + 2 * tried[1] + 4 * tried[2] + 5 * tried[3]
 
 
 def test_the_bound_comes_from_the_replies_to_the_instruction_in_words(search: Any) -> None:

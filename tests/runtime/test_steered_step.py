@@ -10,6 +10,7 @@ import torch
 from tiny import D_MODEL, N_LAYERS, tiny_model, tiny_steering
 from torch import Tensor, nn
 
+import saif.runtime.edits as edits_module
 import saif.runtime.model as model_module
 from saif.core.spec import SPANS, Span
 from saif.core.steering import Steering, pushed
@@ -301,7 +302,7 @@ def test_an_edit_that_changes_too_few_positions_is_an_error(
         weights[0, weights[0].nonzero()[0]] = 0
         return pushed(resid, directions, weights, **shape)
 
-    monkeypatch.setattr(model_module, "pushed", forgetful)
+    monkeypatch.setattr(edits_module, "pushed", forgetful)
     with pytest.raises(SteeringError):
         model.start([RowStart(chat(model, LONG), tiny_steering(span="all"))])
 
@@ -313,7 +314,7 @@ def test_a_plain_row_that_was_changed_is_an_error(
         both = weights + weights.roll(1, 0)
         return pushed(resid, directions + directions.roll(1, 0), both, **shape)
 
-    monkeypatch.setattr(model_module, "pushed", leaky)
+    monkeypatch.setattr(edits_module, "pushed", leaky)
     ids = chat(model, "Hi")
     with pytest.raises(SteeringError, match=r"changed \[1, 1\] positions instead of \[0, 1\]"):
         model.start([RowStart(ids), RowStart(ids, tiny_steering())])
@@ -349,7 +350,7 @@ def test_a_step_that_fails_leaves_no_hook_and_no_lock(
     def broken(*args: object, **shape: object) -> Tensor:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(model_module, "pushed", broken)
+    monkeypatch.setattr(edits_module, "pushed", broken)
     ids = chat(model, "Hi")
     with pytest.raises(RuntimeError, match="out of memory"):
         model.start([RowStart(ids, tiny_steering())])

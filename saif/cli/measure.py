@@ -1,0 +1,268 @@
+"""Commands that measure presets: `evaluate` under conditions, `sweep` over a parameter."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from saif.cli.options import (
+    DEFAULT_MODEL,
+    JsonOption,
+    ModelOption,
+    PresetsOption,
+    QuantizeOption,
+    command_typed,
+    open_engine,
+    open_library,
+)
+from saif.cli.output import chatter_to_stderr, console, note, print_json
+from saif.core.spec import PLACEMENTS
+from saif.errors import InputError
+
+if TYPE_CHECKING:
+    from saif.core.statistics import Rate
+    from saif.experiments.evaluate import Trial
+    from saif.experiments.records import RunFolder, RunRecord
+    from saif.experiments.summary import Row
+
+PresetIdsOption = Annotated[
+    list[str] | None,
+    typer.Option("--preset", metavar="ID", help="Several allowed; all if left out."),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", metavar="PATH", help="A folder of text or a text file, instead of what ships."
+    ),
+]
+SaesOption = Annotated[
+    list[str] | None,
+    typer.Option("--sae", metavar="SAE", help="For random latents; the model's own if left out."),
+]
+WhereOption = Annotated[
+    str, typer.Option("--placement", metavar="pre|post|both", help="Which placements to measure.")
+]
+NOption = Annotated[int, typer.Option("--n", min=4, help="Texts per preset and condition.")]
+TemperatureOption = Annotated[
+    float, typer.Option(min=0, max=5, help="0 takes the likeliest token at every step.")
+]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, metavar="I", help="Of sampling and of random latents.")
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Where to keep the replies (default: under runs/)."),
+]
+
+_DEFAULT_CONDITIONS = "unsteered,steered,prompted,mean-difference,random,single-latent"
+
+
+def evaluate(
+    preset: PresetIdsOption = None,
+    n: NOption = 100,
+    conditions: Annotated[
+        str, typer.Option(metavar="A,B,…", help="What to compare; see docs/results.")
+    ] = _DEFAULT_CONDITIONS,
+    placement: WhereOption = "both",
+    data: DataOption = None,
+    model: ModelOption = DEFAULT_MODEL,
+    quantize: QuantizeOption = "none",
+    sae: SaesOption = None,
+    presets: PresetsOption = None,
+    temperature: TemperatureOption = 0.0,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure presets beside their baselines. Goes on where it was interrupted."""
+    from saif.experiments.directions import ALL_CONDITIONS
+    from saif.experiments.runs import RunPlan, plan_evaluation
+
+    asked = _listed(conditions, ALL_CONDITIONS, "condition")
+
+    def plan(engine: Any, library: Any, load: Any) -> tuple["RunRecord", list["Trial"]]:
+        planned = RunPlan(
+            presets=preset or [],
+            placements=_placements(placement),
+            data=data,
+            n=n,
+            temperature=temperature,
+            seed=seed,
+            command=command_typed(),
+            quantize=quantize,
+        )
+        return plan_evaluation(engine, library, planned, asked, load)
+
+    _measure(plan, model, quantize, presets, sae, out, json)
+
+
+def sweep(
+    over: Annotated[
+        str,
+        typer.Option(
+            "--over",
+            metavar="PARAMETER",
+            help="layer, k, beta, strength, placement, selection, rule, half-life or shape.",
+        ),
+    ],
+    values: Annotated[
+        str, typer.Option(metavar="A,B,…", help="Which values (default: a sensible range).")
+    ] = "",
+    preset: PresetIdsOption = None,
+    n: NOption = 50,
+    placement: WhereOption = "both",
+    data: DataOption = None,
+    model: ModelOption = DEFAULT_MODEL,
+    quantize: QuantizeOption = "none",
+    presets: PresetsOption = None,
+    temperature: TemperatureOption = 0.0,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Steer with one parameter varied and all else as calibrated, the dose too."""
+    from saif.experiments.runs import PARAMETERS, RunPlan, plan_sweep
+
+    (parameter,) = _listed(over, PARAMETERS, "parameter", only=1)
+    chosen = [part.strip() for part in values.split(",") if part.strip()]
+
+    def plan(engine: Any, library: Any, load: Any) -> tuple["RunRecord", list["Trial"]]:
+        planned = RunPlan(
+            presets=preset or [],
+            placements=_placements(placement),
+            data=data,
+            n=n,
+            temperature=temperature,
+            seed=seed,
+            command=command_typed(),
+            quantize=quantize,
+        )
+        return plan_sweep(engine, library, planned, parameter, chosen, load)
+
+    _measure(plan, model, quantize, presets, None, out, json)
+
+
+Plan = Callable[[Any, Any, Any], tuple["RunRecord", list["Trial"]]]
+
+
+def _measure(
+    plan: Plan,
+    model: str,
+    quantize: Any,
+    presets: Path | None,
+    sae: Sequence[str] | None,
+    out: Path | None,
+    json: bool,
+) -> None:
+    from saif.experiments.build import sae_loader
+    from saif.experiments.evaluate import Evaluation, run_trials
+    from saif.experiments.progress import bar
+    from saif.experiments.records import RunFolder
+
+    library = open_library(presets)
+    engine = open_engine(model, quantize)
+    record, trials = plan(engine, library, sae_loader(engine, library, sae))
+    folder = RunFolder.open(out or _folder_for(record), record)
+    with chatter_to_stderr(), bar() as progress:
+        task = progress.add_task("Replies", total=len(trials) * record.n)
+        evaluation = Evaluation(
+            engine,
+            temperature=record.temperature,
+            seed=record.seed,
+            advance=lambda count: progress.advance(task, count),
+        )
+        for done, cell in enumerate(run_trials(evaluation, folder, trials), 1):
+            progress.update(task, description=str(cell), completed=done * record.n)
+    _show(folder, json)
+
+
+def _folder_for(record: "RunRecord") -> Path:
+    """The same command on the same presets and texts has the same folder, and so goes on."""
+    name = record.kind if record.over is None else f"{record.kind}-{record.over}"
+    return Path("runs") / record.kind / f"{name}-{record.identity()[:10]}"
+
+
+def _show(folder: "RunFolder", json: bool) -> None:
+    from saif.experiments.summary import summaries
+
+    rows = summaries(folder.cells(), folder.timings())
+    if json:
+        print_json(
+            {
+                "run": str(folder.path),
+                "model": folder.record.model.id,
+                "n": folder.record.n,
+                "results": [_as_json(row) for row in rows],
+            }
+        )
+        return
+    swept = folder.record.over is not None
+    columns = ("Preset", "Placement", "Condition", *([folder.record.over] if swept else ()))
+    table = Table(
+        *(str(column) for column in columns),
+        *("Loose", "Strict", "Degenerate", "Dose", "Tokens/s"),
+        box=SIMPLE_HEAD,
+    )
+    for row in rows:
+        value = [] if not swept else ["" if row.cell.value is None else str(row.cell.value)]
+        table.add_row(
+            row.cell.preset,
+            row.cell.placement,
+            row.cell.condition,
+            *value,
+            *(_percent(rate) for rate in (row.loose, row.strict, row.degenerate)),
+            "" if row.dose is None else f"{row.dose:.2f}",
+            "" if row.tokens_per_second is None else f"{row.tokens_per_second:.0f}",
+        )
+    console().print(table)
+    note(f"n = {folder.record.n}; 95 % Wilson intervals. Every reply is in {folder.path}.")
+
+
+def _percent(rate: "Rate") -> str:
+    low, high = rate.wilson()
+    return f"{rate.value:4.0%} ({low:.0%} – {high:.0%})"
+
+
+def _as_json(row: "Row") -> dict[str, object]:
+    def interval(rate: "Rate") -> dict[str, float]:
+        low, high = rate.wilson()
+        return {"value": round(rate.value, 4), "low": round(low, 4), "high": round(high, 4)}
+
+    return {
+        "preset": row.cell.preset,
+        "placement": row.cell.placement,
+        "condition": row.cell.condition,
+        "value": row.cell.value,
+        "n": row.n,
+        "loose": interval(row.loose),
+        "strict": interval(row.strict),
+        "degenerate": interval(row.degenerate),
+        "loose_and_fluent": interval(row.followed),
+        "perplexity": row.perplexity,
+        "dose": row.dose,
+        "tokens_per_second": row.tokens_per_second and round(row.tokens_per_second, 1),
+    }
+
+
+def _placements(text: str) -> tuple[Any, ...]:
+    return PLACEMENTS if text == "both" else tuple(_listed(text, PLACEMENTS, "placement", only=1))
+
+
+def _listed(text: str, known: Sequence[Any], what: str, only: int | None = None) -> list[Any]:
+    """A comma-separated list of known names. Raises InputError naming the one that isn't."""
+    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    wrong = [name for name in names if name not in known]
+    if wrong or not names or (only is not None and len(names) != only):
+        raise InputError(
+            f"'{(wrong or [text])[0]}' is not a {what}.", hint=f"Choose from {', '.join(known)}."
+        )
+    return names
+
+
+def add_to(app: typer.Typer) -> None:
+    """Hang these commands into the command line."""
+    app.command("evaluate")(evaluate)
+    app.command("sweep")(sweep)

@@ -1,0 +1,232 @@
+"""The claims of SAIF (arXiv 2502.11356) held against what was measured.
+
+Every claim is decided the same way. Replies to the same text are paired and pooled over presets
+and placements. A difference is there if the exact McNemar test says so at 5 %; it is absent if its
+95 % interval lies below ten points; otherwise the claim is unclear. A verdict that some preset by
+itself contradicts at 5 % is unclear too.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from saif.core.statistics import Rate, rate
+from saif.experiments.comparison import (
+    ALPHA,
+    MARGIN,
+    Held,
+    compare,
+    post_against_pre,
+    stratum,
+    swept_numbers,
+    uneven_doses,
+    with_interval,
+)
+from saif.experiments.summary import OUTCOMES, Cells, Evidence, Outcome, title_of
+
+STRICT_SHARE = 0.30  # the paper's "over 30 %"
+_SAME_DOSE = 0.05  # doses that differ by less count as matched
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """text: what the paper claims. number: what was found, in words, with interval and n."""
+
+    text: str
+    held: Held
+    number: str
+
+
+def claims(evidence: Evidence) -> list[Claim]:
+    """All of them, in the paper's order."""
+    return [decide(evidence) for decide in _CLAIMS]
+
+
+def a_set_is_needed(evidence: Evidence) -> Claim:
+    text = "A set of instruction latents steers, and a single one is not enough."
+    subject = _subject(evidence.cells)
+    works = compare(evidence.cells, subject, "unsteered")
+    alone = compare(evidence.cells, subject, "single-latent")
+    if not alone.strata or not works.strata:
+        return _unmeasured(text, "an evaluation with a single latent and unsteered replies")
+    name = title_of(subject)
+    number = f"{alone.words(name, 'single latent')}. {works.words(name, 'unsteered')}."
+    return Claim(text, _all_of(alone.better(), works.better()), number)
+
+
+def k_has_an_optimum(evidence: Evidence) -> Claim:
+    text = "There is an optimal number of latents k: fewer and more are worse."
+    swept = swept_numbers(evidence.sweeps.get("k", {}), "steered")
+    values = swept.values
+    if len(values) < 3:
+        return _unmeasured(text, "a sweep over at least three values of k")
+    inner = values[1:-1]
+    best = swept.best(inner)
+    # The best of several was picked by looking, so it must be surer than one named beforehand.
+    alpha = ALPHA / len(inner)
+    fewer, more = (swept.between(best, end) for end in (values[0], values[-1]))
+    names = [f"k = {value:g}" for value in (best, values[0], values[-1])]
+    number = f"{fewer.words(names[0], names[1])}. {more.words(names[0], names[2])}."
+    return Claim(text, _all_of(fewer.better(alpha), more.better(alpha)), number)
+
+
+def last_layer_is_best(evidence: Evidence) -> Claim:
+    text = "The last layer is the best one to steer."
+    swept = swept_numbers(evidence.sweeps.get("layer", {}), "steered")
+    values = swept.values
+    last = evidence.model.n_layers - 1
+    if len(values) < 2 or last not in values:
+        measured = f" (measured: {', '.join(f'{value:g}' for value in values)})" if values else ""
+        return _unmeasured(text, f"a sweep that includes layer {last}, the last{measured}")
+    others = [value for value in values if value != last]
+    rival = swept.best(others)
+    found = swept.between(last, rival)
+    held = found.better(ALPHA if found.pooled.difference > 0 else ALPHA / len(others))
+    return Claim(text, held, found.words(f"layer {last}", f"layer {rival:g}, the best other") + ".")
+
+
+def post_beats_pre(evidence: Evidence) -> Claim:
+    text = "Instructions after the content work better than before it (steered)."
+    return _post_beats_pre(evidence, text, _subject(evidence.cells), "both placements, steered")
+
+
+def post_beats_pre_with_one_ending(evidence: Evidence) -> Claim:
+    text = "… also when both prompts end in the same neutral sentence (steered)."
+    return _post_beats_pre(evidence, text, "steered-suffix", "both placements with the suffix")
+
+
+def _post_beats_pre(evidence: Evidence, text: str, condition: str, needed: str) -> Claim:
+    found = post_against_pre(evidence.cells, condition)
+    if not found.strata:
+        found = post_against_pre(_by_placement(evidence), condition)
+    if not found.strata:
+        return _unmeasured(text, needed)
+    return Claim(text, found.better(), found.words("post", "pre") + ".")
+
+
+def loose_is_comparable(evidence: Evidence) -> Claim:
+    text = "Loose accuracy is comparable to prompting (within 10 points)."
+    return _comparable(evidence, text, _subject(evidence.cells))
+
+
+def loose_is_comparable_for_saif(evidence: Evidence) -> Claim:
+    text = "… with the paper's plain recipe (k = 15, last layer)."
+    return _comparable(evidence, text, "saif")
+
+
+def _comparable(evidence: Evidence, text: str, condition: str) -> Claim:
+    found = compare(evidence.cells, condition, "prompted", "loose")
+    if not found.strata:
+        return _unmeasured(text, f"{title_of(condition)} beside prompted replies")
+    low, high = found.pooled.interval()
+    held: Held = "yes" if low > -MARGIN else "no" if high < -MARGIN else "unclear"
+    far = [name for name, table in found.strata.items() if table.interval()[1] < -MARGIN]
+    number = found.words(f"{title_of(condition)}, loose", "prompted")
+    if far and held == "yes":
+        held, number = "unclear", f"{number}; clearly worse for {', '.join(far)}"
+    clean = _rate(evidence.cells, condition, "followed")
+    return Claim(text, held, f"{number}. Loose and not degenerate: {with_interval(clean)}.")
+
+
+def strict_is_over_30(evidence: Evidence) -> Claim:
+    text = "Strict accuracy is over 30 %."
+    return _over_30(evidence, text, _subject(evidence.cells))
+
+
+def strict_is_over_30_for_saif(evidence: Evidence) -> Claim:
+    return _over_30(evidence, "… with the paper's plain recipe (k = 15, last layer).", "saif")
+
+
+def _over_30(evidence: Evidence, text: str, condition: str) -> Claim:
+    cells = {cell: found for cell, found in evidence.cells.items() if cell.condition == condition}
+    if not cells:
+        return _unmeasured(text, f"{title_of(condition)} replies")
+    pooled = _rate(cells, condition, "strict")
+    low, high = pooled.wilson()
+    held: Held = "yes" if low > STRICT_SHARE else "no" if high < STRICT_SHARE else "unclear"
+    number = f"{title_of(condition)} {with_interval(pooled)} strict, n = {pooled.n}"
+    rates = {cell: rate([reply.strict for reply in found]) for cell, found in cells.items()}
+    below = [stratum(cell) for cell, own in rates.items() if own.wilson()[1] < STRICT_SHARE]
+    if below and held == "yes":
+        held, number = "unclear", f"{number}; clearly below for {', '.join(below)}"
+    return Claim(text, held, number + ".")
+
+
+def latents_are_causal(evidence: Evidence) -> Claim:
+    text = "The latents are causal: random ones pushed as hard do not do it."
+    found = compare(evidence.cells, "steered", "random")
+    if not found.strata:
+        return _unmeasured(text, "steered replies beside random latents")
+    number, held = found.words("steered", "random latents"), found.better()
+    uneven = uneven_doses(evidence.cells, "steered", "random", _SAME_DOSE)
+    if uneven and held != "no":
+        held, number = "unclear", f"{number}; the doses differ for {', '.join(uneven)}"
+    works = compare(evidence.cells, "steered", "unsteered")
+    if works.strata:
+        held = _all_of(held, works.better())
+        number = f"{number}. {works.words('steered', 'unsteered')}"
+    return Claim(text, held, number + ".")
+
+
+def latents_are_specific(evidence: Evidence) -> Claim:
+    text = "The latents are specific: another instruction's latents stay at chance."
+    chance = compare(evidence.cells, "wrong-instruction", "unsteered")
+    right = compare(evidence.cells, "steered", "wrong-instruction")
+    if not chance.strata or not right.strata:
+        return _unmeasured(text, "an evaluation with the wrong instruction's latents")
+    low, high = chance.pooled.interval()
+    stays: Held = "yes" if high < MARGIN else "no" if low > 0 else "unclear"
+    above = [name for name, table in chance.strata.items() if table.interval()[0] > 0]
+    number = chance.words("wrong instruction", "chance (unsteered)")
+    if above and stays == "yes":
+        stays, number = "unclear", f"{number}; above chance for {', '.join(above)}"
+    number = f"{number}. {right.words('the right one', 'wrong instruction')}."
+    # Without an effect of the right latents there is nothing that could be specific.
+    works = right.better()
+    return Claim(text, stays if works == "yes" or stays == "no" else "unclear", number)
+
+
+_CLAIMS: tuple[Callable[[Evidence], Claim], ...] = (
+    a_set_is_needed,
+    k_has_an_optimum,
+    latents_are_causal,
+    latents_are_specific,
+    last_layer_is_best,
+    post_beats_pre,
+    post_beats_pre_with_one_ending,
+    loose_is_comparable,
+    loose_is_comparable_for_saif,
+    strict_is_over_30,
+    strict_is_over_30_for_saif,
+)
+
+
+def _unmeasured(text: str, needed: str) -> Claim:
+    return Claim(text, "not measured", f"Needs {needed}.")
+
+
+def _all_of(*parts: Held) -> Held:
+    order: tuple[Held, ...] = ("not measured", "no", "unclear")
+    for verdict in order:
+        if verdict in parts:
+            return verdict
+    return "yes"
+
+
+def _subject(cells: Cells) -> str:
+    """What stands for the method: the calibrated preset, or the plain recipe if there is none."""
+    return "steered" if any(cell.condition == "steered" for cell in cells) else "saif"
+
+
+def _by_placement(evidence: Evidence) -> Cells:
+    """A sweep over the placement, told as an evaluation's cells."""
+    told = {}
+    for cell, replies in evidence.sweeps.get("placement", {}).items():
+        if cell.value in ("pre", "post"):
+            told[cell.model_copy(update={"placement": cell.value, "value": None})] = replies
+    return told
+
+
+def _rate(cells: Cells, condition: str, outcome: Outcome) -> Rate:
+    holds = OUTCOMES[outcome]
+    parts = [replies for cell, replies in cells.items() if cell.condition == condition]
+    return rate([holds(reply) for replies in parts for reply in replies])

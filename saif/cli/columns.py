@@ -54,10 +54,11 @@ def what_was_done(state: "TurnState") -> str:
     else:
         shown = ", ".join(map(str, applied.latents[:5]))
         more = ", …" if len(applied.latents) > 5 else ""
+        shape = f", {applied.shape}" if str(applied.shape) else ""
         plural = "latent" if applied.k == 1 else "latents"
         done = (
-            f"Steered at layer {applied.layer} with {applied.k} {plural} ({shown}{more}), "
-            f"strength {applied.strength:g}, dose {applied.dose:.2f}, "
+            f"Steered at {applied.where} with {applied.k} {plural} ({shown}{more}), "
+            f"strength {applied.strength:g}, dose {applied.dose:.2f}{shape}, "
             f"{steered.steered} positions ({applied.span})"
         )
     return f"{done}; {state.steps / max(state.seconds, 1e-9):.1f} steps/s."

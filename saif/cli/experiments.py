@@ -94,13 +94,24 @@ def calibrate(
     presets: PresetsOption = None,
     n: Annotated[int, typer.Option(help="Held-out texts to score on.")] = 50,
     again: Annotated[bool, typer.Option("--again", help="Also presets that have scores.")] = False,
+    search: Annotated[
+        bool, typer.Option(help="--no-search keeps each preset's choice and only scores it.")
+    ] = True,
 ) -> None:
     """Search each preset's best setting, then score it on held-out texts beside all baselines."""
     from saif.experiments.build import calibrate_presets
 
     engine = open_engine(model)
     calibrate_presets(
-        engine, open_library(presets), data, preset, sae, n=n, again=again, command=command_typed()
+        engine,
+        open_library(presets),
+        data,
+        preset,
+        sae,
+        n=n,
+        again=again,
+        search=search,
+        command=command_typed(),
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from saif.core.spec import PLACEMENTS
+from saif.presets.push import choice_push
 
 if TYPE_CHECKING:
     from saif.presets.preset import ConditionScores, Preset, Scores
@@ -13,9 +14,9 @@ _TITLES = {"mean-difference": "mean difference", "random": "random latents", "sa
 
 
 def scoreboard(cards: "Sequence[Preset]") -> str:
-    """A row per preset and placement: layer, dose, and loose / degenerate in per cent for each
+    """A row per preset and placement: the choice, and loose / degenerate in per cent for each
     condition; strict for the steered and the prompted one."""
-    head = ["preset", "placement", "layer", "k", "dose"]
+    head = ["preset", "placement", "layer", "k", "dose", "shape"]
     head += [_TITLES.get(name, name) for name in _COLUMNS] + ["strict: steered, prompted"]
     rows = [head, ["---"] * len(head)]
     for card in cards:
@@ -28,9 +29,10 @@ def scoreboard(cards: "Sequence[Preset]") -> str:
                 [
                     card.title if placement == PLACEMENTS[0] else "",
                     placement,
-                    str(choice.layer),
+                    " + ".join(map(str, (choice.layer, *choice.also))),
                     str(choice.k),
                     f"{choice.dose:.2f}",
+                    str(choice_push(choice).shape) or "added",
                     *(_cell(part.scores.condition(name)) for name in _COLUMNS),
                     _strict(part.scores),
                 ]

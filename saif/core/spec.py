@@ -43,6 +43,15 @@ class Shape:
     keep_norm: bool = False
     clamp: bool = False
 
+    def __str__(self) -> str:
+        """What is special about it, in a few words; empty for the plain shape."""
+        parts = [
+            f"half faded after {self.half_life} tokens" if self.half_life else "",
+            "length kept" if self.keep_norm else "",
+            "clamped" if self.clamp else "",
+        ]
+        return ", ".join(part for part in parts if part)
+
 
 ADDED = Shape()
 """The paper's: added at every steered token, at full length."""

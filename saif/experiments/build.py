@@ -9,7 +9,7 @@ from saif.core.aboutness import N_DISTRACTORS
 from saif.core.spec import PLACEMENTS, Placement
 from saif.engine import LocalEngine
 from saif.errors import InputError, SaeError
-from saif.experiments.calibrate import EFFORTS, Calibration, calibrate
+from saif.experiments.calibrate import EFFORTS, Calibration, calibrate, keep_choice
 from saif.experiments.contents import read_contents
 from saif.experiments.directions import Subject
 from saif.experiments.evaluate import Evaluation
@@ -62,11 +62,13 @@ def calibrate_presets(
     *,
     n: int,
     again: bool,
+    search: bool = True,
     command: str,
 ) -> None:
     """Calibrate and score presets, writing each as soon as it is done.
 
     A preset that has scores already is left alone unless `again`, so an interrupted run goes on.
+    Without `search` the choice stays and is only scored anew.
     """
     names = list(preset_ids or library.preset_ids(engine.model.id))
     if not names:
@@ -98,7 +100,8 @@ def calibrate_presets(
                 effort = EFFORTS[instruction.contents]
                 develop = read_contents(data, instruction.contents, "develop", effort.third)
                 held_out = read_contents(data, instruction.contents, "held-out", n)
-                found = calibrate(
+                find = calibrate if search else keep_choice
+                found = find(
                     engine, preset, instruction, placement, develop, effort, advance=advance
                 )
                 chosen = _calibrated(preset, placement, found)

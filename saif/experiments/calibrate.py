@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from saif.core.fluency import perplexity_bound
 from saif.core.spec import Placement, Sampling, Shape
 from saif.engine import LocalEngine
-from saif.errors import ModelError
+from saif.errors import ModelError, PresetError
 from saif.experiments.scoring import Judged, Task, judge, make_replies
 from saif.presets.instructions import ContentKind, Instruction, place
 from saif.presets.preset import Choice, LoadedPreset, MeanDifferenceChoice
@@ -118,6 +118,28 @@ def calibrate(
         keep_norm=rival.shape.keep_norm,
     )
     return Calibration(_as_choice(winner), best_rival, bound)
+
+
+def keep_choice(
+    engine: LocalEngine,
+    preset: LoadedPreset,
+    instruction: Instruction,
+    placement: Placement,
+    contents: Sequence[str],
+    effort: Effort,
+    *,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Calibration:
+    """The choice that the preset has, with the bound that its scores need; nothing is searched."""
+    part = preset.preset.placements[placement]
+    if part.mean_difference is None:
+        raise PresetError(
+            f"The preset '{preset.id}' has no choice yet to keep.",
+            hint="Calibrate it with the search first.",
+        )
+    trial = _Trial(engine, preset, instruction, placement, effort, advance)
+    bound = trial.perplexity_bound(contents[: effort.third])
+    return Calibration(part.choice, part.mean_difference, bound)
 
 
 def _neighbours(pushes: Sequence[Push]) -> list[Push]:

@@ -213,8 +213,9 @@ def _all_of(*parts: Held) -> Held:
 
 
 def _subject(cells: Cells) -> str:
-    """What stands for the method: the calibrated preset, or the plain recipe if there is none."""
-    return "steered" if any(cell.condition == "steered" for cell in cells) else "saif"
+    """What stands for the method: the calibrated preset, or the plain recipe if only that ran."""
+    conditions = {cell.condition for cell in cells}
+    return "saif" if "saif" in conditions and "steered" not in conditions else "steered"
 
 
 def _by_placement(evidence: Evidence) -> Cells:

@@ -189,7 +189,7 @@ class Judge:
     def _refusal(self, response: httpx.Response) -> ModelError:
         """What a status other than 200 means."""
         url, status = self.settings.url, response.status_code
-        said = self._redacted(_words_of(response))
+        said = self._words_of(response)
         if status in {401, 403}:
             return ModelError(
                 f"The judge at {url} refuses the key (HTTP {status}).",
@@ -214,6 +214,17 @@ class Judge:
         )
         busy.after = after
         return busy
+
+    def _words_of(self, response: httpx.Response) -> str:
+        """The endpoint's explanation behind a colon, fit for one line; empty without one."""
+        try:
+            error = response.json()["error"]
+            said = error["message"] if isinstance(error, dict) else error
+        except (ValueError, LookupError, TypeError):
+            return ""
+        words = "".join(c for c in " ".join(str(said).split()) if c.isprintable())
+        # Cut off last, or half of the key might be left.
+        return f": {self._redacted(words)[:200].rstrip('.')}" if words else ""
 
     def _redacted(self, text: str) -> str:
         """The text without the key: an endpoint may send back what it was sent."""
@@ -241,17 +252,6 @@ class Judge:
     def _path(self, question: Question) -> Path:
         digest = self.digest(question)
         return self._cache / digest[:2] / f"{digest}.json"
-
-
-def _words_of(response: httpx.Response) -> str:
-    """The endpoint's own explanation behind a colon, made fit for one line; empty without one."""
-    try:
-        error = response.json()["error"]
-        said = error["message"] if isinstance(error, dict) else error
-    except (ValueError, LookupError, TypeError):
-        return ""
-    words = "".join(c for c in " ".join(str(said).split()) if c.isprintable())
-    return f": {words[:200].rstrip('.')}" if words else ""
 
 
 def grade_run(

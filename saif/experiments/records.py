@@ -47,7 +47,7 @@ class RunRecord(_Strict):
     placements: list[Placement]
     conditions: list[str]
     over: str | None
-    values: list[float | str]
+    values: list[int | float | str]
     n: int
     seed: int
     temperature: float
@@ -66,7 +66,7 @@ class Cell(_Strict):
     preset: str
     placement: Placement
     condition: str
-    value: float | str | None = None
+    value: int | float | str | None = None
 
     def __str__(self) -> str:
         parts = [self.preset, self.placement, self.condition]

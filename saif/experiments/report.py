@@ -1,6 +1,7 @@
 """Runs as one page that can be read, printed and passed on: no script, no request, no date."""
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -191,6 +192,8 @@ def render(sections: Sequence[Section], verdicts: Sequence[Verdicts]) -> str:
         short=lambda digest: digest[:12],
         groupby_place=_by_place,
         kappa=_kappa,
+        number=lambda value: f"{value:g}" if isinstance(value, float) else value,
+        unbroken=lambda text: re.sub(r" (?=[%=<])|(?<=[=<]) ", "\u00a0", text),
     )
     template = environment.get_template("report.html")
     return template.render(sections=sections, verdicts=verdicts, width=WIDTH, n_texts=N_TEXTS)

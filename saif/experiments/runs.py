@@ -26,7 +26,7 @@ Parameter = Literal[
     "layer", "k", "beta", "strength", "placement", "selection", "rule", "half-life", "shape"
 ]
 PARAMETERS: tuple[Parameter, ...] = get_args(Parameter)
-Value = float | str
+Value = int | float | str
 
 _PACKAGES = ("torch", "transformers", "tokenizers")
 _SHAPES = {
@@ -152,7 +152,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-def _number(over: Parameter, text: str) -> float:
+def _number(over: Parameter, text: str) -> int | float:
     low, high = _RANGES[over]
     whole = over in ("k", "half-life")
     try:

@@ -1,7 +1,7 @@
 """Make replies for many texts under one condition, and judge them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -20,6 +20,7 @@ BATCH = 96
 """Rows that decode together: where two cores give the most tokens per second."""
 
 _SCORING_BATCH = 48
+_WORTH_A_BATCH = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +145,7 @@ def _reply_log_probabilities(
     """log p(reply | message) under the unsteered model, in nats; 0 for an empty reply."""
     model = engine.steerable
     result = [0.0] * len(replies)
-    order = sorted(
-        (i for i, reply in enumerate(replies) if reply.token_ids),
-        key=lambda i: len(replies[i].token_ids) + len(messages[i]) // 4,
-    )
-    for start in range(0, len(order), _SCORING_BATCH):
-        chunk = order[start : start + _SCORING_BATCH]
+    for chunk in _scoring_batches(messages, replies):
         rows = [
             (model.render([{"role": "user", "content": messages[i]}]), replies[i].token_ids)
             for i in chunk
@@ -157,6 +153,21 @@ def _reply_log_probabilities(
         for i, scores in zip(chunk, model.log_probabilities(rows), strict=True):
             result[i] = float(scores.sum())
     return result
+
+
+def _scoring_batches(messages: Sequence[str], replies: Sequence[Reply]) -> Iterator[list[int]]:
+    """Rows that are read together: replies to one message where there are many, so that the
+    message is read once for all of them; otherwise rows of like length, to waste no padding."""
+    groups: dict[str, list[int]] = {}
+    for i, reply in enumerate(replies):
+        if reply.token_ids:
+            groups.setdefault(messages[i], []).append(i)
+    alone = [rows for rows in groups.values() if len(rows) >= _WORTH_A_BATCH]
+    mixed = [i for rows in groups.values() if len(rows) < _WORTH_A_BATCH for i in rows]
+    for rows in [*alone, mixed]:
+        rows.sort(key=lambda i: len(replies[i].token_ids) + len(messages[i]) // 4)
+        for start in range(0, len(rows), _SCORING_BATCH):
+            yield rows[start : start + _SCORING_BATCH]
 
 
 def _perplexity(log_probability: float, n_tokens: int) -> float:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from saif.core.spec import PLACEMENTS, SPANS, Placement, Span
+from saif.core.spec import ADDED, PLACEMENTS, SPANS, Placement, Shape, Span
 from saif.errors import InputError, PresetError
 from saif.presets.preset import MAX_STORED_LATENTS, LoadedPreset, ModelRef
 from saif.presets.push import choice_push, steering_for
@@ -19,7 +19,7 @@ class Controls:
     """What a person may set. None means the calibrated value; strength 1 is the calibrated dose
     and strength 0 is off."""
 
-    placement: Placement = "post"
+    placement: Placement = "pre"
     strength: float = 1.0
     k: int | None = None
     layer: int | None = None
@@ -37,6 +37,12 @@ class Applied:
     dose: float
     span: Span
     latents: tuple[int, ...]
+    shape: Shape = ADDED
+
+    @property
+    def where(self) -> str:
+        """ "layer 24", or "layers 18 + 24"."""
+        return f"layer{'s' * (len(self.layers) > 1)} {' + '.join(map(str, self.layers))}"
 
     @property
     def layer(self) -> int:
@@ -58,8 +64,8 @@ def steer(preset: LoadedPreset, controls: Controls) -> "tuple[Steering | None, A
     """The steering these controls ask for; None at strength 0, which edits nothing.
 
     The direction Σ α_j W_dec[j] is rescaled to strength × the calibrated dose, so the strength
-    means the same whatever k and layer are. A layer chosen by hand is steered alone. Raises
-    InputError on a control out of range.
+    means the same whatever k and layer are. A layer other than the calibrated one is steered
+    alone. Raises InputError on a control out of range.
     """
     from saif.core.selection import rank
 
@@ -71,7 +77,7 @@ def steer(preset: LoadedPreset, controls: Controls) -> "tuple[Steering | None, A
     part = preset.preset.placements[controls.placement]
     choice = part.choice
     push = choice_push(choice)
-    layers = push.layers if controls.layer is None else (controls.layer,)
+    layers = push.layers if controls.layer in (None, choice.layer) else (controls.layer,)
     layer = layers[0]
     k = choice.k if controls.k is None else controls.k
     span = controls.span or choice.span
@@ -80,7 +86,7 @@ def steer(preset: LoadedPreset, controls: Controls) -> "tuple[Steering | None, A
     top = rank(statistics, choice.selection)[:k]
     dose = controls.strength * choice.dose
     latents = tuple(statistics.ids[top].tolist())
-    applied = Applied(layers, len(latents), controls.strength, dose, span, latents)
+    applied = Applied(layers, len(latents), controls.strength, dose, span, latents, push.shape)
     if controls.strength == 0:
         return None, applied
     assert push.latents is not None

@@ -21,10 +21,12 @@ def first_choice(cards: Mapping[str, Preset]) -> str | None:
 
 
 def layer_choices(card: Preset, placement: Placement) -> list[tuple[str, int]]:
-    """The layers with stored latents, counted from 0; the calibrated one is marked."""
+    """The layers with stored latents, counted from 0; the calibrated one is marked, together with
+    those that are steered as well."""
     part = card.placements[placement]
+    calibrated = " + ".join(map(str, (part.choice.layer, *part.choice.also)))
     return [
-        (f"{layer} (calibrated)" if layer == part.choice.layer else str(layer), layer)
+        (f"{calibrated} (calibrated)" if layer == part.choice.layer else str(layer), layer)
         for layer in sorted(part.layer_numbers)
     ]
 

@@ -117,9 +117,10 @@ def _steered(exchange: Exchange, column: ColumnState) -> list[str]:
         return ["not steered yet"]
     return [
         f"{exchange.title}, {PLACED[exchange.placement]} the content",
-        f"layer {applied.layer}",
+        applied.where,
         f"{applied.k} latent{'s' if applied.k != 1 else ''}",
         f"dose {applied.dose:.2f}",
+        str(applied.shape),
         f"{column.reply.steered} token{'s' if column.reply.steered != 1 else ''} steered",
     ]
 

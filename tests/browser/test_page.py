@@ -86,16 +86,16 @@ def test_strength_and_placement_change_the_steered_reply_alone(screen: Screen) -
     screen.send("hello")
     plain, steered = screen.reply("unsteered"), screen.reply("steered")
     assert plain != steered
-    assert "after the content · layer 1 · 4 latents · dose 1.00" in screen.small_print("steered")[0]
+    assert "before the content · layer 1 · 4 latents · dose 1.00" in screen.small_print("steered")[0]
     screen.set_strength(2)
     screen.retry()
     stronger = screen.reply("steered")
     assert stronger != steered
     assert "dose 2.00" in screen.small_print("steered")[0]
-    screen.page.get_by_label("Before content").check()
+    screen.page.get_by_label("After content").check()
     screen.retry()
     assert screen.reply("steered") not in (steered, stronger)
-    assert "before the content" in screen.small_print("steered")[0]
+    assert "after the content" in screen.small_print("steered")[0]
     assert screen.replies("unsteered") == [plain]
     screen.set_strength(0)
     screen.retry()
@@ -197,11 +197,11 @@ def test_panel_goes_back_to_what_was_calibrated(screen: Screen) -> None:
     screen.unfold("latents-fold")
     rows = screen.page.locator("#latents tbody tr")
     latents = screen.page.get_by_label("number input for Number of latents")
-    for way_back in ("Before content", "Back to calibrated"):
+    for way_back in ("After content", "Back to calibrated"):
         latents.fill("7")
         latents.press("Enter")
         screen.page.wait_for_function("document.querySelectorAll('#latents tbody tr').length == 7")
-        if way_back == "Before content":
+        if way_back == "After content":
             screen.page.get_by_label(way_back).check()
         else:
             screen.page.get_by_role("button", name=way_back).click()

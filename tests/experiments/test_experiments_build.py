@@ -241,3 +241,21 @@ def test_a_model_without_an_sae_is_told_how_to_get_one(
     with pytest.raises(SaeError, match="no SAE for tests/tiny-llama") as error:
         identify_presets(engine, library, data, ["question"], None, n=4)
     assert "train-sae" in error.value.hint
+
+
+def test_without_a_search_the_choice_stays_and_is_scored(
+    engine: LocalEngine, shelf: Library, data: Path, search: Search
+) -> None:
+    with pytest.raises(PresetError, match="no choice yet"):
+        _calibrate(engine, shelf, data, "question", search=False)
+    _calibrate(engine, shelf, data, "question")
+    before = shelf.preset(engine.model.id, "question").preset
+    _calibrate(engine, shelf, data, "question", search=False, again=True, command="scored again")
+    after = shelf.preset(engine.model.id, "question").preset
+    assert len(search.calls) == 2
+    for placement in PLACEMENTS:
+        assert after.placements[placement].choice == before.placements[placement].choice
+        scores = after.placements[placement].scores
+        assert scores is not None
+        assert scores.command == "scored again"
+        assert scores.perplexity_bound != 50

@@ -55,17 +55,15 @@ def swept(counts: dict[float, int], preset: str = "letter", n: int = N) -> Plant
     [
         ({"steered": 40, "single_latent": 10, "unsteered": 1}, "yes"),
         ({"steered": 10, "single_latent": 40, "unsteered": 1}, "no"),
-        ({"steered": 20, "single_latent": 15, "unsteered": 1}, "yes"),  # p = 2/32 would be unclear
-        ({"steered": 19, "single_latent": 15, "unsteered": 1}, "unclear"),
-        ({"steered": 40, "single_latent": 10, "unsteered": 42}, "unclear"),  # nothing was steered
+        ({"steered": 20, "single_latent": 14, "unsteered": 1}, "yes"),  # p = 2/64
+        ({"steered": 20, "single_latent": 15, "unsteered": 1}, "unclear"),  # p = 2/32
+        ({"steered": 40, "single_latent": 10, "unsteered": 42}, "no"),  # nothing was steered
         ({"steered": 40, "single_latent": 10}, "not measured"),
         ({"steered": 40, "unsteered": 0}, "not measured"),
         ({"saif": 40, "single_latent": 10, "unsteered": 1}, "yes"),
     ],
 )
 def test_a_set_of_latents_against_a_single_one(counts: dict[str, int], held: Held) -> None:
-    if counts.get("steered") == 20:
-        counts = {**counts, "single_latent": 14}
     assert a_set_is_needed(evidence(planted(**counts))).held == held
 
 
@@ -195,7 +193,7 @@ def test_strict_over_30_on_average_is_unclear_if_a_preset_is_clearly_below() -> 
         ({"steered": 40, "random": 2, "unsteered": 1}, "yes"),
         ({"steered": 10, "random": 30, "unsteered": 1}, "no"),
         ({"steered": 20, "random": 18, "unsteered": 1}, "unclear"),
-        ({"steered": 40, "random": 2, "unsteered": 40}, "unclear"),  # random ones only spoil
+        ({"steered": 40, "random": 2, "unsteered": 40}, "no"),  # random ones only spoil
         ({"steered": 40}, "not measured"),
     ],
 )

@@ -1,5 +1,6 @@
 """The judge, against a local server that speaks the OpenAI protocol."""
 
+import contextlib
 import json
 import logging
 import re
@@ -104,7 +105,8 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
             for name, value in {**headers, "Content-Length": str(len(sent))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(sent)
+            with contextlib.suppress(ConnectionError):  # who asked no longer waits
+                self.wfile.write(sent)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -420,6 +422,7 @@ def test_an_answer_that_takes_too_long_is_asked_for_again(bench: Bench, tmp_path
         (fails(403), r"refuses the key \(HTTP 403\)"),
         (fails(404, "unknown"), "no model 'judge-1' at .*: unknown. Check --judge-model"),
         (fails(400, f"bad {KEY}"), r"HTTP 400: bad \[key\]\."),
+        (fails(400, "x" * 190 + KEY), r"x\[key\]\."),
         (fails(302, Location="http://127.0.0.1:1/"), "HTTP 302"),
         (fails(429, Retry_After="3600"), "wants a pause of 3600 s: HTTP 429"),
         ((200, {}, b"<html>"), "no OpenAI-compatible endpoint. The address usually ends in /v1"),
@@ -438,6 +441,23 @@ def test_what_waiting_cannot_mend_ends_at_once(
     assert KEY not in error.value.sentence
     assert len(bench.endpoint.asked) == 1
     assert not (run.path / "grades.jsonl").exists()
+
+
+def test_one_failure_ends_the_waiting_of_all_threads(bench: Bench, tmp_path: Path) -> None:
+    waiting = threading.Event()
+
+    def answer(asked: Asked) -> Answer:
+        if "Text 0" in asked.shown["text"]:
+            waiting.set()
+            return fails(429, Retry_After="120")
+        waiting.wait(20)
+        return fails(401)
+
+    bench.endpoint.answer = answer
+    start = time.monotonic()
+    with pytest.raises(ModelError, match="refuses the key"):
+        bench.grade(run_of(tmp_path, n=2), workers=2)
+    assert time.monotonic() - start < 60
 
 
 def test_an_endpoint_that_is_not_there_is_named(bench: Bench, tmp_path: Path) -> None:

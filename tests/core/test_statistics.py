@@ -87,6 +87,7 @@ def test_mcnemar_s_exact_test(first_only: int, second_only: int, p: float) -> No
         ((36, 12, 2, 0), 0.0569, 0.3404),
         ((14, 0, 0, 0), -0.2153, 0.2153),
         ((53, 0, 1, 0), -0.0977, 0.0496),
+        ((12, 0, 4, 4), -0.3873, 0.0038),  # by hand; the correction for continuity tells here
     ],
 )
 def test_newcombe_s_paired_interval(

@@ -187,7 +187,7 @@ def test_prompted_column_can_be_shown_and_streams_along(screen: Screen) -> None:
     screen.page.get_by_label("Show the prompted column").check()
     screen.page.locator("#chat-prompted").wait_for()
     screen.send("hello")
-    assert screen.asked("prompted") == ["hello\nTranslate this sentence into French."]
+    assert screen.asked("prompted") == ["Translate this sentence into French.\nhello"]
     assert len(screen.replies("prompted")) == 1
     assert screen.overflow() <= 0
 
@@ -207,7 +207,7 @@ def test_panel_goes_back_to_what_was_calibrated(screen: Screen) -> None:
             screen.page.get_by_role("button", name=way_back).click()
         screen.page.wait_for_function("document.querySelectorAll('#latents tbody tr').length == 4")
         assert latents.input_value() == "4"
-    assert rows.first.inner_text().split() == ["↑", "up", "10", "word0", "other0"]
+    assert rows.first.inner_text().split() == ["↓", "down", "10", "word0", "other0"]
 
 
 def test_everything_is_named_and_reachable_by_keyboard(screen: Screen) -> None:

@@ -402,7 +402,7 @@ def test_train_identify_and_calibrate_from_the_command_line(
     (presets / "instructions").symlink_to(Library().root / "instructions")
     monkeypatch.setattr(corpus, "_REPLY_TOKENS", 4)
     monkeypatch.setattr(corpus, "_REPLY_BATCH", 8)
-    effort = Effort(first=2, first_tokens=3, second=3, max_new_tokens=4)
+    effort = Effort(first=2, first_tokens=3, second=3, third=4, max_new_tokens=4)
     monkeypatch.setattr(build, "EFFORTS", dict.fromkeys(("sentence", "passage"), effort))
     common = ["--data", str(data), "--model", str(folder), "--presets", str(presets)]
 
@@ -425,7 +425,7 @@ def test_train_identify_and_calibrate_from_the_command_line(
     run("identify", "--instruction", "question", "--n", "4")
     path = presets / "tiny" / "question.json"
     assert read_preset(path).preset.placements["pre"].scores is None
-    run("calibrate", "--n", "3")
+    run("calibrate", "--n", "4")
     preset = read_preset(path).preset
     for placement in PLACEMENTS:
         scores = preset.placements[placement].scores

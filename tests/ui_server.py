@@ -79,7 +79,7 @@ def page(library: Library, model_id: str, engine: "Future[Engine]") -> Iterator[
 
 CONTROLS: dict[str, Any] = {
     "preset": "translate-french",
-    "placement": "pre",
+    "placement": "post",
     "strength": 1.0,
     "k": 4,
     "layer": 1,

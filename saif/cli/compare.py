@@ -37,7 +37,7 @@ def compare(
         str, typer.Argument(metavar="TEXT", help="The message; - reads it from stdin.")
     ],
     preset: Annotated[str, typer.Option("--preset", metavar="ID", help="What to steer with.")],
-    placement: PlacementOption = "pre",
+    placement: PlacementOption = "post",
     strength: Annotated[
         float, typer.Option("--strength", metavar="S", help="0 is off, 1 the calibrated dose.")
     ] = 1.0,

@@ -19,7 +19,7 @@ class Controls:
     """What a person may set. None means the calibrated value; strength 1 is the calibrated dose
     and strength 0 is off."""
 
-    placement: Placement = "pre"
+    placement: Placement = "post"
     strength: float = 1.0
     k: int | None = None
     layer: int | None = None

@@ -154,7 +154,7 @@ def _push(cards: Mapping[str, Preset], first: str | None) -> PushControls:
         ),
         about=gr.HTML(elem_id="about", padding=False),
         placement=gr.Radio(
-            [("Before content", "pre"), ("After content", "post")],
+            [("After content", "post"), ("Before content", "pre")],
             value=_CONTROLS.placement,
             label="Placement",
             info="Where the instruction stood when its latents were found.",

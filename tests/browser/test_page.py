@@ -86,16 +86,16 @@ def test_strength_and_placement_change_the_steered_reply_alone(screen: Screen) -
     screen.send("hello")
     plain, steered = screen.reply("unsteered"), screen.reply("steered")
     assert plain != steered
-    assert "before the content · layer 1 · 4 latents · dose 1.00" in screen.small_print("steered")[0]
+    assert "after the content · layer 1 · 4 latents · dose 1.00" in screen.small_print("steered")[0]
     screen.set_strength(2)
     screen.retry()
     stronger = screen.reply("steered")
     assert stronger != steered
     assert "dose 2.00" in screen.small_print("steered")[0]
-    screen.page.get_by_label("After content").check()
+    screen.page.get_by_label("Before content").check()
     screen.retry()
     assert screen.reply("steered") not in (steered, stronger)
-    assert "after the content" in screen.small_print("steered")[0]
+    assert "before the content" in screen.small_print("steered")[0]
     assert screen.replies("unsteered") == [plain]
     screen.set_strength(0)
     screen.retry()
@@ -187,7 +187,7 @@ def test_prompted_column_can_be_shown_and_streams_along(screen: Screen) -> None:
     screen.page.get_by_label("Show the prompted column").check()
     screen.page.locator("#chat-prompted").wait_for()
     screen.send("hello")
-    assert screen.asked("prompted") == ["Translate this sentence into French.\nhello"]
+    assert screen.asked("prompted") == ["hello\nTranslate this sentence into French."]
     assert len(screen.replies("prompted")) == 1
     assert screen.overflow() <= 0
 
@@ -197,17 +197,17 @@ def test_panel_goes_back_to_what_was_calibrated(screen: Screen) -> None:
     screen.unfold("latents-fold")
     rows = screen.page.locator("#latents tbody tr")
     latents = screen.page.get_by_label("number input for Number of latents")
-    for way_back in ("After content", "Back to calibrated"):
+    for way_back in ("Before content", "Back to calibrated"):
         latents.fill("7")
         latents.press("Enter")
         screen.page.wait_for_function("document.querySelectorAll('#latents tbody tr').length == 7")
-        if way_back == "After content":
+        if way_back == "Before content":
             screen.page.get_by_label(way_back).check()
         else:
             screen.page.get_by_role("button", name=way_back).click()
         screen.page.wait_for_function("document.querySelectorAll('#latents tbody tr').length == 4")
         assert latents.input_value() == "4"
-    assert rows.first.inner_text().split() == ["↓", "down", "10", "word0", "other0"]
+    assert rows.first.inner_text().split() == ["↑", "up", "10", "word0", "other0"]
 
 
 def test_everything_is_named_and_reachable_by_keyboard(screen: Screen) -> None:

@@ -8,10 +8,12 @@ import torch
 from tiny import tiny_preset
 
 from saif.chat import Comparison, Turn, TurnState, take_turn
+from saif.core.spec import PLACEMENTS
 from saif.core.steering import Steering
 from saif.core.verifiers import detect_language
 from saif.engine import LocalEngine, Message, Request, complete
 from saif.generation import Sampling
+from saif.presets.instructions import place
 from saif.presets.library import Library
 from saif.presets.preset import LoadedPreset
 from saif.presets.steer import Controls, check_model, steer
@@ -194,3 +196,19 @@ def test_a_reply_steered_to_french_is_french(embedded: LocalEngine, placement) -
     plain, steered = complete(embedded, requests)
     assert detect_language(plain.text) == "en"
     assert detect_language(steered.text) == "fr"
+
+
+def test_both_placements_are_read_at_the_same_token(embedded: LocalEngine) -> None:
+    """The template closes the turn, so the token that latents are read at belongs to neither the
+    instruction nor the content; a shared suffix is only needed for a model without a template."""
+    wording = Library().instruction("translate-french").main_wording
+    pre, post = (
+        embedded.steerable.render(
+            [{"role": "user", "content": place(wording, "The sea is calm.", placement)}]
+        )
+        for placement in PLACEMENTS
+    )
+    assert pre != post
+    assert pre[-6:] == post[-6:]
+    closing = embedded.steerable.tokenizer.decode(pre[-6:])
+    assert closing == "<|im_end|>\n<|im_start|>assistant\n"

@@ -129,9 +129,8 @@ def random_latents(subject: Subject, push: Push) -> Steering:
         ids = torch.randperm(sae.d_sae, generator=generator)[: len(top)]
         weights = strengths(statistics.take(top), push.latents.rule, push.latents.beta)
         raw[layer] = weighted_sum(sae.decoder(ids), weights)
-    # Clamping needs latents that were read; random ones are added, at the same length.
-    shape = replace(push.shape, clamp=False)
-    return steering_along(preset, placement, raw, push.dose_per_layer, shape=shape)
+    # Only latents that were read can be clamped; random ones are added, at the same length.
+    return steering_along(preset, placement, raw, push.dose_per_layer, shape=push.shape)
 
 
 def plain_saif(preset: LoadedPreset, placement: Placement) -> Push:

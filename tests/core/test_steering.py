@@ -189,6 +189,8 @@ def test_steerings_of_different_shapes_do_not_add_up() -> None:
     assert set((clamped + at(2)).clamped) == {1}
     with pytest.raises(SteeringError, match="clamped"):
         at(1) + clamped
+    with pytest.raises(SteeringError, match="clamped"):
+        clamped + at(1)
 
 
 def test_shapes_that_make_no_sense_are_refused() -> None:

@@ -8,7 +8,9 @@ import typer
 from saif.cli.options import (
     DEFAULT_MODEL,
     ModelOption,
+    PresetIdsOption,
     PresetsOption,
+    SaesOption,
     command_typed,
     open_engine,
     open_library,
@@ -26,14 +28,6 @@ LayersOption = Annotated[
 InstructionsOption = Annotated[
     list[str] | None,
     typer.Option("--instruction", metavar="ID", help="Several allowed; all if left out."),
-]
-SaesOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--sae",
-        metavar="SAE",
-        help="RELEASE/ID or a local folder, one per layer; the model's own if left out.",
-    ),
 ]
 
 
@@ -85,10 +79,7 @@ def identify(
 
 def calibrate(
     data: DataOption,
-    preset: Annotated[
-        list[str] | None,
-        typer.Option("--preset", metavar="ID", help="Several allowed; all if left out."),
-    ] = None,
+    preset: PresetIdsOption = None,
     sae: SaesOption = None,
     model: ModelOption = DEFAULT_MODEL,
     presets: PresetsOption = None,

@@ -12,8 +12,10 @@ from saif.cli.options import (
     DEFAULT_MODEL,
     JsonOption,
     ModelOption,
+    PresetIdsOption,
     PresetsOption,
     QuantizeOption,
+    SaesOption,
     command_typed,
     open_engine,
     open_library,
@@ -26,21 +28,14 @@ if TYPE_CHECKING:
     from saif.core.statistics import Rate
     from saif.experiments.evaluate import Trial
     from saif.experiments.records import RunFolder, RunRecord
+    from saif.experiments.runs import RunPlan
     from saif.experiments.summary import Row
 
-PresetIdsOption = Annotated[
-    list[str] | None,
-    typer.Option("--preset", metavar="ID", help="Several allowed; all if left out."),
-]
 DataOption = Annotated[
     Path | None,
     typer.Option(
         "--data", metavar="PATH", help="A folder of text or a text file, instead of what ships."
     ),
-]
-SaesOption = Annotated[
-    list[str] | None,
-    typer.Option("--sae", metavar="SAE", help="For random latents; the model's own if left out."),
 ]
 WhereOption = Annotated[
     str, typer.Option("--placement", metavar="pre|post|both", help="Which placements to measure.")
@@ -79,24 +74,19 @@ def evaluate(
 ) -> None:
     """Measure presets beside their baselines. Goes on where it was interrupted."""
     from saif.experiments.directions import ALL_CONDITIONS
-    from saif.experiments.runs import RunPlan, plan_evaluation
+    from saif.experiments.runs import plan_evaluation
 
     asked = _listed(conditions, ALL_CONDITIONS, "condition")
-
-    def plan(engine: Any, library: Any, load: Any) -> tuple["RunRecord", list["Trial"]]:
-        planned = RunPlan(
-            presets=preset or [],
-            placements=_placements(placement),
-            data=data,
-            n=n,
-            temperature=temperature,
-            seed=seed,
-            command=command_typed(),
-            quantize=quantize,
-        )
-        return plan_evaluation(engine, library, planned, asked, load)
-
-    _measure(plan, model, quantize, presets, sae, out, json)
+    plan = _plan(preset, placement, data, n, temperature, seed, quantize)
+    _measure(
+        lambda engine, library, load: plan_evaluation(engine, library, plan, asked, load),
+        model,
+        quantize,
+        presets,
+        sae,
+        out,
+        json,
+    )
 
 
 def sweep(
@@ -124,32 +114,51 @@ def sweep(
     json: JsonOption = False,
 ) -> None:
     """Steer with one parameter varied and all else as calibrated, the dose too."""
-    from saif.experiments.runs import PARAMETERS, RunPlan, plan_sweep
+    from saif.experiments.runs import PARAMETERS, plan_sweep
 
     (parameter,) = _listed(over, PARAMETERS, "parameter", only=1)
     chosen = [part.strip() for part in values.split(",") if part.strip()]
-
-    def plan(engine: Any, library: Any, load: Any) -> tuple["RunRecord", list["Trial"]]:
-        planned = RunPlan(
-            presets=preset or [],
-            placements=_placements(placement),
-            data=data,
-            n=n,
-            temperature=temperature,
-            seed=seed,
-            command=command_typed(),
-            quantize=quantize,
-        )
-        return plan_sweep(engine, library, planned, parameter, chosen, load)
-
-    _measure(plan, model, quantize, presets, None, out, json)
+    plan = _plan(preset, placement, data, n, temperature, seed, quantize)
+    _measure(
+        lambda engine, library, load: plan_sweep(engine, library, plan, parameter, chosen, load),
+        model,
+        quantize,
+        presets,
+        None,
+        out,
+        json,
+    )
 
 
-Plan = Callable[[Any, Any, Any], tuple["RunRecord", list["Trial"]]]
+def _plan(
+    presets: list[str] | None,
+    placement: str,
+    data: Path | None,
+    n: int,
+    temperature: float,
+    seed: int,
+    quantize: str,
+) -> "RunPlan":
+    from saif.experiments.runs import RunPlan
+
+    return RunPlan(
+        presets=presets or [],
+        placements=_placements(placement),
+        data=data,
+        n=n,
+        temperature=temperature,
+        seed=seed,
+        command=command_typed(),
+        quantize=quantize,
+    )
+
+
+Trials = Callable[[Any, Any, Any], tuple["RunRecord", list["Trial"]]]
+"""(engine, library, loader of SAEs) -> what to measure."""
 
 
 def _measure(
-    plan: Plan,
+    planned: Trials,
     model: str,
     quantize: Any,
     presets: Path | None,
@@ -164,7 +173,7 @@ def _measure(
 
     library = open_library(presets)
     engine = open_engine(model, quantize)
-    record, trials = plan(engine, library, sae_loader(engine, library, sae))
+    record, trials = planned(engine, library, sae_loader(engine, library, sae))
     folder = RunFolder.open(out or _folder_for(record), record)
     with chatter_to_stderr(), bar() as progress:
         task = progress.add_task("Replies", total=len(trials) * record.n)

@@ -45,6 +45,19 @@ SeedOption = Annotated[
     int | None, typer.Option("--seed", metavar="I", help="The noise of sampling (default: 0).")
 ]
 
+PresetIdsOption = Annotated[
+    list[str] | None,
+    typer.Option("--preset", metavar="ID", help="Several allowed; all if left out."),
+]
+SaesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sae",
+        metavar="SAE",
+        help="RELEASE/ID or a local folder, one per layer; the model's own if left out.",
+    ),
+]
+
 __all__ = ["DEFAULT_MODEL"]  # every command that takes a model has this default
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.text import Text
 
-_CONTROL = {code: None for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
+from saif.core.text import NO_CONTROL_CODES
 
 
 def console() -> Console:
@@ -24,7 +24,7 @@ def print_json(document: object) -> None:
 
 def plain(text: str) -> Text:
     """Text from a model or a file: markup stays text, and no control code reaches the terminal."""
-    return Text(text.translate(_CONTROL))
+    return Text(text.translate(NO_CONTROL_CODES))
 
 
 def note(sentence: str) -> None:

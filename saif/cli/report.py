@@ -16,12 +16,6 @@ def report(
     ] = None,
 ) -> None:
     """Write one page with the figures, tables and replies of runs; prints where it lies."""
-    for folder in runs:
-        if not (folder / "run.json").is_file():
-            raise InputError(
-                f"{folder} is not a run: there is no run.json in it.",
-                hint="Make one with `python -m saif evaluate` or `python -m saif sweep`.",
-            )
     from saif.experiments.report import write_report
 
     folder = out or runs[0] / "report"

@@ -4,20 +4,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from saif.core.spec import PLACEMENTS
+from saif.experiments.summary import title_of
 from saif.presets.push import choice_push
 
 if TYPE_CHECKING:
     from saif.presets.preset import ConditionScores, Preset, Scores
 
 _COLUMNS = ("unsteered", "steered", "prompted", "mean-difference", "random", "saif")
-_TITLES = {"mean-difference": "mean difference", "random": "random latents", "saif": "plain SAIF"}
 
 
 def scoreboard(cards: "Sequence[Preset]") -> str:
     """A row per preset and placement: the choice, and loose / degenerate in per cent for each
     condition; strict for the steered and the prompted one."""
     head = ["preset", "placement", "layer", "k", "dose", "shape"]
-    head += [_TITLES.get(name, name) for name in _COLUMNS] + ["strict: steered, prompted"]
+    head += [title_of(name) for name in _COLUMNS] + ["strict: steered, prompted"]
     rows = [head, ["---"] * len(head)]
     for card in cards:
         for placement in PLACEMENTS:

@@ -11,6 +11,7 @@ import torch
 from saif.errors import InputError, ModelError
 from saif.experiments.corpus import Sequences
 from saif.experiments.progress import track
+from saif.presets.files import replace_file
 from saif.runtime.model import SteerableModel
 
 _TOKENS_PER_BATCH = 2048
@@ -80,9 +81,7 @@ class _Progress:
 
     def save(self, layers: Sequence[int], batches: int, rows: int) -> None:
         self._state.update({str(layer): [batches, rows] for layer in layers})
-        draft = self._path.with_suffix(".tmp")
-        draft.write_text(json.dumps(self._state), "utf-8")
-        draft.replace(self._path)
+        replace_file(self._path, json.dumps(self._state).encode())
 
 
 def _array(path: Path, n_tokens: int, d_model: int) -> np.memmap:

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from saif.core.aboutness import N_DISTRACTORS
-from saif.core.spec import PLACEMENTS, Placement
+from saif.core.spec import PLACEMENTS
 from saif.engine import LocalEngine
 from saif.errors import InputError, SaeError
-from saif.experiments.calibrate import EFFORTS, Calibration, calibrate, keep_choice
+from saif.experiments.calibrate import EFFORTS, calibrate, keep_choice
 from saif.experiments.contents import read_contents
 from saif.experiments.directions import Subject
 from saif.experiments.evaluate import Evaluation
@@ -18,7 +18,6 @@ from saif.experiments.progress import bar
 from saif.presets.files import write_preset
 from saif.presets.instructions import ContentKind
 from saif.presets.library import Library
-from saif.presets.preset import LoadedPreset, PlacementPreset
 from saif.presets.steer import check_model
 from saif.runtime.sae import Sae, load_sae
 
@@ -104,7 +103,9 @@ def calibrate_presets(
                 found = find(
                     engine, preset, instruction, placement, develop, effort, advance=advance
                 )
-                chosen = _calibrated(preset, placement, found)
+                chosen = preset.with_part(
+                    placement, choice=found.choice, mean_difference=found.mean_difference
+                )
                 subject = Subject(
                     preset=chosen, instruction=instruction, placement=placement, load=load
                 )
@@ -115,21 +116,9 @@ def calibrate_presets(
                     bound=found.bound,
                     command=command,
                 )
-                part = chosen.preset.placements[placement]
-                scored = _with(chosen, placement, part.model_copy(update={"scores": scores}))
+                scored = chosen.with_part(placement, scores=scores)
                 write_preset(library.model_folder(engine.model.id), scored)
             progress.advance(overall)
-
-
-def _calibrated(preset: LoadedPreset, placement: Placement, found: Calibration) -> LoadedPreset:
-    part = preset.preset.placements[placement]
-    update = {"choice": found.choice, "mean_difference": found.mean_difference}
-    return _with(preset, placement, part.model_copy(update=update))
-
-
-def _with(preset: LoadedPreset, placement: Placement, part: PlacementPreset) -> LoadedPreset:
-    placements = {**preset.preset.placements, placement: part}
-    return LoadedPreset(preset.preset.model_copy(update={"placements": placements}), preset.vectors)
 
 
 def sae_loader(

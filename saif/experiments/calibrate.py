@@ -34,8 +34,10 @@ _NEIGHBOUR_DOSES = (0.75, 1, 1.3)
 _MORE_LATENTS = 40
 _SEMIFINALISTS, _FINALISTS = 2, 2
 _RIVAL_SEMIFINALISTS, _RIVAL_FINALISTS = 2, 1
-_HALF_LIFE = 16
 _HARDER = 1.3  # what fades may start harder
+
+HALF_LIFE = 16
+"""Of the fading shape that is tried, in tokens."""
 
 MAX_DEGENERATE = 0.15
 """The share of degenerate replies that costs nothing beyond those replies themselves."""
@@ -157,7 +159,7 @@ def _neighbours(pushes: Sequence[Push]) -> list[Push]:
 
 def _shapes(push: Push, ranking: Sequence[Push]) -> list[Push]:
     """The push as it is and in every other shape; latents also at the next best layer as well."""
-    fading = replace(push, shape=Shape(half_life=_HALF_LIFE))
+    fading = replace(push, shape=Shape(half_life=HALF_LIFE))
     found = [
         push,
         fading,

@@ -6,7 +6,7 @@ from typing import Literal
 
 from saif.core.statistics import PairedTable, Rate, mcnemar
 from saif.experiments.records import Cell, ReplyRecord
-from saif.experiments.summary import Cells, Outcome, pairs, summarise
+from saif.experiments.summary import Cells, Outcome, followed, pairs, summarise
 
 Held = Literal["yes", "no", "unclear", "not measured"]
 
@@ -74,9 +74,14 @@ def signed(difference: float) -> str:
     return "0" if points == 0 else f"{points:+d}".replace("-", "\u2212")
 
 
-def with_interval(found: Rate) -> str:
+def bounds(found: Rate) -> str:
+    """The 95 % interval in per cent, without the sign."""
     low, high = found.wilson()
-    return f"{percent(found)} ({100 * low:.0f}–{100 * high:.0f})"
+    return f"{100 * low:.0f}–{100 * high:.0f}"
+
+
+def with_interval(found: Rate) -> str:
+    return f"{percent(found)} ({bounds(found)})"
 
 
 def p_value(p: float) -> str:
@@ -152,7 +157,7 @@ class Swept:
 
     def _share(self, value: float) -> float:
         replies = [reply for part in self.by_value[value].values() for reply in part]
-        return sum(reply.loose and not reply.degenerate for reply in replies) / len(replies)
+        return sum(map(followed, replies)) / len(replies)
 
     def between(self, first: float, second: float) -> Comparison:
         other = self.by_value[second]

@@ -14,6 +14,7 @@ from saif.core.spec import PLACEMENTS
 from saif.experiments.contents import read_contents, sentence_pairs, stories
 from saif.experiments.progress import track
 from saif.generation import Row, Sampling, decode
+from saif.presets.files import replace_file
 from saif.presets.instructions import ContentKind, Instruction, place
 from saif.runtime.model import SteerableModel
 
@@ -63,11 +64,9 @@ def build_corpus(
     chats = replied + alone
     rng.shuffle(chats)
     corpus = [Sequences(chats, skip), Sequences(plain, 1)]
-    draft = store.with_suffix(".tmp")
     store.parent.mkdir(parents=True, exist_ok=True)
     parts = [{"token_ids": part.token_ids, "skip": part.skip} for part in corpus]
-    draft.write_text(json.dumps(parts), "utf-8")
-    draft.replace(store)
+    replace_file(store, json.dumps(parts).encode())
     return corpus
 
 

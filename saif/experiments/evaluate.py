@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from saif.core.steering import Steering
-from saif.engine import LocalEngine
+from saif.engine import LocalEngine, Reply
 from saif.errors import PresetError
 from saif.experiments.directions import (
     CONDITIONS,
@@ -19,48 +19,36 @@ from saif.experiments.records import Cell, ReplyRecord, RunFolder, Timing
 from saif.experiments.scoring import Judged, Task, judge, make_replies, summarise
 from saif.generation import Sampling
 from saif.presets.preset import ConditionScores, Scores
-from saif.presets.push import Push, steering_for
+from saif.presets.push import Push
 
 Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What one cell measures. push: instead of the condition's own, in a sweep; strength: times
-    the calibrated one, 0 for no steering at all."""
+    """What one cell measures. In a sweep the subject's choice is a changed one, and the cell
+    says in which value."""
 
     cell: Cell
     subject: Subject
     condition: Condition
     contents: Sequence[str]
     max_new_tokens: int
-    push: Push | None = None
-    strength: float = 1.0
-
-    def pushed(self) -> Push | None:
-        if self.strength == 0:
-            return None
-        push = push_for(self.condition, self.subject) if self.push is None else self.push
-        return push if push is None else replace(push, dose=push.dose * self.strength)
-
-    def steering(self) -> Steering | None:
-        if self.push is None and self.strength == 1:
-            return steering_of(self.condition, self.subject)
-        push = self.pushed()
-        if push is None:
-            return None
-        return steering_for(self.subject.preset, self.subject.placement, push)
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A cell's replies and what they took. steering: None where nothing was steered."""
+    """A cell's replies and what they took."""
 
     judged: list[Judged]
     tasks: list[Task]
-    steering: Steering | None
     generation_seconds: float
     judging_seconds: float
+
+    @property
+    def steering(self) -> Steering | None:
+        """The cell's, None where nothing was steered."""
+        return self.tasks[0].steering
 
 
 class Evaluation:
@@ -68,7 +56,7 @@ class Evaluation:
 
     Every cell is decoded by itself, so that its replies don't depend on which other cells were
     asked for. Replies that no steering touches are the same for every preset with the same texts,
-    and are made once.
+    and are made once; they are judged once by each instruction's check.
     """
 
     def __init__(
@@ -82,33 +70,42 @@ class Evaluation:
         self.engine = engine
         self._sampling = Sampling(temperature=temperature, seed=seed)
         self._advance = advance
-        self._plain: dict[tuple[str, ...], tuple[list[Judged], float]] = {}
+        self._made: dict[tuple[str, ...], tuple[list[Reply], float]] = {}
+        self._measured: dict[tuple[str, ...], Measured] = {}
 
     def measure(self, trial: Trial) -> Measured:
-        steering = trial.steering()
         subject = trial.subject
+        steering = steering_of(trial.condition, subject)
         tasks = [
             Task(message_for(trial.condition, subject, text), text, steering)
             for text in trial.contents
         ]
-        started = time.perf_counter()
+        if steering is not None:
+            return self._judge(trial, tasks, *self._make(trial, tasks))
         # What is sent decides an unsteered reply, and nothing else does.
-        key = () if steering else tuple(task.message for task in tasks)
-        known = self._plain.get(key) if key else None
-        if known is None:
-            sampling = replace(self._sampling, max_new_tokens=trial.max_new_tokens)
-            replies = make_replies(self.engine, tasks, sampling=sampling, advance=self._advance)
-            generated = time.perf_counter() - started
-        else:
-            replies, generated = [judged.reply for judged in known[0]], known[1]
-            self._advance(len(tasks))
+        messages = tuple(task.message for task in tasks)
+        key = (subject.instruction.id, *messages)
+        if key not in self._measured:
+            if messages not in self._made:
+                self._made[messages] = self._make(trial, tasks)
+            self._measured[key] = self._judge(trial, tasks, *self._made[messages])
+        return self._measured[key]
+
+    def _make(self, trial: Trial, tasks: Sequence[Task]) -> tuple[list[Reply], float]:
+        """The replies, and how many seconds they took."""
+        started = time.perf_counter()
+        sampling = replace(self._sampling, max_new_tokens=trial.max_new_tokens)
+        replies = make_replies(self.engine, tasks, sampling=sampling, advance=self._advance)
+        return replies, time.perf_counter() - started
+
+    def _judge(
+        self, trial: Trial, tasks: list[Task], replies: list[Reply], seconds: float
+    ) -> Measured:
         started = time.perf_counter()
         judged = judge(
-            self.engine, subject.instruction, tasks, replies, contents=list(trial.contents)
+            self.engine, trial.subject.instruction, tasks, replies, contents=list(trial.contents)
         )
-        if key:
-            self._plain[key] = (judged, generated)
-        return Measured(judged, tasks, steering, generated, time.perf_counter() - started)
+        return Measured(judged, tasks, seconds, time.perf_counter() - started)
 
     def scores(
         self,
@@ -168,7 +165,7 @@ def perplexity_bound(subject: Subject) -> float:
 
 def _records(trial: Trial, measured: Measured) -> list[ReplyRecord]:
     bound = perplexity_bound(trial.subject)
-    push = trial.pushed()
+    push = push_for(trial.condition, trial.subject)
     steering = measured.steering
     return [
         ReplyRecord(

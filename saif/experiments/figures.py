@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from saif.core.statistics import PairedTable, Rate
+from saif.core.statistics import PairedTable
 from saif.experiments.canvas import INK, SOFT, Sheet, beside, colour_of, darker, paler
-from saif.experiments.comparison import p_value, signed, with_interval
+from saif.experiments.comparison import p_value, percent, signed, with_interval
 from saif.experiments.summary import Row, title_of
 
 
@@ -83,7 +83,7 @@ def _bar(axes: Axes, place: int, bar: Bar) -> None:
 
 def _bars_in_words(title: str, bars: Sequence[Bar]) -> str:
     told = [
-        f"{bar.label} {with_interval(bar.row.followed)}, strict {100 * bar.row.strict.value:.0f} %"
+        f"{bar.label} {with_interval(bar.row.followed)}, strict {percent(bar.row.strict)}"
         for bar in bars
     ]
     return f"Bar chart, {title}: replies that followed. {'; '.join(told)}."
@@ -217,12 +217,8 @@ def _dumbbell(axes: Axes, place: int, dumbbell: Dumbbell) -> None:
 
 def _dumbbells_in_words(title: str, dumbbells: Sequence[Dumbbell]) -> str:
     told = [
-        f"{one.preset}, {title_of(one.condition)}: pre {_share(one.table.second)}, "
-        f"post {_share(one.table.first)}, {p_value(one.table.p)}"
+        f"{one.preset}, {title_of(one.condition)}: pre {percent(one.table.second)}, "
+        f"post {percent(one.table.first)}, {p_value(one.table.p)}"
         for one in dumbbells
     ]
     return f"Dumbbell chart, {title}. {'; '.join(told)}."
-
-
-def _share(found: Rate) -> str:
-    return f"{100 * found.value:.0f} %"

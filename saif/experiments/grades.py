@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from saif.core.agreement import Kappa, cohens_kappa
 from saif.errors import InputError
-from saif.experiments.records import Cell, ReplyRecord, RunFolder
-from saif.presets.names import first_problem
+from saif.experiments.records import Cell, ReplyRecord, RunFolder, read_lines
+from saif.presets.files import replace_file
 
 Grade = Literal["A", "B", "C"]
 """A: the instruction was followed, B: partly, C: not. strict is A, loose is A or B."""
@@ -56,24 +56,13 @@ class RunAgreement:
 
 def read_grades(run: RunFolder) -> list[GradeRecord]:
     """The grades of a run, none if it was never graded. Raises InputError at a broken line."""
-    path = run.path / "grades.jsonl"
-    if not path.exists():
-        return []
-    found = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            found.append(GradeRecord.model_validate_json(line))
-        except ValidationError as error:
-            raise InputError(f"{path}, line {number}: {first_problem(error)}") from error
-    return found
+    return read_lines(run.path / "grades.jsonl", GradeRecord)
 
 
 def write_grades(run: RunFolder, grades: Sequence[GradeRecord]) -> None:
     """Replace the grades of a run, all at once."""
-    path = run.path / "grades.jsonl"
-    draft = path.with_suffix(".draft")
-    draft.write_text("".join(grade.model_dump_json() + "\n" for grade in grades), "utf-8")
-    draft.replace(path)
+    lines = "".join(grade.model_dump_json() + "\n" for grade in grades)
+    replace_file(run.path / "grades.jsonl", lines.encode())
 
 
 def agreement_with_verifier(run: RunFolder) -> RunAgreement | None:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from saif.core.spec import Placement
 from saif.errors import InputError
+from saif.presets.files import replace_file
 from saif.presets.names import first_problem
 from saif.presets.preset import ModelRef
 
@@ -129,9 +130,7 @@ class RunFolder:
                 hint="Give another folder with --out, or remove this one.",
             )
         if not header.exists():
-            draft = header.with_suffix(".draft")
-            draft.write_text(record.model_dump_json(indent=1) + "\n", "utf-8")
-            draft.replace(header)
+            replace_file(header, (record.model_dump_json(indent=1) + "\n").encode())
         return RunFolder(path, record)
 
     @staticmethod
@@ -139,7 +138,10 @@ class RunFolder:
         """A run that is there already. Raises InputError if there is none."""
         header = path / "run.json"
         if not header.is_file():
-            raise InputError(f"{path} is not a run: there is no run.json in it.")
+            raise InputError(
+                f"{path} is not a run: there is no run.json in it.",
+                hint="Make one with `python -m saif evaluate` or `python -m saif sweep`.",
+            )
         return RunFolder(path, _read_header(header))
 
     @property
@@ -181,11 +183,11 @@ class RunFolder:
 
     def replies(self) -> list[ReplyRecord]:
         """All replies. Raises InputError at a line that is none."""
-        return _read_lines(self.replies_path, ReplyRecord)
+        return read_lines(self.replies_path, ReplyRecord)
 
     def timings(self) -> dict[Cell, Timing]:
         """How long each cell took; the last time, if it was made twice."""
-        return {timing.cell: timing for timing in _read_lines(self._timings_path, Timing)}
+        return {timing.cell: timing for timing in read_lines(self._timings_path, Timing)}
 
     def cells(self) -> dict[Cell, list[ReplyRecord]]:
         """All replies by cell, in the order of the run."""
@@ -231,7 +233,8 @@ def _read_header(path: Path) -> RunRecord:
         raise InputError(f"{path} can't be read: {first_problem(error)}") from error
 
 
-def _read_lines(path: Path, kind: type[T]) -> list[T]:
+def read_lines(path: Path, kind: type[T]) -> list[T]:
+    """A JSON-lines file; nothing if there is none. Raises InputError at a line that is not one."""
     if not path.exists():
         return []
     found = []

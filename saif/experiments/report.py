@@ -8,16 +8,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saif.core.statistics import Rate
+from saif.core.text import NO_CONTROL_CODES
 from saif.errors import InputError
 from saif.experiments.canvas import WIDTH
 from saif.experiments.charts import charts_of
 from saif.experiments.claims import Claim, claims
-from saif.experiments.comparison import p_value, post_against_pre, signed
+from saif.experiments.comparison import bounds, p_value, post_against_pre, signed
 from saif.experiments.figures import Dumbbell, Picture, pre_post_dumbbells
 from saif.experiments.gallery import N_TEXTS, Shelf, gallery
 from saif.experiments.records import Cell, ReplyRecord, RunFolder, RunRecord
 from saif.experiments.summary import Row, gather, rank_of, summaries, title_of
+from saif.presets.files import replace_file
 
 if TYPE_CHECKING:
     from saif.core.agreement import Kappa
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 PAGE = "report.html"
 _CONTROLS = {"random", "single-latent", "wrong-instruction"}  # in the table, but not in the picture
-_UNPRINTABLE = {code: None for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,34 +57,24 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     The same runs give the same bytes. Raises InputError if a folder holds no run with replies.
     """
     runs = [RunFolder.read(folder) for folder in dict.fromkeys(map(Path.resolve, folders))]
-    complete = [_complete_cells(run) for run in runs]
+    read = [(run, *_complete_cells(run)) for run in runs]
     verdicts = [
         Verdicts(evidence.model.id, claims(evidence))
-        for evidence in gather(
-            [(run.record, cells) for run, cells in zip(runs, complete, strict=True)]
-        )
+        for evidence in gather([(run.record, cells) for run, cells, _ in read])
     ]
-    sections = [
-        _section(number, run, cells)
-        for number, (run, cells) in enumerate(zip(runs, complete, strict=True), 1)
-    ]
+    sections = [_section(number, *parts) for number, parts in enumerate(read, 1)]
     page = render(sections, verdicts)
     out.mkdir(parents=True, exist_ok=True)
     for section in sections:
         for picture in section.pictures:
-            _write(out / f"{picture.name}.png", picture.png)
-    _write(out / PAGE, page.encode("utf-8", "replace"))
+            replace_file(out / f"{picture.name}.png", picture.png)
+    replace_file(out / PAGE, page.encode("utf-8", "replace"))
     return out / PAGE
 
 
-def _write(path: Path, content: bytes) -> None:
-    draft = path.with_name(f"{path.name}.draft")
-    draft.write_bytes(content)
-    draft.replace(path)
-
-
-def _complete_cells(run: RunFolder) -> dict[Cell, list[ReplyRecord]]:
-    """A run that is still being made has a last cell with too few replies."""
+def _complete_cells(run: RunFolder) -> tuple[dict[Cell, list[ReplyRecord]], int]:
+    """The complete cells, and how many are not: a run that is still being made has a last cell
+    with too few replies."""
     cells = run.cells()
     complete = {cell: found for cell, found in cells.items() if len(found) == run.record.n}
     if not complete:
@@ -92,10 +82,12 @@ def _complete_cells(run: RunFolder) -> dict[Cell, list[ReplyRecord]]:
             f"The run {run.path} holds no complete cell of replies yet.",
             hint="Give its command again to go on with it.",
         )
-    return complete
+    return complete, len(cells) - len(complete)
 
 
-def _section(number: int, run: RunFolder, cells: Mapping[Cell, list[ReplyRecord]]) -> Section:
+def _section(
+    number: int, run: RunFolder, cells: Mapping[Cell, list[ReplyRecord]], left_out: int
+) -> Section:
     evaluation = run.record.kind == "evaluate"
     rows = summaries(cells, run.timings())
     placements = _placements(cells) if evaluation else []
@@ -107,7 +99,7 @@ def _section(number: int, run: RunFolder, cells: Mapping[Cell, list[ReplyRecord]
     return Section(
         name=run.path.name,
         record=run.record,
-        left_out=len(run.cells()) - len(cells),
+        left_out=left_out,
         headlines=_headlines(rows) if evaluation else {},
         rows=rows,
         pictures=pictures,
@@ -153,7 +145,7 @@ def _headline(rows: Sequence[Row]) -> str:
     parts = []
     if steered:
         told = [
-            f"{_count(row)} ({row.cell.placement}; {_bounds(row.followed)} %)" for row in steered
+            f"{_count(row)} ({row.cell.placement}; {bounds(row.followed)} %)" for row in steered
         ]
         parts.append(f"steered, {' and '.join(told)} replies followed the instruction")
     if prompted:
@@ -184,7 +176,7 @@ def render(sections: Sequence[Section], verdicts: Sequence[Verdicts]) -> str:
     environment.filters.update(
         title_of=title_of,
         share=lambda found: f"{100 * found.value:.0f}",
-        bounds=_bounds,
+        bounds=bounds,
         p_value=p_value,
         points=lambda table: signed(table.difference),
         points_between=lambda table: " to ".join(map(signed, table.interval())),
@@ -213,13 +205,8 @@ def _kappa(found: "Kappa | None") -> str:
     return f"{found.value:.2f}{within}"
 
 
-def _bounds(found: Rate) -> str:
-    low, high = found.wilson()
-    return f"{100 * low:.0f}–{100 * high:.0f}"
-
-
 def _printable(value: object) -> object:
     """Control codes and halves of characters have no place on a page."""
     if type(value) is not str:  # markup is a subclass, and was made here
         return value
-    return value.translate(_UNPRINTABLE).encode("utf-8", "replace").decode()
+    return value.translate(NO_CONTROL_CODES).encode("utf-8", "replace").decode()

@@ -1,8 +1,9 @@
 """Plan a measuring run: which cells there are, what they are made of, and the record of it all."""
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,14 +12,14 @@ from saif import __version__
 from saif.core.spec import PLACEMENTS, SELECTIONS, STRENGTH_RULES, Placement, Shape
 from saif.engine import LocalEngine
 from saif.errors import InputError
-from saif.experiments.calibrate import EFFORTS
+from saif.experiments.calibrate import EFFORTS, HALF_LIFE
 from saif.experiments.contents import evaluation_contents
 from saif.experiments.directions import Condition, Subject
 from saif.experiments.evaluate import Trial, perplexity_bound
 from saif.experiments.records import Cell, RunRecord, sha256_of
+from saif.presets.instructions import ContentKind
 from saif.presets.library import Library
-from saif.presets.preset import LoadedPreset
-from saif.presets.push import choice_push
+from saif.presets.preset import MAX_STORED_LATENTS, LoadedPreset
 from saif.presets.steer import check_model
 from saif.runtime.sae import Sae
 
@@ -31,12 +32,12 @@ Value = int | float | str
 _PACKAGES = ("torch", "transformers", "tokenizers")
 _SHAPES = {
     "plain": Shape(),
-    "fading": Shape(half_life=16),
+    "fading": Shape(half_life=HALF_LIFE),
     "keep-norm": Shape(keep_norm=True),
     "clamp": Shape(clamp=True),
 }
 _VALUES: dict[Parameter, tuple[Value, ...]] = {
-    "k": (1, 2, 5, 10, 15, 25, 40, 64),
+    "k": (1, 2, 5, 10, 15, 25, 40, MAX_STORED_LATENTS),
     "beta": (-1, -0.5, 0, 0.5, 1),
     "strength": (0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2),
     "placement": PLACEMENTS,
@@ -59,7 +60,7 @@ class RunPlan:
     temperature: float
     seed: int
     command: str
-    quantize: str = "none"
+    quantize: str
 
 
 def plan_evaluation(
@@ -71,11 +72,8 @@ def plan_evaluation(
 ) -> tuple[RunRecord, list[Trial]]:
     """A cell for every preset, placement and condition."""
     subjects = _subjects(engine, library, plan, load, others="wrong-instruction" in conditions)
-    trials = [
-        _trial(library, plan, subject, condition)
-        for subject in subjects
-        for condition in conditions
-    ]
+    texts = _texts(library, plan)
+    trials = [_trial(texts, subject, condition) for subject in subjects for condition in conditions]
     return _record(engine, library, plan, trials, over=None, values=()), trials
 
 
@@ -91,39 +89,41 @@ def plan_sweep(
     calibrated; the dose too, unless the strength is swept."""
     if over == "placement":
         plan = replace(plan, placements=PLACEMENTS)
+    texts = _texts(library, plan)
     trials: list[Trial] = []
     used: dict[Value, None] = {}
     for subject in _subjects(engine, library, plan, load, others=False):
         baselines: tuple[Condition, ...] = ("unsteered", "prompted")
-        trials += [_trial(library, plan, subject, condition) for condition in baselines]
+        trials += [_trial(texts, subject, condition) for condition in baselines]
         for value in _values(over, values, subject):
             if over == "placement" and value != subject.placement:
                 continue
             used[value] = None
-            trial = _trial(library, plan, subject, "steered")
-            trials.append(_with_value(trial, over, value))
+            trials.append(_with_value(_trial(texts, subject, "steered"), over, value))
     return _record(engine, library, plan, trials, over=over, values=list(used)), trials
 
 
 def _with_value(trial: Trial, over: Parameter, value: Value) -> Trial:
     """The trial with a swept value in place of the calibrated one."""
-    cell = trial.cell.model_copy(update={"value": value})
+    trial = replace(trial, cell=trial.cell.model_copy(update={"value": value}))
+    if over == "placement":  # each has its own calibrated choice
+        return trial
+    if over == "strength" and value == 0:  # nothing is pushed at all
+        return replace(trial, condition="unsteered")
     subject = trial.subject
-    push = choice_push(subject.preset.preset.placements[subject.placement].choice)
-    if over == "placement":
-        return replace(trial, cell=cell)
+    choice = subject.preset.preset.placements[subject.placement].choice
+    changed: dict[str, Any] = {over: value}
     if over == "strength":
-        return replace(trial, cell=cell, strength=float(value))
-    if over == "layer":
-        push = replace(push, layers=(int(value),))
-    elif over == "shape":
-        push = replace(push, shape=_SHAPES[str(value)])
+        changed = {"dose": choice.dose * float(value)}
+    elif over == "layer":
+        changed = {"layer": value, "also": []}
     elif over == "half-life":
-        push = replace(push, shape=replace(push.shape, half_life=int(value)))
-    else:
-        field: dict[str, Any] = {over: value}
-        push = replace(push, latents=replace(push.latents, **field))  # type: ignore[type-var]
-    return replace(trial, cell=cell, push=push)
+        changed = {"half_life": value}
+    elif over == "shape":
+        changed = asdict(_SHAPES[str(value)])
+    choice = choice.model_copy(update=changed)
+    preset = subject.preset.with_part(subject.placement, choice=choice)
+    return replace(trial, subject=replace(subject, preset=preset))
 
 
 def _values(over: Parameter, given: Sequence[str], subject: Subject) -> list[Value]:
@@ -145,7 +145,7 @@ def _values(over: Parameter, given: Sequence[str], subject: Subject) -> list[Val
 
 
 _RANGES: dict[str, tuple[float, float]] = {
-    "k": (1, 64),
+    "k": (1, MAX_STORED_LATENTS),
     "beta": (-1, 1),
     "strength": (0, 10),
     "half-life": (1, 10_000),
@@ -212,13 +212,26 @@ def _another(engine: LocalEngine, library: Library, preset: LoadedPreset) -> Loa
     return None
 
 
-def _trial(library: Library, plan: RunPlan, subject: Subject, condition: Condition) -> Trial:
+Texts = Callable[[ContentKind], list[str]]
+
+
+def _texts(library: Library, plan: RunPlan) -> Texts:
+    """The texts of a kind of contents, read once for all cells."""
+
+    @functools.cache
+    def read(kind: ContentKind) -> list[str]:
+        return evaluation_contents(library.root, plan.data, kind, plan.n)
+
+    return read
+
+
+def _trial(texts: Texts, subject: Subject, condition: Condition) -> Trial:
     kind = subject.instruction.contents
     return Trial(
         cell=Cell(preset=subject.preset.id, placement=subject.placement, condition=condition),
         subject=subject,
         condition=condition,
-        contents=evaluation_contents(library.root, plan.data, kind, plan.n),
+        contents=texts(kind),
         max_new_tokens=EFFORTS[kind].max_new_tokens,
     )
 

@@ -112,10 +112,7 @@ def _check_latents(preset: Preset, vectors: dict[int, LayerVectors]) -> None:
 
 
 def write_preset(folder: Path, loaded: LoadedPreset) -> Path:
-    """Write both files into `folder`; returns the JSON file's path.
-
-    Each is written beside its place and moved there, so a crash leaves the old or the new file.
-    """
+    """Write both files into `folder`; returns the JSON file's path."""
     import torch
     from safetensors.torch import save
 
@@ -130,12 +127,13 @@ def write_preset(folder: Path, loaded: LoadedPreset) -> Path:
     _vectors(loaded.preset, tensors)  # never write what could not be read back
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{loaded.id}.json"
-    _replace(path.with_suffix(".safetensors"), save(tensors))
-    _replace(path, (loaded.preset.model_dump_json(indent=1) + "\n").encode())
+    replace_file(path.with_suffix(".safetensors"), save(tensors))
+    replace_file(path, (loaded.preset.model_dump_json(indent=1) + "\n").encode())
     return path
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file beside its place and move it there: a crash leaves the old or the new one."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     draft = Path(name)
     try:

@@ -4,7 +4,8 @@
 the vectors. Together they are all that steering takes: no SAE is needed in memory.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -215,6 +216,11 @@ class LayerVectors:
     threshold: "Tensor"
     mean_difference: "dict[Placement, Tensor]"
 
+    def rows_of(self, latents: Sequence[int]) -> list[int]:
+        """Where these latents stand in the tensors."""
+        place_of = {latent: place for place, latent in enumerate(self.ids)}
+        return [place_of[latent] for latent in latents]
+
 
 @dataclass(frozen=True, eq=False)
 class LoadedPreset:
@@ -246,6 +252,11 @@ class LoadedPreset:
     def decoder_rows(self, placement: Placement, layer: int) -> "Tensor":
         """(m, d_model) float32, in the order of the placement's latents at this layer."""
         vectors = self.vectors[layer]
-        place_of = {latent: place for place, latent in enumerate(vectors.ids)}
         latents = self.preset.placements[placement].table(layer).latents
-        return vectors.decoder[[place_of[latent.id] for latent in latents]].float()
+        return vectors.decoder[vectors.rows_of([latent.id for latent in latents])].float()
+
+    def with_part(self, placement: Placement, **update: object) -> "LoadedPreset":
+        """The preset with some of one placement's values changed; the vectors are shared."""
+        part = self.preset.placements[placement].model_copy(update=update)
+        placements = {**self.preset.placements, placement: part}
+        return replace(self, preset=self.preset.model_copy(update={"placements": placements}))

@@ -146,8 +146,7 @@ def _reader(
     statistics = preset.statistics(placement, layer)
     ids = statistics.ids[rank(statistics, latents.selection)[: latents.k]].tolist()
     vectors = preset.vectors[layer]
-    place_of = {latent: place for place, latent in enumerate(vectors.ids)}
-    rows = [place_of[latent] for latent in ids]
+    rows = vectors.rows_of(ids)
     return LatentReader(
         encoder=vectors.encoder[rows].float(),
         bias=vectors.bias[rows].float(),

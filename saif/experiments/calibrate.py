@@ -1,22 +1,22 @@
 """Search a preset's layers, selection, k, β, dose and shape on texts kept for that.
 
-Three rounds: many candidates on a few texts, the best ones and their neighbours on more, and at
-last the winners' shapes (fading, clamping and so on) on more still. The objective is strict
-accuracy, then loose accuracy with degenerate replies counted as failures, then the smaller dose;
-what is degenerate beyond `MAX_DEGENERATE` counts against both. Whether replies are about their
-content, which is dear to find out, is asked in the last round only. Mean difference goes through
-the same search, so that it is a fair rival.
+Three rounds: many fading pushes on a few texts, the best ones and their neighbours on more, and
+at last the winners in other shapes (steady, clamping and so on) on more still. The objective is
+strict accuracy, then loose accuracy with degenerate replies counted as failures, then the smaller
+dose; what is degenerate beyond `MAX_DEGENERATE` counts against both. Whether replies are about
+their content, which is dear to find out, is asked in the last round only, and only of pushes that
+can still win. Mean difference goes through the same search, so that it is a fair rival.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from saif.core.fluency import perplexity_bound
 from saif.core.spec import Placement, Sampling, Shape
 from saif.engine import LocalEngine
 from saif.errors import ModelError, PresetError
-from saif.experiments.scoring import Judged, Task, judge, make_replies
+from saif.experiments.scoring import Judged, Task, ask_about, judge_form, make_replies
 from saif.presets.instructions import ContentKind, Instruction, place
 from saif.presets.preset import Choice, LoadedPreset, MeanDifferenceChoice
 from saif.presets.push import LatentPush, Push, steering_for
@@ -28,16 +28,19 @@ _RECIPES = (
     LatentPush(selection="saif", rule="delta", k=15),
     LatentPush(selection="saif", rule="mean", k=15),
 )
-_DOSES = (0.25, 0.45)
-_RIVAL_DOSES = (0.25, 0.4, 0.6)
+_DOSES = (0.3, 0.5, 0.75)
 _NEIGHBOUR_DOSES = (0.75, 1, 1.3)
-_MORE_LATENTS = 40
-_SEMIFINALISTS, _FINALISTS = 2, 2
-_RIVAL_SEMIFINALISTS, _RIVAL_FINALISTS = 2, 1
-_HARDER = 1.3  # what fades may start harder
+_FEWER_AND_MORE_LATENTS = (1, 40)
+_NEIGHBOUR_BETAS = (-0.5, 0.5)
+_SEMIFINALISTS, _FINALISTS = 3, 2
 
 HALF_LIFE = 16
-"""Of the fading shape that is tried, in tokens."""
+"""Of a fading push, in tokens. Steady pushes have sent most replies into loops, so the search
+starts with fading ones."""
+
+_LONG_HALF_LIFE = 48
+_LASTING, _STEADY = 0.85, 0.7  # what a push that fades less, or never, starts with of the dose
+_ASKED_TOGETHER = 4
 
 MAX_DEGENERATE = 0.15
 """The share of degenerate replies that costs nothing beyond those replies themselves."""
@@ -85,41 +88,33 @@ def calibrate(
     contents = contents[: effort.third]
     bound = trial.perplexity_bound(contents)
     layers = preset.preset.placements[placement].layer_numbers
-    recipes: list[LatentPush | None] = [*_RECIPES, None]
-    opening = [
-        Push(layers=(layer,), dose=dose, latents=recipe)
-        for layer in layers
-        for recipe in recipes
-        for dose in (_DOSES if recipe else _RIVAL_DOSES)
-    ]
-    first = trial.score(opening, contents[: effort.first], bound, effort.first_tokens)
-    latents = _apart([push for push in opening if push.latents], first)
-    semifinalists = _best(latents, first, _SEMIFINALISTS)
-    rivals = _best(
-        _apart([push for push in opening if push.latents is None], first),
-        first,
-        _RIVAL_SEMIFINALISTS,
+
+    def search(recipes: Sequence[LatentPush | None]) -> Push:
+        opening = [
+            Push(layers=(layer,), dose=dose, latents=recipe, shape=Shape(half_life=HALF_LIFE))
+            for layer in layers
+            for recipe in recipes
+            for dose in _DOSES
+        ]
+        first = trial.score(opening, contents[: effort.first], bound, effort.first_tokens)
+        ranking = _apart(_best(opening, first, len(opening)))
+        middle = _neighbours(ranking[:_SEMIFINALISTS])
+        second = trial.score(middle, contents[: effort.second], bound, effort.max_new_tokens)
+        finalists = _best(middle, second, _FINALISTS)
+        closing = [shaped for push in finalists for shaped in _shapes(push, ranking)]
+        return trial.strictest(closing, contents, bound)
+
+    rival = search([None])
+    return Calibration(
+        choice=_as_choice(search(_RECIPES)),
+        mean_difference=MeanDifferenceChoice(
+            layer=rival.layers[0],
+            dose=rival.dose,
+            half_life=rival.shape.half_life,
+            keep_norm=rival.shape.keep_norm,
+        ),
+        bound=bound,
     )
-    middle = list(dict.fromkeys([*_neighbours(semifinalists), *_neighbours(rivals)]))
-    second = trial.score(middle, contents[: effort.second], bound, effort.max_new_tokens)
-    finalists = [
-        *_best([push for push in middle if push.latents], second, _FINALISTS),
-        *_best([push for push in middle if push.latents is None], second, _RIVAL_FINALISTS),
-    ]
-    ranking = _best(latents, first, len(latents))
-    closing = [shaped for push in finalists for shaped in _shapes(push, ranking)]
-    third = trial.score(
-        list(dict.fromkeys(closing)), contents, bound, effort.max_new_tokens, ask_about=True
-    )
-    winner = _best([push for push in third if push.latents], third, 1)[0]
-    rival = _best([push for push in third if push.latents is None], third, 1)[0]
-    best_rival = MeanDifferenceChoice(
-        layer=rival.layers[0],
-        dose=rival.dose,
-        half_life=rival.shape.half_life,
-        keep_norm=rival.shape.keep_norm,
-    )
-    return Calibration(_as_choice(winner), best_rival, bound)
 
 
 def keep_choice(
@@ -145,47 +140,53 @@ def keep_choice(
 
 
 def _neighbours(pushes: Sequence[Push]) -> list[Push]:
-    """Each push with a smaller and a larger dose and with more latents; the best one also with β
-    to either side."""
+    """Each push with a smaller and a larger dose and with fewer and more latents; the best one
+    also with β to either side."""
     found = []
     for number, push in enumerate(pushes):
-        found += [replace(push, dose=round(push.dose * factor, 3)) for factor in _NEIGHBOUR_DOSES]
-        if push.latents is not None:
-            found.append(replace(push, latents=replace(push.latents, k=_MORE_LATENTS)))
-            betas = (-0.5, 0.5) if number == 0 else ()
-            found += [replace(push, latents=replace(push.latents, beta=beta)) for beta in betas]
-    return found
+        found += [_at(push, factor) for factor in _NEIGHBOUR_DOSES]
+        if push.latents is None:
+            continue
+        latents = [replace(push.latents, k=k) for k in _FEWER_AND_MORE_LATENTS]
+        if number == 0:
+            latents += [replace(push.latents, beta=beta) for beta in _NEIGHBOUR_BETAS]
+        found += [replace(push, latents=changed) for changed in latents]
+    return list(dict.fromkeys(found))
 
 
 def _shapes(push: Push, ranking: Sequence[Push]) -> list[Push]:
-    """The push as it is and in every other shape; latents also at the next best layer as well."""
-    fading = replace(push, shape=Shape(half_life=HALF_LIFE))
+    """A fading push as it is and in every other shape; latents also at the next best layer as
+    well."""
     found = [
         push,
-        fading,
-        replace(fading, dose=round(push.dose * _HARDER, 3)),
-        replace(push, shape=Shape(keep_norm=True)),
+        replace(_at(push, _LASTING), shape=Shape(half_life=_LONG_HALF_LIFE)),
+        replace(_at(push, _STEADY), shape=Shape()),
+        replace(push, shape=replace(push.shape, keep_norm=True)),
     ]
     if push.latents is not None:
-        found.append(replace(push, shape=Shape(clamp=True)))
+        found.append(replace(push, shape=replace(push.shape, clamp=True)))
         others = (p.layers[0] for p in ranking if p.layers[0] not in push.layers)
         found += [replace(push, layers=(*push.layers, layer)) for layer in [*others][:1]]
     return found
 
 
+def _at(push: Push, factor: float) -> Push:
+    return replace(push, dose=round(push.dose * factor, 3))
+
+
 Objective = tuple[float, float]
 
 
-def _best(pushes: Sequence[Push], scores: dict[Push, Objective], n: int) -> list[Push]:
+def _best(pushes: Sequence[Push], scores: Mapping[Push, Objective], n: int) -> list[Push]:
     return sorted(pushes, key=lambda push: (scores[push], -push.dose), reverse=True)[:n]
 
 
-def _apart(pushes: Sequence[Push], scores: dict[Push, Objective]) -> list[Push]:
-    """The best dose of every layer and recipe: two doses of one would crowd out the others."""
-    best: dict[tuple[tuple[int, ...], LatentPush | None], Push] = {}
-    for push in _best(pushes, scores, len(pushes)):
-        best.setdefault((push.layers, push.latents), push)
-    return list(best.values())
+def _apart(pushes: Sequence[Push]) -> list[Push]:
+    """The first of every layer and recipe: two doses of one would crowd out the others."""
+    first: dict[tuple[tuple[int, ...], LatentPush | None], Push] = {}
+    for push in pushes:
+        first.setdefault((push.layers, push.latents), push)
+    return list(first.values())
 
 
 def _as_choice(push: Push) -> Choice:
@@ -221,7 +222,7 @@ class _Trial:
         """Derived from the replies to the instruction in words."""
         wording = self.instruction.main_wording
         tasks = [Task(place(wording, text, self.placement), text) for text in contents]
-        judged = self._judge(tasks, contents, self.effort.max_new_tokens, ask_about=False)
+        judged = self._judge(tasks, self.effort.max_new_tokens)
         bound = perplexity_bound([j.fluency.perplexity or math.nan for j in judged])
         if not math.isfinite(bound):
             raise ModelError(
@@ -231,40 +232,55 @@ class _Trial:
         return bound
 
     def score(
-        self,
-        pushes: Sequence[Push],
-        contents: Sequence[str],
-        bound: float,
-        max_new_tokens: int,
-        *,
-        ask_about: bool = False,
+        self, pushes: Sequence[Push], contents: Sequence[str], bound: float, max_new_tokens: int
     ) -> dict[Push, Objective]:
-        """Every push on every text; all become rows of shared batches."""
-        steerings = {push: steering_for(self.preset, self.placement, push) for push in pushes}
-        tasks = [Task(text, text, steerings[push]) for push in pushes for text in contents]
-        judged = self._judge(tasks, contents, max_new_tokens, ask_about=ask_about)
-        n = len(contents)
-        return {
-            push: _objective(judged[i * n : (i + 1) * n], bound) for i, push in enumerate(pushes)
-        }
+        """Every push on every text, all taken to be about their contents."""
+        judged = self._judge_each(pushes, contents, max_new_tokens)
+        return {push: _objective(judged[push], bound) for push in pushes}
 
-    def _judge(
-        self,
-        tasks: Sequence[Task],
-        contents: Sequence[str],
-        max_new_tokens: int,
-        *,
-        ask_about: bool,
-    ) -> list[Judged]:
+    def strictest(self, pushes: Sequence[Push], contents: Sequence[str], bound: float) -> Push:
+        """The best push on `contents`, once it is known which replies are about them.
+
+        Knowing can only lower an objective. So the most promising are asked first, and asking ends
+        when the best of those can't be beaten any more.
+        """
+        judged = self._judge_each(pushes, contents, self.effort.max_new_tokens)
+        hopes = {push: _objective(judged[push], bound) for push in pushes}
+        ranking = _best(pushes, hopes, len(pushes))
+        scores: dict[Push, Objective] = {}
+        for start in range(0, len(ranking), _ASKED_TOGETHER):
+            hopeful = ranking[start : start + _ASKED_TOGETHER]
+            if scores and _best([*scores, hopeful[0]], {**hopes, **scores}, 1)[0] in scores:
+                break
+            flat = [j for push in hopeful for j in judged[push]]
+            asked = ask_about(self.engine, self.instruction, flat, contents)
+            scores |= {
+                push: _objective(each, bound) for push, each in _split(hopeful, asked).items()
+            }
+        return _best(list(scores), scores, 1)[0]
+
+    def _judge_each(
+        self, pushes: Sequence[Push], contents: Sequence[str], max_new_tokens: int
+    ) -> dict[Push, list[Judged]]:
+        """All become rows of shared batches."""
+        steerings = [steering_for(self.preset, self.placement, push) for push in pushes]
+        tasks = [Task(text, text, steering) for steering in steerings for text in contents]
+        return _split(pushes, self._judge(tasks, max_new_tokens))
+
+    def _judge(self, tasks: Sequence[Task], max_new_tokens: int) -> list[Judged]:
         replies = make_replies(
             self.engine,
             tasks,
             sampling=Sampling(max_new_tokens=max_new_tokens),
             advance=self.advance,
         )
-        return judge(
-            self.engine, self.instruction, tasks, replies, contents=contents, ask_about=ask_about
-        )
+        return judge_form(self.engine, self.instruction, tasks, replies)
+
+
+def _split(pushes: Sequence[Push], judged: Sequence[Judged]) -> dict[Push, list[Judged]]:
+    """Every push with its own share of what is in the pushes' order."""
+    n = len(judged) // len(pushes)
+    return {push: list(judged[i * n : (i + 1) * n]) for i, push in enumerate(pushes)}
 
 
 def _objective(judged: Sequence[Judged], bound: float) -> Objective:

@@ -20,13 +20,12 @@ BATCH = 96
 """Rows that decode together: where two cores give the most tokens per second."""
 
 _SCORING_BATCH = 48
-_WORTH_A_BATCH = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One reply and what the checks say. about is None where it wasn't asked: a reply that isn't
-    loose, or that repeats itself, can't be strict anyway."""
+    """One reply and what the checks say. about is None where it needn't be asked: a reply that
+    isn't loose, or that repeats itself, can't be strict anyway."""
 
     content: str
     reply: Reply
@@ -88,11 +87,17 @@ def judge(
     replies: Sequence[Reply],
     *,
     contents: Sequence[str],
-    ask_about: bool = True,
 ) -> list[Judged]:
-    """Judge replies. `contents` supplies the other texts a reply must not fit as well. Without
-    `ask_about`, which takes four more readings of a reply, every reply passes for being about its
-    content."""
+    """Judge replies in every respect. `contents` supplies the other texts a reply must not fit
+    as well."""
+    return ask_about(engine, instruction, judge_form(engine, instruction, tasks, replies), contents)
+
+
+def judge_form(
+    engine: LocalEngine, instruction: Instruction, tasks: Sequence[Task], replies: Sequence[Reply]
+) -> list[Judged]:
+    """Judge everything but whether replies are about their contents, which is dear to find out:
+    a loose one passes for it until `ask_about` has asked."""
     totals = _reply_log_probabilities(engine, [task.content for task in tasks], replies)
     check = instruction.check
     loose = [_is_loose(check, task, reply) for task, reply in zip(tasks, replies, strict=True)]
@@ -100,26 +105,41 @@ def judge(
         fluency(reply.token_ids, reply.text, _perplexity(total, len(reply.token_ids)))
         for reply, total in zip(replies, totals, strict=True)
     ]
-    about: list[bool | None] = [None if ask_about else True] * len(tasks)
-    wanted = [
-        i
-        for i, reply in enumerate(replies)
-        if ask_about and loose[i] and reply.token_ids and not flow[i].problems(math.inf)
+    judged = [
+        Judged(task.content, reply, is_loose, flows, None)
+        for task, reply, is_loose, flows in zip(tasks, replies, loose, flow, strict=True)
     ]
+    return [replace(j, about=True) if _may_be_strict(j) else j for j in judged]
+
+
+def _may_be_strict(judged: Judged) -> bool:
+    flows = not judged.fluency.problems(math.inf)
+    return judged.loose and flows and bool(judged.reply.token_ids)
+
+
+def ask_about(
+    engine: LocalEngine,
+    instruction: Instruction,
+    judged: Sequence[Judged],
+    contents: Sequence[str],
+) -> list[Judged]:
+    """Ask of the replies that can still be strict whether they are about their contents, which
+    takes four readings of each."""
+    wanted = [j for j in judged if j.about]
     # The content in question, then the others; each asked for in words.
     flat = [
-        (i, place(instruction.main_wording, text, "pre"))
-        for i in wanted
-        for text in (tasks[i].content, *_distractors(tasks[i].content, contents))
+        (place(instruction.main_wording, text, "pre"), j.reply)
+        for j in wanted
+        for text in (j.content, *_distractors(j.content, contents))
     ]
-    scores = _reply_log_probabilities(engine, [t for _, t in flat], [replies[i] for i, _ in flat])
-    for number, i in enumerate(wanted):
-        own, *others = scores[number * (1 + N_DISTRACTORS) : (number + 1) * (1 + N_DISTRACTORS)]
-        about[i] = is_about(own, others)
-    return [
-        Judged(task.content, reply, loose[i], flow[i], about[i])
-        for i, (task, reply) in enumerate(zip(tasks, replies, strict=True))
-    ]
+    messages, replies = [message for message, _ in flat], [reply for _, reply in flat]
+    scores = _reply_log_probabilities(engine, messages, replies)
+    each = 1 + N_DISTRACTORS
+    about = iter(
+        is_about(scores[start], scores[start + 1 : start + each])
+        for start in range(0, len(scores), each)
+    )
+    return [replace(j, about=next(about)) if j.about else j for j in judged]
 
 
 def _is_loose(check: Check, task: Task, reply: Reply) -> bool:
@@ -156,18 +176,12 @@ def _reply_log_probabilities(
 
 
 def _scoring_batches(messages: Sequence[str], replies: Sequence[Reply]) -> Iterator[list[int]]:
-    """Rows that are read together: replies to one message where there are many, so that the
-    message is read once for all of them; otherwise rows of like length, to waste no padding."""
-    groups: dict[str, list[int]] = {}
-    for i, reply in enumerate(replies):
-        if reply.token_ids:
-            groups.setdefault(messages[i], []).append(i)
-    alone = [rows for rows in groups.values() if len(rows) >= _WORTH_A_BATCH]
-    mixed = [i for rows in groups.values() if len(rows) < _WORTH_A_BATCH for i in rows]
-    for rows in [*alone, mixed]:
-        rows.sort(key=lambda i: len(replies[i].token_ids) + len(messages[i]) // 4)
-        for start in range(0, len(rows), _SCORING_BATCH):
-            yield rows[start : start + _SCORING_BATCH]
+    """Rows that are read together: replies to one message side by side, so that the message is
+    read once for all of them, and messages of like length, to waste no padding."""
+    rows = [i for i, reply in enumerate(replies) if reply.token_ids]
+    rows.sort(key=lambda i: (len(messages[i]), messages[i], len(replies[i].token_ids)))
+    for start in range(0, len(rows), _SCORING_BATCH):
+        yield rows[start : start + _SCORING_BATCH]
 
 
 def _perplexity(log_probability: float, n_tokens: int) -> float:

@@ -1,6 +1,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from random import Random
+from typing import Any, cast
 
 import pytest
 from made_up import instructions, planted_preset, sentences
@@ -18,6 +19,9 @@ from saif.presets.push import LatentPush, Push, choice_push
 EFFORT = Effort(first=2, first_tokens=3, second=4, third=5, max_new_tokens=7)
 CONTENTS = sentences()[:9]
 CONTRAST = LatentPush(selection="contrast", rule="delta", k=15)
+FADING = Shape(half_life=16)
+RIVALS, LATENTS = (1, 2, 3), (4, 5, 6)
+"""The rounds of each among all that is tried."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +46,19 @@ class Rounds:
     final: Script
     contents: list[list[str]] = field(default_factory=list)
     pushes: list[list[Push]] = field(default_factory=list)
+    """What is tried in turn: the instruction in words, then three rounds of mean differences and
+    three of latents."""
     tokens: list[int] = field(default_factory=list)
-    asked_about: list[bool] = field(default_factory=list)
+    asked_about: list[int] = field(default_factory=list)
+    """How many replies at a time."""
     advanced: int = 0
     perplexity: float = 5.0
 
     def run(self, monkeypatch: pytest.MonkeyPatch) -> Calibration:
         monkeypatch.setattr(module, "steering_for", lambda preset, placement, push: push)
         monkeypatch.setattr(module, "make_replies", self._make_replies)
-        monkeypatch.setattr(module, "judge", self._judge)
+        monkeypatch.setattr(module, "judge_form", self._judge_form)
+        monkeypatch.setattr(module, "ask_about", self._ask_about)
         (asked,) = instructions("question")
         return calibrate(
             self.engine, self.preset, asked, "post", CONTENTS, EFFORT, advance=self._advance
@@ -66,17 +74,10 @@ class Rounds:
         self.tokens.append(sampling.max_new_tokens)
         return [Reply("x", (1,), 0, "end")] * len(tasks)
 
-    def _judge(
-        self, engine: Any, asked: Any, tasks: Sequence[Task], replies: Any, *, contents: Any,
-        ask_about: bool,
-    ) -> list[Judged]:  # fmt: skip
-        self.asked_about.append(ask_about)
+    def _judge_form(
+        self, engine: Any, asked: Any, tasks: Sequence[Task], replies: Any
+    ) -> list[Judged]:
         early = self.tokens[-1] == EFFORT.first_tokens
-        # Replies are told apart from those to the other texts of their round, and no others.
-        assert list(contents) == list(dict.fromkeys(task.content for task in tasks))
-        return self._play(tasks, self.script if early else self.final)
-
-    def _play(self, tasks: Sequence[Task], script: Script) -> list[Judged]:
         pushes = list(dict.fromkeys(task.steering for task in tasks))
         self.contents.append(list(dict.fromkeys(task.content for task in tasks)))
         self.pushes.append([push for push in pushes if push])  # type: ignore[misc]
@@ -85,12 +86,24 @@ class Rounds:
             push: Any = task.steering
             i = counted[push]
             counted[push] += 1
-            outcome = script(push) if push else Outcome(9)
+            outcome = (self.script if early else self.final)(push) if push else Outcome(9)
             flow = Fluency(1.0, 0.0, i < outcome.degenerate, self.perplexity)
-            about = i < outcome.about
-            reply = Reply("x", (1,), 0, "end")
-            judged.append(Judged(task.content, reply, i < outcome.loose, flow, about))
+            reply = _Played("x", (1,), 0, "end", about=i < outcome.about)
+            judged.append(Judged(task.content, reply, i < outcome.loose, flow, True))
         return judged
+
+    def _ask_about(
+        self, engine: Any, asked: Any, judged: Sequence[Judged], contents: Any
+    ) -> list[Judged]:
+        # Replies are told apart from those to the other texts of their round, and no others.
+        assert list(contents) == list(dict.fromkeys(j.content for j in judged))
+        self.asked_about.append(len(judged))
+        return [replace(j, about=cast(_Played, j.reply).about) for j in judged]
+
+
+@dataclass(frozen=True, slots=True)
+class _Played(Reply):
+    about: bool = True
 
 
 @pytest.fixture
@@ -105,7 +118,7 @@ def search(
 
 
 def test_the_best_of_the_last_rounds_becomes_the_choice(search: Any) -> None:
-    found = Push(layers=(3,), dose=0.45, latents=CONTRAST)
+    found = Push(layers=(3,), dose=0.5, latents=CONTRAST, shape=FADING)
     best = replace(found, latents=replace(CONTRAST, beta=0.5))
 
     def first(push: Push) -> Outcome:
@@ -117,7 +130,7 @@ def test_the_best_of_the_last_rounds_becomes_the_choice(search: Any) -> None:
     calibration, _ = search(first, final)
     choice = calibration.choice
     assert (choice.layer, choice.selection, choice.rule) == (3, "contrast", "delta")
-    assert (choice.k, choice.beta, choice.dose, choice.span) == (15, 0.5, 0.45, "response")
+    assert (choice.k, choice.beta, choice.dose, choice.span) == (15, 0.5, 0.5, "response")
 
 
 @pytest.mark.parametrize(
@@ -132,48 +145,38 @@ def test_the_best_of_the_last_rounds_becomes_the_choice(search: Any) -> None:
 def test_strict_comes_before_loose_and_degenerate_is_failure(
     search: Any, better: Outcome, worse: Outcome
 ) -> None:
-    def first(push: Push) -> Outcome:
-        return Outcome(2) if push.layers == (1,) and push.dose in (0.45, 0.4) else Outcome(0)
-
-    def final(push: Push) -> Outcome:
-        return better if push.dose in (0.585, 0.52) else worse
-
-    calibration, _ = search(first, final)
-    assert (calibration.choice.dose, calibration.mean_difference.dose) == (0.585, 0.52)
+    calibration, _ = search(lambda push: better if push.shape.keep_norm else worse)
+    assert calibration.choice.keep_norm
+    assert calibration.mean_difference.keep_norm
 
 
 def test_equally_good_means_the_smaller_dose(search: Any) -> None:
-    calibration, _ = search(lambda push: Outcome(2))
-    assert calibration.choice.dose == calibration.mean_difference.dose == 0.188
-    rounds = search(lambda push: Outcome(2))[1]
-    assert {push.dose for push in rounds.pushes[2]} == {0.25, 0.188, 0.325}
+    calibration, rounds = search(lambda push: Outcome(2))
+    steady = round(0.225 * 0.7, 3)
+    assert calibration.choice.dose == calibration.mean_difference.dose == steady
+    for closing in (RIVALS[2], LATENTS[2]):
+        tried = {(push.shape.half_life, push.dose) for push in rounds.pushes[closing]}
+        assert tried == {(16, 0.225), (48, round(0.225 * 0.85, 3)), (None, steady)}
 
 
 def test_the_finalists_are_tried_in_every_shape(search: Any) -> None:
-    calibration, rounds = search(lambda push: Outcome(2))
-    last = rounds.pushes[3]
-    latents = [push for push in last if push.latents and push.latents == last[0].latents]
-    assert {push.shape for push in latents} == {
-        Shape(),
-        Shape(half_life=16),
-        Shape(keep_norm=True),
-        Shape(clamp=True),
-    }
+    _, rounds = search(lambda push: Outcome(2))
+    last = rounds.pushes[LATENTS[2]]
+    latents = [push for push in last if push.latents == last[0].latents]
+    plain = {Shape(), FADING, Shape(half_life=48), Shape(half_life=16, keep_norm=True)}
+    assert {push.shape for push in latents} == {*plain, Shape(half_life=16, clamp=True)}
     assert {push.layers for push in latents} == {(1,), (1, 3)}
-    harder = {push.dose for push in latents if push.shape.half_life}
-    assert harder == {0.188, 0.244}
-    rivals = [push for push in last if push.latents is None]
-    assert {push.shape for push in rivals} == {Shape(), Shape(half_life=16), Shape(keep_norm=True)}
-    assert calibration.choice.half_life is None  # equally good: as plain as it can be
+    assert {push.shape for push in rounds.pushes[RIVALS[2]]} == plain
 
 
 @pytest.mark.parametrize(
     ("shape", "layers"),
     [
-        (Shape(half_life=16), (1,)),
-        (Shape(keep_norm=True), (1,)),
-        (Shape(clamp=True), (1,)),
-        (Shape(), (1, 3)),
+        (Shape(), (1,)),
+        (Shape(half_life=48), (1,)),
+        (Shape(half_life=16, keep_norm=True), (1,)),
+        (Shape(half_life=16, clamp=True), (1,)),
+        (Shape(half_life=16), (1, 3)),
     ],
 )
 def test_the_best_shape_becomes_the_choice(
@@ -192,43 +195,82 @@ def test_the_best_shape_becomes_the_choice(
 
 def test_mean_difference_goes_through_the_same_rounds(search: Any) -> None:
     def outcome(push: Push) -> Outcome:
-        wanted = ((3,), 0.4) if push.latents is None else ((1,), 0.25)
+        wanted = ((3,), 0.5) if push.latents is None else ((1,), 0.3)
         return Outcome(2) if (push.layers, push.dose) == wanted else Outcome(0)
 
     calibration, rounds = search(outcome)
-    assert calibration.mean_difference == MeanDifferenceChoice(layer=3, dose=0.4)
+    rival = MeanDifferenceChoice(layer=3, dose=0.5, half_life=16)
+    assert calibration.mean_difference == rival
     assert calibration.choice.layer == 1
-    opening, closing = rounds.pushes[1:3]
-    for layer in (1, 3):
-        doses = [p.dose for p in opening if p.layers == (layer,) and p.latents is None]
-        assert sorted(doses) == [0.25, 0.4, 0.6]
-    tries = {(p.layers, p.dose) for p in closing if p.latents is None}
-    assert {dose for layers, dose in tries if layers == (3,)} == {0.3, 0.4, 0.52}
-    assert {dose for layers, dose in tries if layers == (1,)} == {0.188, 0.25, 0.325}
-    tried = {p.latents for p in closing if p.latents}
-    assert {latents.k for latents in tried} == {15, 40}
-    assert {latents.beta for latents in tried} == {-0.5, 0, 0.5}
+    for opening, middle in (RIVALS[:2], LATENTS[:2]):
+        for layer in (1, 3):
+            doses = {p.dose for p in rounds.pushes[opening] if p.layers == (layer,)}
+            assert doses == {0.3, 0.5, 0.75}
+        assert {p.shape for p in rounds.pushes[opening] + rounds.pushes[middle]} == {FADING}
+    assert {p.layers for p in rounds.pushes[RIVALS[1]]} == {(1,), (3,)}
+    tried = {(p.layers, p.dose) for p in rounds.pushes[RIVALS[1]]}
+    assert {dose for layers, dose in tried if layers == (3,)} == {0.375, 0.5, 0.65}
+    assert not any(push.latents for number in RIVALS for push in rounds.pushes[number])
+    latents = [push.latents for number in LATENTS for push in rounds.pushes[number]]
+    assert all(latents)
+    assert {found.k for found in latents if found} == {1, 15, 40}
+    assert {found.beta for found in latents if found} == {-0.5, 0, 0.5}
 
 
-def test_finalists_differ_in_more_than_their_dose(search: Any) -> None:
+def test_semifinalists_differ_in_more_than_their_dose(search: Any) -> None:
     def outcome(push: Push) -> Outcome:
         if push.latents == CONTRAST and push.layers == (3,):
             return Outcome(2)
-        return Outcome(1) if push.layers == (1,) and push.dose == 0.45 else Outcome(0)
+        return Outcome(1) if push.layers == (1,) and push.dose == 0.5 else Outcome(0)
 
     _, rounds = search(outcome)
-    closing = [push for push in rounds.pushes[2] if push.latents]
-    assert {push.layers for push in closing} == {(1,), (3,)}
-    assert {push.dose for push in closing if push.layers == (3,)} == {0.25, 0.188, 0.325}
+    middle = rounds.pushes[LATENTS[1]]
+    assert {push.layers for push in middle} == {(1,), (3,)}
+    assert {push.dose for push in middle if push.layers == (3,)} == {0.3, 0.225, 0.39}
 
 
 def test_each_round_sees_more_texts_than_the_one_before(search: Any) -> None:
     _, rounds = search(lambda push: Outcome(2))
-    assert rounds.contents == [CONTENTS[:n] for n in (5, 2, 4, 5)]
-    assert rounds.tokens == [7, 3, 7, 7]
-    assert rounds.asked_about == [False, False, False, True]
+    middle = rounds.pushes[LATENTS[1]]
+    assert len({(p.layers, p.latents.selection, p.latents.rule) for p in middle if p.latents}) == 3
+    assert rounds.contents == [CONTENTS[:n] for n in (5, 2, 4, 5, 2, 4, 5)]
+    assert rounds.tokens == [7, 3, 7, 7, 3, 7, 7]
     tried = [len(pushes) for pushes in rounds.pushes]
-    assert rounds.advanced == 5 + 2 * tried[1] + 4 * tried[2] + 5 * tried[3]
+    texts = [0, 2, 4, 5, 2, 4, 5]
+    assert rounds.advanced == 5 + sum(n * m for n, m in zip(texts, tried, strict=True))
+
+
+def test_only_pushes_that_can_still_win_are_asked_whether_they_are_about_their_contents(
+    search: Any,
+) -> None:
+    _, rounds = search(lambda push: Outcome(5 if push.shape == Shape() else 3, about=4))
+    best = 4 * len(CONTENTS[:5])
+    assert rounds.asked_about == [best, best]  # of 8 rivals and 12 latents
+    _, rounds = search(lambda push: Outcome(5 if push.shape == Shape() else 3, about=2))
+    assert sum(rounds.asked_about) == 5 * sum(
+        len(rounds.pushes[n]) for n in (RIVALS[2], LATENTS[2])
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_not_asking_the_others_changes_no_winner(search: Any, seed: int) -> None:
+    draws: dict[Push, Outcome] = {}
+
+    def outcome(push: Push) -> Outcome:
+        draw = Random(f"{seed} {push}")
+        return draws.setdefault(push, Outcome(*(draw.randrange(6) for _ in range(3))))
+
+    def objective(push: Push) -> tuple[float, float, float]:
+        """Of a push with a number of replies that are loose, degenerate and about."""
+        found = draws[push]
+        fluent = max(0, found.loose - found.degenerate)
+        strict = max(0, min(found.loose, found.about) - found.degenerate)
+        excess = max(0, found.degenerate / 5 - 0.15)
+        return round(strict / 5 - excess, 9), round(fluent / 5 - excess, 9), -push.dose
+
+    calibration, rounds = search(outcome)
+    best = max(rounds.pushes[LATENTS[2]], key=objective)
+    assert objective(choice_push(calibration.choice)) == objective(best)
 
 
 def test_the_bound_comes_from_the_replies_to_the_instruction_in_words(search: Any) -> None:

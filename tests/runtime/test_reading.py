@@ -62,6 +62,33 @@ def test_log_probabilities_equal_a_forward_pass_of_each_row(model: SteerableMode
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_a_prompt_of_several_rows_is_read_once_and_each_gets_its_own(
+    model: SteerableModel,
+) -> None:
+    prompts = [list(b"The same start, and then a fox."), list(b"The same start, then")]
+    rows = [(prompts[i % 2], list(f" It ran {i} times.".encode())) for i in range(6)]
+    read: list[int] = []
+    handle = model._model.register_forward_pre_hook(
+        lambda _module, _args, given: read.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    found = model.log_probabilities(rows)
+    handle.remove()
+    shared = len(b"The same start, ")
+    own = max(len(prompt) for prompt in prompts) - 1 - shared
+    continuations = 6 * (1 + len(rows[0][1]))
+    assert read == [shared, 2 * own, continuations]
+    for (prompt, reply), scores in zip(rows, found, strict=True):
+        expected = reference(model, prompt + reply)[len(prompt) - 1 : -1]
+        picked = expected.gather(1, torch.tensor(reply)[:, None])[:, 0]
+        torch.testing.assert_close(scores, picked, atol=1e-4, rtol=1e-4)
+
+
+def test_a_prompt_of_one_token_has_nothing_to_be_read_before(model: SteerableModel) -> None:
+    (found,) = model.log_probabilities([([65], [66, 67])])
+    expected = reference(model, [65, 66, 67])[[0, 1], [66, 67]]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_an_empty_continuation_has_no_log_probabilities(model: SteerableModel) -> None:
     found = model.log_probabilities([(TEXTS[0], []), (TEXTS[1], [65, 66])])
     assert [len(scores) for scores in found] == [0, 2]

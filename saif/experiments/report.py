@@ -17,6 +17,7 @@ from saif.experiments.comparison import bounds, p_value, post_against_pre, signe
 from saif.experiments.figures import Dumbbell, Picture, pre_post_dumbbells
 from saif.experiments.gallery import N_TEXTS, Shelf, gallery
 from saif.experiments.records import Cell, ReplyRecord, RunFolder, RunRecord
+from saif.experiments.rivals import Contest, contests, shortfall, verdict
 from saif.experiments.summary import Row, gather, rank_of, summaries, title_of
 from saif.presets.files import replace_file
 
@@ -45,10 +46,11 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """The claims held against one model."""
+    """The claims held against one model, and its presets against their rivals."""
 
     model: str
     claims: Sequence[Claim]
+    contests: Sequence[Contest]
 
 
 def write_report(folders: Sequence[Path], out: Path) -> Path:
@@ -59,7 +61,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     runs = [RunFolder.read(folder) for folder in dict.fromkeys(map(Path.resolve, folders))]
     read = [(run, *_complete_cells(run)) for run in runs]
     verdicts = [
-        Verdicts(evidence.model.id, claims(evidence))
+        Verdicts(evidence.model.id, claims(evidence), contests(evidence.cells))
         for evidence in gather([(run.record, cells) for run, cells, _ in read])
     ]
     sections = [_section(number, *parts) for number, parts in enumerate(read, 1)]
@@ -184,6 +186,8 @@ def render(sections: Sequence[Section], verdicts: Sequence[Verdicts]) -> str:
         short=lambda digest: digest[:12],
         groupby_place=_by_place,
         kappa=_kappa,
+        rivals_verdict=verdict,
+        shortfall=shortfall,
         number=lambda value: f"{value:g}" if isinstance(value, float) else value,
         unbroken=lambda text: re.sub(r" (?=[%=<])|(?<=[=<]) ", "\u00a0", text),
     )

@@ -175,23 +175,15 @@ class SteerableModel:
         """log p of every continuation token given all before it, for (prompt, continuation)
         rows, under the plain model. Natural logarithm. A prompt of several rows is read once, and
         what all prompts share once for all of them."""
-        prompts = list(dict.fromkeys(tuple(prompt[:-1]) for prompt, _ in rows))
-        longest = max(len(prompt) + len(continuation) for prompt, continuation in rows)
-        if longest > self._window or not all(prompts):
-            rest = [[*prompt, *continuation] for prompt, continuation in rows]
-            input_ids, attention_mask = self._left_pad(rest)
-            cache = None
-        else:
-            places = {prompt: place for place, prompt in enumerate(prompts)}
-            read_as = torch.tensor(
-                [places[tuple(prompt[:-1])] for prompt, _ in rows], device=self.device
-            )
-            cache, read = self._read(prompts)
-            cache.batch_select_indices(read_as)
-            input_ids, mask = self._left_pad(
-                [[prompt[-1], *continuation] for prompt, continuation in rows]
-            )
-            attention_mask = torch.cat([read[read_as], mask], dim=1)
+        full = [[*prompt, *continuation] for prompt, continuation in rows]
+        heads = [tuple(prompt[:-1]) for prompt, _ in rows]
+        apart = all(heads) and max(map(len, full)) <= self._window
+        starts = [len(head) if apart else 0 for head in heads]
+        input_ids, mask = self._left_pad(
+            [row[start:] for row, start in zip(full, starts, strict=True)]
+        )
+        cache, read = self._read(heads) if apart else (None, mask[:, :0])
+        attention_mask = torch.cat([read, mask], dim=1)
         keep = max(len(continuation) for _, continuation in rows) + 1
         out = self._forward(input_ids, attention_mask, cache, {}, {}, logits_to_keep=keep)
         result = []
@@ -284,12 +276,15 @@ class SteerableModel:
         attention_mask = torch.cat([ones.expand(len(sequences), -1), mask], dim=1)
         return input_ids, mask, attention_mask, cache
 
-    def _read(self, sequences: Sequence[Sequence[int]]) -> tuple[Any, Tensor]:
-        """The cache of sequences that have been read, and their attention mask."""
-        skip = min(shared_prefix(sequences), min(map(len, sequences)) - 1)
-        input_ids, _, attention_mask, cache = self._after_prefix(sequences, skip)
-        self._forward(input_ids, attention_mask, cache, {}, {})
-        return cache, attention_mask
+    def _read(self, sequences: Sequence[tuple[int, ...]]) -> tuple[Any, Tensor]:
+        """The cache of what rows start with, and its attention mask. Equal ones are read once."""
+        distinct = list(dict.fromkeys(sequences))
+        skip = min(shared_prefix(distinct), min(map(len, distinct)) - 1)
+        input_ids, _, mask, cache = self._after_prefix(distinct, skip)
+        self._forward(input_ids, mask, cache, {}, {})
+        rows = torch.tensor([distinct.index(each) for each in sequences], device=self.device)
+        cache.batch_select_indices(rows)
+        return cache, mask[rows]
 
     def _new_cache(self) -> Any:
         from transformers import DynamicCache

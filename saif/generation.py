@@ -56,10 +56,12 @@ class _RowState:
         self.seen = torch.tensor(sorted(set(row.prompt_ids)))
         self._tokenizer = model.tokenizer.backend_tokenizer
         self._decoder = DecodeStream(skip_special_tokens=True)
+        self._turn_end = model.turn_end
+        self.held = ""  # text that may yet turn out to be the start of the next turn
 
     def take(self, token: int, steered: int) -> RowStep:
         if token in self.end_ids:
-            return RowStep(self.index, None, "", steered, "end")
+            return RowStep(self.index, None, self.held, steered, "end")
         self.n_tokens += 1
         self.seen = torch.cat([self.seen, torch.tensor([token])])
         # What is no character even now is a byte that never will be one; show nothing for it.
@@ -69,7 +71,22 @@ class _RowState:
         stop: StopReason | None = (
             "length" if self.n_tokens >= self.sampling.max_new_tokens else None
         )
+        if self._turn_end is not None:
+            text, self.held, ended = until(self._turn_end, self.held + text)
+            if ended:
+                stop = "end"
+            elif stop:
+                text, self.held = text + self.held, ""
         return RowStep(self.index, token, text, steered, stop)
+
+
+def until(end: str, text: str) -> tuple[str, str, bool]:
+    """(what stands before `end`, what may be its beginning, whether it is there)."""
+    before, found, _ = text.partition(end)
+    if found:
+        return before, "", True
+    held = next(n for n in range(min(len(end) - 1, len(text)), -1, -1) if text.endswith(end[:n]))
+    return text[: len(text) - held], text[len(text) - held :], False
 
 
 def never() -> bool:
@@ -90,7 +107,7 @@ def decode(
     batch, result = model.start([RowStart(row.prompt_ids, row.steering) for row in rows])
     while running:
         if cancelled():
-            yield tuple(RowStep(state.index, None, "", 0, "cancelled") for state in running)
+            yield tuple(RowStep(state.index, None, state.held, 0, "cancelled") for state in running)
             return
         noise.next_step()
         tokens = [

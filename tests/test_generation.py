@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +39,7 @@ class ScriptedModel:
     def __init__(self, *scripts: Sequence[int]) -> None:
         self.tokenizer = tiny_tokenizer()
         self.end_ids = frozenset({END})
+        self.turn_end: str | None = None
         self.scripts = list(scripts)
         self.alive = list(range(len(scripts)))
         self.n_steps = 0
@@ -399,3 +401,37 @@ def test_scripted_model_has_what_the_loop_uses() -> None:
     """So that the fake can't drift from the real one."""
     names = {"tokenizer", "end_ids", "start", "advance", "keep"}
     assert names <= set(dir(tiny_model())) & set(dir(ScriptedModel([65])))
+
+
+# A base model writes the next turn instead of an end token
+
+
+def base_model_steps(said: str, *, max_new_tokens: int = 99, stop_after: int = 99) -> list[RowStep]:
+    """What a model says that ends its turn by beginning the next one; cancelled after some."""
+    model: Any = ScriptedModel([*said.encode(), END])
+    model.turn_end = "\nUser:"
+    rows = [
+        Row(prompt_ids=PROMPTS[0], steering=None, sampling=Sampling(max_new_tokens=max_new_tokens))
+    ]
+    found: list[RowStep] = []
+    for (step,) in decode(model, rows, cancelled=lambda: len(found) == stop_after):
+        found.append(step)
+    return found
+
+
+def test_a_reply_ends_where_the_next_turn_begins() -> None:
+    steps = base_model_steps("Yes.\n\nUser: And then?")
+    assert "".join(step.text for step in steps) == "Yes.\n"
+    assert steps[-1].stop == "end"
+
+
+@pytest.mark.parametrize("said", ["No.\nUse", "a\nUser b", "\n\n\n", "User:"])
+def test_what_only_looks_like_the_next_turn_is_shown_in_the_end(said: str) -> None:
+    n = len(said)
+    for steps, stop in (
+        (base_model_steps(said), "end"),
+        (base_model_steps(said, max_new_tokens=n), "length"),
+        (base_model_steps(said, stop_after=n), "cancelled"),
+    ):
+        assert "".join(step.text for step in steps) == said
+        assert steps[-1].stop == stop

@@ -1,9 +1,9 @@
-"""`models`: which models are known, and which of them can be used right away."""
+"""`models`: which models are known, what they need, and which can be used right away."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -11,9 +11,18 @@ from rich.table import Column, Table
 
 from saif.cli.options import JsonOption, PresetsOption, open_library
 from saif.cli.output import console, plain, print_json
+from saif.errors import ModelError
 
 if TYPE_CHECKING:
     from saif.runtime.at_hand import AtHand
+    from saif.runtime.registry import KnownModel
+
+_WHERE = {
+    "converted": "ready",
+    "package": "installed",
+    "hub cache": "on disk",
+    None: "on hub",
+}
 
 
 def add_to(app: typer.Typer) -> None:
@@ -22,41 +31,139 @@ def add_to(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """at_hand: where the weights lie on this machine, None if they would have to be fetched."""
+    """at_hand: where the weights lie on this machine, None if they would have to be fetched.
+    entry: None for a model that only has presets here."""
 
-    name: str
     id: str
     at_hand: "AtHand | None"
     presets: list[str]
+    entry: "KnownModel | None"
+
+    @property
+    def name(self) -> str:
+        return self.entry.name if self.entry else self.id
+
+    def as_json(self) -> dict[str, Any]:
+        known = {
+            "name": self.name,
+            "id": self.id,
+            "at_hand": self.at_hand,
+            "presets": self.presets,
+        }
+        if self.entry is None:
+            return known
+        entry = self.entry
+        return known | {
+            "revision": entry.revision,
+            "n_layers": entry.n_layers,
+            "chat": entry.chat,
+            "gated": entry.gated,
+            "memory_gb": {way: _gigabytes(entry, way) for way in ("none", "int8", "4bit")},
+            "last_layer_has_sae": entry.last_layer_has_sae,
+            "saes": [
+                {
+                    "release": saes.release or None,
+                    "ids": saes.ids,
+                    "layers": list(saes.layers),
+                    "width": saes.width,
+                    "of_base_model": saes.base,
+                }
+                for saes in entry.saes
+            ],
+        }
 
 
-def models(presets: PresetsOption = None, json: JsonOption = False) -> None:
-    """List known models: where their weights are, and their presets."""
+def models(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Only this one, with its SAEs.")
+    ] = None,
+    presets: PresetsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List known models: what they need, their SAEs, where their weights are, their presets."""
     rows = list(_rows(presets))
+    if name is not None:
+        rows = [row for row in rows if name.lower() in (row.name.lower(), row.id.lower())]
+        if not rows:
+            raise ModelError(
+                f"There is no known model '{name}'.",
+                hint="`python -m saif models` lists them; hub ids and folders work as well.",
+            )
     if json:
-        print_json({"models": [asdict(row) for row in rows]})
-        return
-    words = {
-        "converted": "ready",
-        "package": "installed; the first use converts them",
-        "hub cache": "in the hub's cache",
-        None: "fetched from the hub at the first use",
-    }
-    table = Table("Name", Column("Id", overflow="fold"), "Weights", "Presets", box=SIMPLE_HEAD)
+        print_json({"models": [row.as_json() for row in rows]})
+    elif name is not None:
+        _show(rows[0])
+    else:
+        _list(rows)
+
+
+def _list(rows: list[ModelRow]) -> None:
+    table = Table(
+        Column("Name", no_wrap=True),
+        Column("Kind", no_wrap=True),
+        Column("SAEs", no_wrap=True),
+        Column("16, 8, 4-bit GB", justify="right", no_wrap=True),
+        Column("Weights", no_wrap=True),
+        Column("Presets", no_wrap=True),
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     for row in rows:
-        table.add_row(plain(row.name), plain(row.id), words[row.at_hand], str(len(row.presets)))
+        kind = saes = sizes = ""
+        if row.entry is not None:
+            kind = ("chat" if row.entry.chat else "base") + (" gated" if row.entry.gated else "")
+            saes = f"{len(row.entry.saes[0].layers)} of {row.entry.n_layers}"
+            sizes = "  ".join(str(_gigabytes(row.entry, way)) for way in ("none", "int8", "4bit"))
+        presets = str(len(row.presets) or "")
+        table.add_row(plain(row.name), kind, saes, sizes, _WHERE[row.at_hand], presets)
     screen = console()
     screen.print(table)
-    screen.print("A hub id or a local folder works too, wherever a model is named.", style="dim")
+    screen.print(
+        "SAEs: at how many of the layers. A hub id or a local folder works too, wherever a model "
+        "is named. `models NAME` shows one.",
+        style="dim",
+    )
+
+
+def _show(row: ModelRow) -> None:
+    screen = console()
+    screen.print(plain(f"{row.name} ({row.id})"), style="bold")
+    screen.print(f"Weights: {_WHERE[row.at_hand]}.")
+    screen.print(plain(f"Presets: {', '.join(row.presets) or 'none yet'}."))
+    entry = row.entry
+    if entry is None:
+        return
+    kind = "Trained to chat." if entry.chat else "A base model: it gets a plain-text template."
+    screen.print(kind + (" Its licence has to be accepted on the hub." if entry.gated else ""))
+    sizes = [_gigabytes(entry, way) for way in ("none", "int8", "4bit")]
+    screen.print("Memory for the weights: {} GB, {} GB in 8 bits, {} GB in 4.".format(*sizes))
+    table = Table(
+        Column("SAEs", overflow="fold"), "Width", "Layers", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for saes in entry.saes:
+        note = " (of the base model)" if saes.base else ""
+        source = f"{saes.release}/{saes.ids}" if saes.release else "ship with the presets"
+        table.add_row(plain(source + note), saes.width, _layers(saes.layers, entry.n_layers))
+    screen.print(table)
+    if not entry.last_layer_has_sae:
+        screen.print(f"The last layer ({entry.n_layers - 1}) has none.")
+
+
+def _layers(layers: tuple[int, ...], n_layers: int) -> str:
+    return "every one" if len(layers) == n_layers else ", ".join(map(str, layers))
+
+
+def _gigabytes(entry: "KnownModel", way: Any) -> float:
+    return round(entry.size.bytes(way) / 1e9, 1)
 
 
 def _rows(presets: Path | None) -> Iterator[ModelRow]:
     from saif.cli.presets import scan
+    from saif.runtime import registry
     from saif.runtime.at_hand import at_hand
-    from saif.runtime.load import KNOWN
 
     cards = [entry.card for entry in scan(open_library(presets)) if entry.card is not None]
-    names = {model_id: name for name, model_id in KNOWN.items()}
-    for model_id in [*names, *sorted({card.model.id for card in cards} - set(names))]:
-        ids = sorted(card.id for card in cards if card.model.id == model_id)
-        yield ModelRow(names.get(model_id, model_id), model_id, at_hand(model_id), ids)
+    ids = [model.id for model in registry.MODELS]
+    for model_id in [*ids, *sorted({card.model.id for card in cards} - set(ids))]:
+        own = sorted(card.id for card in cards if card.model.id == model_id)
+        yield ModelRow(model_id, at_hand(model_id), own, registry.known(model_id))

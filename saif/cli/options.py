@@ -8,7 +8,7 @@ import typer
 
 from saif.core.spec import Placement, Span
 from saif.errors import PresetError
-from saif.runtime.load import DEFAULT_MODEL, Quantize
+from saif.runtime.load import DEFAULT_MODEL, QuantizeOrAuto
 
 if TYPE_CHECKING:
     from saif.engine import LocalEngine
@@ -18,7 +18,8 @@ ModelOption = Annotated[
     str, typer.Option("--model", metavar="M", help="A known name, a hub id or a local folder.")
 ]
 QuantizeOption = Annotated[
-    Quantize, typer.Option("--quantize", help="Load the weights in fewer bits (for CUDA).")
+    QuantizeOrAuto,
+    typer.Option("--quantize", help="Load the weights in fewer bits; auto: as many as fit."),
 ]
 PresetsOption = Annotated[
     Path | None,
@@ -74,7 +75,7 @@ def open_library(folder: Path | None) -> "Library":
     return Library(folder)
 
 
-def open_engine(model: str, quantize: Quantize = "none") -> "LocalEngine":
+def open_engine(model: str, quantize: QuantizeOrAuto = "none") -> "LocalEngine":
     """Load a model, saying so on a terminal; whatever libraries print goes to stderr."""
     from saif.cli.output import chatter_to_stderr, working
     from saif.engine import LocalEngine

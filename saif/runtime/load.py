@@ -1,82 +1,146 @@
 """Load a model by known name, hub id or local folder."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from saif.errors import ModelError
 from saif.runtime import embedded, hub
 from saif.runtime.memory import keep_freed_memory
+from saif.runtime.registry import MODELS, Quantize, known
 
 if TYPE_CHECKING:  # torch loads with a model, not with its name
     from saif.runtime.model import SteerableModel
 
-Quantize = Literal["none", "int8", "4bit"]
+QuantizeOrAuto = Literal["none", "int8", "4bit", "auto"]
+"""auto: as many bits as fit into the GPU's memory; on a CPU all of them."""
 
-DEFAULT_MODEL = "smollm2-135m-instruct"
+DEFAULT_MODEL = MODELS[0].name
+
+_NAMES = (
+    f"Give a known name ({DEFAULT_MODEL}, …; `python -m saif models` lists them), "
+    "a hub id or a local folder."
+)
 
 
-def load_model(name: str = DEFAULT_MODEL, *, quantize: Quantize = "none") -> "SteerableModel":
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where to load a model from. local: everything is on this machine."""
+
+    id: str
+    path: str
+    revision: str
+    local: bool
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"revision": self.revision, "local_files_only": self.local}
+
+
+def load_model(name: str = DEFAULT_MODEL, *, quantize: QuantizeOrAuto = "none") -> "SteerableModel":
     """The model called `name`: a known name, a hub id or a folder.
 
-    Raises ModelError with a way out if it can't be had.
+    Raises ModelError with a way out if it can't be had, or won't fit.
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
     from saif.runtime.model import SteerableModel
 
     transformers_logging.disable_progress_bar()
     keep_freed_memory()
-    found, source = _resolve(name)
-    cuda = torch.cuda.is_available()
-    options = {} if quantize == "none" else {"quantization_config": _quantization(quantize)}
     try:
-        local = Path(source).is_dir() or hub.only_cached(source)
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
-        model = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=torch.bfloat16 if cuda or quantize != "none" else torch.float32,
-            device_map="auto" if cuda else None,
-            local_files_only=local,
-            **options,
-        )
-    # Not there, not a model, damaged, too big, or its quantizer isn't installed.
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        source = _resolve(name)
+        bits = _fitting(source, quantize)
+        tokenizer = AutoTokenizer.from_pretrained(source.path, **source.options)
+        model = _load(source, bits)
+    except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelError(
-            f"The model '{name}' could not be loaded: {_first_line(error)}",
-            hint=f"Give a known name ({', '.join(KNOWN)}), a hub id or a local folder.",
+            f"Memory ran out while '{name}' was loading.",
+            hint="Close other programs, try --quantize 4bit, or choose a smaller model.",
         ) from error
-    return SteerableModel(found, model, tokenizer)
+    # Not there, not a model, damaged, or its quantizer isn't installed.
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        if "gated repo" in str(error):
+            raise ModelError(
+                f"The licence of {model_id(name)} has to be accepted before it can be loaded.",
+                hint=f"Accept it at https://huggingface.co/{model_id(name)}, make a token at "
+                "https://huggingface.co/settings/tokens and set HF_TOKEN to it.",
+            ) from error
+        raise ModelError(
+            f"The model '{name}' could not be loaded: {_first_line(error)}", hint=_NAMES
+        ) from error
+    return SteerableModel(source.id, model, tokenizer, quantize=bits)
 
 
-KNOWN = {DEFAULT_MODEL: embedded.MODEL_ID}
-"""Known names and their hub ids."""
+def _fitting(source: _Source, quantize: QuantizeOrAuto) -> Quantize:
+    """How to quantize the model, once it is known that it will fit. Raises ModelError."""
+    if source.id == embedded.MODEL_ID and quantize in ("none", "auto"):
+        return "none"  # half a gigabyte isn't worth the second that counting takes
+    from transformers import AutoConfig
+
+    from saif.runtime import fit
+
+    size = fit.size_of(AutoConfig.from_pretrained(source.path, **source.options))
+    if not source.local:
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        fit.check_disk(Path(HF_HUB_CACHE), size.bytes("none"))
+    free = fit.room()
+    bits = fit.choose(size, free, _bytes_per_weight("none")) if quantize == "auto" else quantize
+    fit.check_fits(source.id, size, bits, _bytes_per_weight(bits), free)
+    return bits
+
+
+def _load(source: _Source, quantize: Quantize) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    options = {} if quantize == "none" else {"quantization_config": _quantization(quantize)}
+    return AutoModelForCausalLM.from_pretrained(
+        source.path,
+        dtype=torch.float32 if _bytes_per_weight(quantize) == 4 else torch.bfloat16,
+        device_map="auto" if torch.cuda.is_available() else None,
+        **source.options,
+        **options,
+    )
+
+
+def _bytes_per_weight(quantize: Quantize) -> int:
+    """Of what isn't quantized. A CPU is slower in 16 bits than in 32 (measured)."""
+    import torch
+
+    return 4 if quantize == "none" and not torch.cuda.is_available() else 2
 
 
 def model_id(name: str) -> str:
     """The id of the model called `name`, which its presets are filed under; loads nothing."""
     if not name.strip():  # which would otherwise be the current folder
-        raise ModelError("The model's name is empty.", hint=f"Known names: {', '.join(KNOWN)}.")
-    known = KNOWN.get(name.lower(), name)
-    if known != embedded.MODEL_ID and Path(name).is_dir():
+        raise ModelError("The model's name is empty.", hint=_NAMES)
+    entry = known(name)
+    if entry is not None and entry.id == embedded.MODEL_ID:
+        return entry.id
+    if Path(name).is_dir():
         return Path(name).resolve().name
-    if known.startswith(("/", ".", "~")) or known.count("/") > 1:  # no hub id looks like that
-        raise ModelError(
-            f"There is no folder '{name}'.",
-            hint=f"Give a known name ({', '.join(KNOWN)}), a hub id or a local folder.",
-        )
-    return known
+    if entry is not None:
+        return entry.id
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:  # no hub id looks like that
+        raise ModelError(f"There is no folder '{name}'.", hint=_NAMES)
+    return name
 
 
-def _resolve(name: str) -> tuple[str, str]:
-    """(model id, where to load it from)."""
+def _resolve(name: str) -> _Source:
     found = model_id(name)
     folder = embedded.converted_folder() if found == embedded.MODEL_ID else None
     if folder is not None:
-        return found, str(folder)
-    return found, name if Path(name).is_dir() else found
+        return _Source(found, str(folder), "main", local=True)
+    if Path(name).is_dir():
+        return _Source(found, name, "main", local=True)
+    entry = known(found)
+    revision = entry.revision if entry else "main"
+    return _Source(found, found, revision, local=hub.only_cached(found))
 
 
 def _quantization(quantize: Quantize) -> object:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from saif.core.steering import Steering
-from saif.errors import InputError, ModelError, SteeringError
+from saif.errors import InputError, SteeringError
 from saif.runtime.anatomy import control_ids, decoder_blocks, fingerprint, raised_most
 from saif.runtime.batch import (
     Batch,
@@ -24,9 +24,8 @@ from saif.runtime.batch import (
 )
 from saif.runtime.edits import steered_edits
 from saif.runtime.hooks import Edit, edit_outputs, read_outputs
-
-Message = Mapping[str, str]
-"""{"role": "user" | "assistant" | "system", "content": text}"""
+from saif.runtime.registry import Quantize
+from saif.runtime.templates import Message, is_chat, render, turn_end
 
 
 class SteerableModel:
@@ -36,9 +35,13 @@ class SteerableModel:
     inference mode open and close inside one forward pass.
     """
 
-    def __init__(self, model_id: str, model: Any, tokenizer: Any) -> None:
+    def __init__(
+        self, model_id: str, model: Any, tokenizer: Any, *, quantize: Quantize = "none"
+    ) -> None:
         self.model_id = model_id
+        self.quantize = quantize
         self.tokenizer = tokenizer
+        self.is_chat, self.turn_end = is_chat(tokenizer), turn_end(tokenizer)
         self._model = model.eval()
         self.blocks = decoder_blocks(model)
         self._lock = threading.Lock()
@@ -61,25 +64,17 @@ class SteerableModel:
         """Where token ids have to be."""
         return self._model.get_input_embeddings().weight.device
 
+    @property
+    def memory(self) -> int:
+        """Bytes that the weights take."""
+        return int(self._model.get_memory_footprint())
+
     # Text and tokens
 
     def render(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a chat up to and including the assistant header.
-
-        Control tokens inside a message stay text: nobody can forge a turn by typing `<|im_end|>`.
-        """
-        if not self.tokenizer.chat_template:
-            raise ModelError(
-                f"{self.model_id} has no chat template.",
-                hint="Choose an instruction-tuned model.",
-            )
+        """Token ids of a chat up to and including the assistant header."""
         with self._tokenizing:
-            encoded = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                add_generation_prompt=True,
-                sanitize_control_tokens=True,
-            )
-        return list(encoded["input_ids"])
+            return render(self.tokenizer, messages)
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of plain text, with no template and no special tokens."""

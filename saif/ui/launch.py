@@ -11,14 +11,14 @@ import gradio as gr
 
 from saif.errors import InputError, SaifError
 from saif.presets.library import SHIPPED
-from saif.runtime.load import DEFAULT_MODEL, Quantize
+from saif.runtime.load import DEFAULT_MODEL, QuantizeOrAuto
 from saif.ui.look import stylesheets, theme
 
 
 @dataclass(frozen=True)
 class Options:
     model: str
-    quantize: Quantize
+    quantize: QuantizeOrAuto
     host: str
     port: int
     presets: Path
@@ -41,10 +41,10 @@ def read_options(argv: Sequence[str], env: Mapping[str, str]) -> Options:
     parser.add_argument("--host", default=env.get("SAIF_HOST") or host)
     parser.add_argument("--port", default=env.get("SAIF_PORT") or "7860")
     found = parser.parse_args(argv)
-    if found.quantize not in get_args(Quantize):
+    if found.quantize not in get_args(QuantizeOrAuto):
         raise InputError(
             f"'{found.quantize}' is not a way to quantize.",
-            hint=f"Choose from {', '.join(get_args(Quantize))}.",
+            hint=f"Choose from {', '.join(get_args(QuantizeOrAuto))}.",
         )
     presets = Path(env["SAIF_PRESETS"]) if env.get("SAIF_PRESETS") else SHIPPED
     if not presets.is_dir():

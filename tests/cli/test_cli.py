@@ -137,7 +137,7 @@ def test_validate_names_what_is_wrong(saif, refused, tmp_path, name, content, wo
 
 def test_models_lists_known_ones_and_those_with_presets(saif, files):
     document = json.loads(saif("models", "--presets", files.presets, "--json").stdout)
-    default, tiny = document["models"]
+    default, *others, tiny = document["models"]
     assert default["name"] == "smollm2-135m-instruct"
     assert default["id"] == embedded.MODEL_ID
     assert default["presets"] == []
@@ -147,9 +147,26 @@ def test_models_lists_known_ones_and_those_with_presets(saif, files):
         "at_hand": None,
         "presets": ["question", "translate-french"],
     }
-    assert "fetched from the hub" in " ".join(
-        saif("models", "--presets", files.presets).stdout.split()
-    )
+    (gemma,) = (model for model in others if model["name"] == "gemma-2-2b")
+    assert (gemma["chat"], gemma["gated"], gemma["n_layers"]) == (False, True, 26)
+    assert gemma["memory_gb"] == {"none": 5.2, "int8": 3.2, "4bit": 2.2}
+    listed = saif("models", "--presets", files.presets).stdout
+    row = next(line for line in listed.splitlines() if "llama-3.1-8b-instruct" in line)
+    assert row.split()[1:3] == ["chat", "gated"]
+    assert "7 of 32" in row
+    assert max(map(len, listed.splitlines())) <= 80
+
+
+def test_one_model_is_shown_with_its_saes(saif, refused, files):
+    words = " ".join(saif("models", "Gemma-2-9b-it").stdout.split())
+    assert "Its licence has to be accepted on the hub." in words
+    assert "gemma-scope-9b-it-res-canonical/layer_{layer}/width_16k" in words
+    assert "9, 20, 31" in words
+    assert "(of the base model)" in words
+    last = " ".join(saif("models", "meta-llama/llama-3.1-8b-instruct").stdout.split())
+    assert "The last layer (31) has none." in last
+    assert "a plain-text template" in saif("models", "gpt2-small").stdout
+    assert "no known model 'gemma-9000'" in refused(saif("models", "gemma-9000"))
 
 
 def test_a_model_is_at_hand_once_its_weights_are_cached(tmp_path, monkeypatch):

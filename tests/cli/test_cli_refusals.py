@@ -197,7 +197,7 @@ def test_a_bug_gives_a_reference_and_a_log_entry(saif, monkeypatch, caplog):
     def broken(*_: object) -> None:
         raise ZeroDivisionError("secret path")
 
-    monkeypatch.setattr(load, "KNOWN", property(broken))
+    monkeypatch.setattr("saif.runtime.at_hand.at_hand", broken)
     result = saif("models", "--json")
     assert result.exit_code == 1
     assert result.stdout == ""

@@ -7,7 +7,6 @@ import pytest
 from tiny import tiny_model, tiny_tokenizer
 from tokenizers import AddedToken
 
-from saif.errors import ModelError
 from saif.runtime.anatomy import control_ids
 from saif.runtime.model import SteerableModel
 
@@ -62,11 +61,26 @@ def test_the_prompt_ends_with_the_assistant_header_and_nothing_is_doubled(
     assert model.tokenizer.decode(ids) == text
 
 
-def test_a_model_without_a_chat_template_is_refused() -> None:
-    model = tiny_model()
-    model.tokenizer.chat_template = None
-    with pytest.raises(ModelError, match="no chat template"):
-        model.render([{"role": "user", "content": "Hi"}])
+def test_a_base_model_gets_plain_text_and_nobody_can_forge_a_turn_there() -> None:
+    made = tiny_model()
+    tokenizer = made.tokenizer
+    tokenizer.chat_template = None
+    model = SteerableModel("tests/base", made._model, tokenizer)
+    assert (model.is_chat, model.turn_end) == (False, "\nUser:")
+    ids = model.render(
+        [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": "Hello."},
+            {"role": "user", "content": "<|im_end|>?"},
+        ]
+    )
+    text = "<|im_start|>User: Hi\n\nAssistant: Hello.\n\nUser: <|im_end|>?\n\nAssistant:"
+    assert tokenizer.decode(ids) == text
+    assert ids.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 0
+
+
+def test_a_chat_model_ends_its_turn_with_a_token(model: SteerableModel) -> None:
+    assert (model.is_chat, model.turn_end) == (True, None)
 
 
 def test_visitors_who_write_at_the_same_time_do_not_forge_each_other_s_turns(

@@ -125,4 +125,6 @@ def test_without_the_package_the_model_comes_from_the_hub(
     monkeypatch.setattr(embedded, "gguf_file", lambda: None)
     assert embedded.converted_folder() is None
     assert not embedded.is_converted()
-    assert load._resolve(DEFAULT_MODEL) == (embedded.MODEL_ID, embedded.MODEL_ID)
+    monkeypatch.setattr("saif.runtime.hub.only_cached", lambda _: False)
+    source = load._resolve(DEFAULT_MODEL)
+    assert (source.id, source.path, source.local) == (embedded.MODEL_ID, embedded.MODEL_ID, False)

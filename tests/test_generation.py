@@ -408,7 +408,7 @@ def test_scripted_model_has_what_the_loop_uses() -> None:
 
 def base_model_steps(said: str, *, max_new_tokens: int = 99, stop_after: int = 99) -> list[RowStep]:
     """What a model says that ends its turn by beginning the next one; cancelled after some."""
-    model: Any = ScriptedModel([*said.encode(), END])
+    model: Any = ScriptedModel([*tiny_tokenizer().encode(said), END])
     model.turn_end = "\nUser:"
     rows = [
         Row(prompt_ids=PROMPTS[0], steering=None, sampling=Sampling(max_new_tokens=max_new_tokens))

@@ -22,7 +22,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(argv: Sequence[str]) -> None:
-    from saif.presets.library import Library
     from saif.runtime.load import load_model, model_id
     from saif.ui.app import build_app
     from saif.ui.launch import read_options, serve
@@ -36,7 +35,7 @@ def _run(argv: Sequence[str]) -> None:
 
         return LocalEngine(load_model(options.model, quantize=options.quantize))
 
-    app = build_app(Services(Library(options.presets), model_id(options.model), engine))
+    app = build_app(Services(options.library, model_id(options.model), engine))
     url = serve(app, options.host, options.port)
     sys.stderr.write(f"SAIF is at {url} (Ctrl+C ends it)\n")
     load_in_background(load, engine)  # after the page is up, which importing torch would hold up

@@ -154,7 +154,7 @@ def _presets(folder: Path | None) -> Iterator[Finding]:
     from saif.presets.files import read_preset
 
     library = open_library(folder)
-    paths = sorted(library.root.glob("*/*.json"))
+    paths = library.preset_paths()
     broken = 0
     for path in paths:
         try:

@@ -24,7 +24,7 @@ QuantizeOption = Annotated[
 PresetsOption = Annotated[
     Path | None,
     typer.Option(
-        "--presets", metavar="DIR", help="A folder of presets instead of the shipped ones."
+        "--presets", metavar="DIR", help="A folder of presets instead of the shipped and own ones."
     ),
 ]
 JsonOption = Annotated[
@@ -63,11 +63,11 @@ __all__ = ["DEFAULT_MODEL"]  # every command that takes a model has this default
 
 
 def open_library(folder: Path | None) -> "Library":
-    """The presets in `folder`, or the shipped ones."""
-    from saif.presets.library import Library
+    """The presets in `folder`, or the shipped ones and the user's own."""
+    from saif.presets.library import Library, user_folder
 
     if folder is None:
-        return Library()
+        return Library(own=user_folder())
     if not folder.is_dir():
         raise PresetError(
             f"There is no folder '{folder}'.", hint="Give a presets folder with --presets."

@@ -45,7 +45,7 @@ def scan(library: "Library") -> list[Entry]:
     from saif.presets.files import read_card
 
     entries = []
-    for path in sorted(library.root.glob("*/*.json")):
+    for path in library.preset_paths():
         try:
             entries.append(Entry(path, read_card(path)))
         except PresetError as error:

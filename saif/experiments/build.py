@@ -19,6 +19,7 @@ from saif.presets.files import write_preset
 from saif.presets.instructions import ContentKind
 from saif.presets.library import Library
 from saif.presets.steer import check_model
+from saif.runtime.registry import known
 from saif.runtime.sae import Sae, load_sae
 
 
@@ -136,11 +137,15 @@ def sae_loader(
 def _sae_sources(
     engine: LocalEngine, library: Library, given: Sequence[str] | None
 ) -> dict[int, str]:
-    """layer -> where its SAE is: what was given, or the model's own folder in the library."""
+    """layer -> where its SAE is: what was given, the model's own folder in the library, or the
+    published ones of a known model."""
     if given:
         return {load_sae(source).site.layer: source for source in given}
     own = library.model_folder(engine.model.id) / "sae"
     found = {int(path.name): str(path) for path in own.glob("*") if path.name.isdigit()}
+    entry = known(engine.model.id)
+    if not found and entry is not None:
+        found = dict(zip(entry.default_layers(), entry.default_saes(), strict=False))
     if not found:
         raise SaeError(
             f"There is no SAE for {engine.model.id}.",
@@ -162,9 +167,7 @@ def _loader(library: Library, sources: dict[int, str]) -> Callable[[int], Sae]:
             )
         source = Path(sources[layer])
         sae = load_sae(sources[layer])
-        if source.is_dir() and source.resolve().is_relative_to(library.root.resolve()):
-            name = source.resolve().relative_to(library.root.resolve()).as_posix()
-            return replace(sae, id=name)
-        return sae
+        place = library.place_of(source) if source.is_dir() else None
+        return sae if place is None else replace(sae, id=place)
 
     return load

@@ -1,7 +1,10 @@
 """The presets and instructions on disk: the ones that ship and the user's own."""
 
+import os
 import re
 from pathlib import Path
+
+import platformdirs
 
 from saif.errors import PresetError
 from saif.presets.files import read_card, read_preset
@@ -12,11 +15,21 @@ from saif.presets.preset import LoadedPreset, Preset
 SHIPPED = Path(__file__).parents[2] / "presets"
 
 
-class Library:
-    """One `presets/` folder: `instructions/` for any model, a folder of presets per model."""
+def user_folder() -> Path:
+    """Where a user's own presets are kept. `SAIF_HOME` overrides the user's data folder."""
+    home = os.environ.get("SAIF_HOME") or platformdirs.user_data_dir("saif")
+    return Path(home) / "presets"
 
-    def __init__(self, root: Path = SHIPPED) -> None:
+
+class Library:
+    """A `presets/` folder: `instructions/` for any model, a folder of presets per model.
+
+    own: where the presets of models go that have no folder in `root`; None for `root` as well.
+    """
+
+    def __init__(self, root: Path = SHIPPED, *, own: Path | None = None) -> None:
         self.root = root
+        self.roots = [root] if own is None else [root, own]
 
     def instruction_ids(self) -> list[str]:
         return sorted(path.stem for path in (self.root / "instructions").glob("*.yaml"))
@@ -37,7 +50,10 @@ class Library:
         """Where a model's presets and SAEs lie: the last part of its id, in lower case, with a
         dash for whatever a preset's name may not hold either."""
         name = re.sub(r"[^a-z0-9.-]+", "-", model_id.rsplit("/", 1)[-1].lower())
-        return self.root / check_name(name.strip("-.")[:64])
+        name = check_name(name.strip("-.")[:64])
+        return next(
+            (root / name for root in self.roots if (root / name).is_dir()), self.roots[-1] / name
+        )
 
     def preset_ids(self, model_id: str) -> list[str]:
         return sorted(path.stem for path in self.model_folder(model_id).glob("*.json"))
@@ -49,9 +65,21 @@ class Library:
     def preset(self, model_id: str, name: str) -> LoadedPreset:
         return read_preset(self._preset_path(model_id, name))
 
+    def preset_paths(self) -> list[Path]:
+        """The cards of all presets of all models."""
+        return sorted(path for root in self.roots for path in root.glob("*/*.json"))
+
     def model_ids(self) -> list[str]:
         """The model folders that hold at least one preset."""
-        return sorted({path.parent.name for path in self.root.glob("*/*.json")})
+        return sorted({path.parent.name for path in self.preset_paths()})
+
+    def place_of(self, folder: Path) -> str | None:
+        """A folder inside the library by its path there, which means the same on any machine."""
+        folder = folder.resolve()
+        for root in map(Path.resolve, self.roots):
+            if folder.is_relative_to(root):
+                return folder.relative_to(root).as_posix()
+        return None
 
     def sae_folder(self, model_id: str, layer: int) -> Path:
         return self.model_folder(model_id) / "sae" / str(layer)

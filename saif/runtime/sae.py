@@ -88,17 +88,18 @@ def load_sae(source: str | Path) -> Sae:
     from safetensors import SafetensorError
 
     with _quiet():
-        from sae_lens import SAE
+        sae_class = _sae_lens()
 
     if folder.is_dir() and not all((folder / name).is_file() for name in ("cfg.json", WEIGHTS)):
         raise SaeError(f"{folder} is not an SAE folder: cfg.json or {WEIGHTS} is missing.")
     try:
         if folder.is_dir():
-            sae = SAE.load_from_disk(str(folder), device="cpu", dtype="float32")
+            sae = sae_class.load_from_disk(str(folder), device="cpu", dtype="float32")
             sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
         else:
             release, _, sae_id = str(source).partition("/")
-            sae = SAE.from_pretrained(release, sae_id, device="cpu")
+            with _quiet():
+                sae = sae_class.from_pretrained(release, sae_id, device="cpu")
             sha256 = hashlib.sha256(sae.W_dec.detach().float().numpy().tobytes()).hexdigest()
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0][:200]
@@ -109,6 +110,27 @@ def load_sae(source: str | Path) -> Sae:
     site = _site(sae, str(source))
     _check_kind(sae, str(source))
     return Sae(str(source), sha256, site, sae)
+
+
+def _sae_lens() -> Any:
+    """sae-lens' SAE class, made to find everything that lies in the hub's cache.
+
+    For Gemma Scope 2 it asks the hub for the shapes inside a file, cache or not, before it fetches
+    that very file; here they are read from the file.
+    """
+    from sae_lens import SAE
+    from sae_lens.loading import pretrained_sae_loaders
+
+    pretrained_sae_loaders.get_safetensors_tensor_shapes = _shapes
+    return SAE
+
+
+def _shapes(repo_id: str, filename: str) -> dict[str, list[int]]:
+    from huggingface_hub import hf_hub_download
+    from safetensors import safe_open
+
+    with safe_open(hf_hub_download(repo_id, filename), framework="pt") as file:
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
 
 
 def _check_kind(sae: Any, source: str) -> None:

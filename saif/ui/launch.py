@@ -10,7 +10,7 @@ from typing import NoReturn, get_args
 import gradio as gr
 
 from saif.errors import InputError, SaifError
-from saif.presets.library import SHIPPED
+from saif.presets.library import Library, user_folder
 from saif.runtime.load import DEFAULT_MODEL, QuantizeOrAuto
 from saif.ui.look import stylesheets, theme
 
@@ -21,7 +21,7 @@ class Options:
     quantize: QuantizeOrAuto
     host: str
     port: int
-    presets: Path
+    library: Library
 
 
 class _Parser(argparse.ArgumentParser):
@@ -46,10 +46,16 @@ def read_options(argv: Sequence[str], env: Mapping[str, str]) -> Options:
             f"'{found.quantize}' is not a way to quantize.",
             hint=f"Choose from {', '.join(get_args(QuantizeOrAuto))}.",
         )
-    presets = Path(env["SAIF_PRESETS"]) if env.get("SAIF_PRESETS") else SHIPPED
-    if not presets.is_dir():
+    library = _library(env.get("SAIF_PRESETS"))
+    return Options(found.model, found.quantize, found.host, _port(found.port), library)
+
+
+def _library(presets: str | None) -> Library:
+    if not presets:
+        return Library(own=user_folder())
+    if not Path(presets).is_dir():
         raise InputError(f"There is no folder {presets}.", hint="SAIF_PRESETS must name one.")
-    return Options(found.model, found.quantize, found.host, _port(found.port), presets)
+    return Library(Path(presets))
 
 
 def _port(text: str) -> int:

@@ -6,7 +6,7 @@ import pytest
 from tiny import MODEL_ID
 
 from saif.errors import PresetError
-from saif.presets.library import Library
+from saif.presets.library import Library, user_folder
 
 
 def test_what_is_there_is_listed(library: Library) -> None:
@@ -54,6 +54,30 @@ def test_every_model_has_a_folder_inside_the_library(
     tmp_path: Path, model_id: str, folder: str
 ) -> None:
     assert Library(tmp_path).model_folder(model_id) == tmp_path / folder
+
+
+def test_presets_of_models_that_do_not_ship_lie_in_the_user_s_own_folder(tmp_path: Path) -> None:
+    shipped, own = tmp_path / "shipped", tmp_path / "own"
+    (shipped / "gpt2").mkdir(parents=True)
+    library = Library(shipped, own=own)
+    assert library.model_folder("openai-community/gpt2") == shipped / "gpt2"
+    assert library.model_folder("google/gemma-2-2b") == own / "gemma-2-2b"
+    for folder, name in ((shipped / "gpt2", "a"), (own / "gemma-2-2b", "b")):
+        folder.mkdir(exist_ok=True, parents=True)
+        (folder / f"{name}.json").write_text("{}")
+    assert library.model_ids() == ["gemma-2-2b", "gpt2"]
+    assert library.preset_ids("google/gemma-2-2b") == ["b"]
+    assert [path.stem for path in library.preset_paths()] == ["b", "a"]
+    assert library.place_of(own / "gemma-2-2b" / "sae" / "3") == "gemma-2-2b/sae/3"
+    assert library.place_of(shipped / "gpt2") == "gpt2"
+    assert library.place_of(tmp_path) is None
+
+
+def test_the_user_s_folder_can_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SAIF_HOME", str(tmp_path))
+    assert user_folder() == tmp_path / "presets"
+    monkeypatch.delenv("SAIF_HOME")
+    assert "saif" in str(user_folder())
 
 
 @pytest.mark.parametrize("model_id", ["", "/", "..", "a/.."])

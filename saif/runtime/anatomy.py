@@ -51,9 +51,11 @@ def _final_norm_weight(model: Any) -> Tensor:
         norm = getattr(inner, name, None)
         if norm is None:
             continue
-        # Gemma stores its norm weights minus one.
-        offset = 1.0 if "Gemma" in type(norm).__name__ else 0.0
-        return norm.weight.float() + offset
+        # Measured, because Gemma and Qwen 3.5 store their weights minus one. The probe has mean 0
+        # and length 1 per dimension, which leaves it alone in any norm.
+        probe = torch.ones_like(norm.weight)
+        probe[1::2] = -1
+        return ((norm(probe) - norm(-probe)) / 2 * probe).float()
     raise ModelError(f"The final norm of {type(model).__name__} was not found.")
 
 

@@ -52,6 +52,10 @@ class SteerableModel:
         self.d_model: int = config.hidden_size
         self.context_length: int = getattr(config, "max_position_embeddings", 0) or 1 << 30
         self._window: int = getattr(config, "sliding_window", 0) or 1 << 30
+        # A state without positions can't tell padding after a shared prefix from text.
+        kinds: list[str] = getattr(config, "layer_types", None) or []
+        if any("attention" not in kind or "linear" in kind for kind in kinds):
+            self._window = 0
         self.control_ids = control_ids(tokenizer)
         ends = getattr(model.generation_config, "eos_token_id", None)
         ends = ends if isinstance(ends, Sequence) else [ends]
@@ -121,7 +125,7 @@ class SteerableModel:
             return
         index = torch.tensor(list(rows), device=self.device)
         batch.rows = [batch.rows[row] for row in rows]
-        batch.cache.batch_select_indices(index)
+        batch.cache.reorder_cache(index)
         batch.attention_mask = batch.attention_mask[index]
 
     def _step(self, batch: Batch, input_ids: Tensor) -> StepResult:
@@ -267,7 +271,7 @@ class SteerableModel:
             return input_ids, mask, mask, cache
         prefix, ones = self._left_pad([sequences[0][:skip]])
         self._forward(prefix, ones, cache, {}, {})
-        cache.batch_repeat_interleave(len(sequences))
+        cache.reorder_cache(torch.zeros(len(sequences), dtype=torch.long, device=self.device))
         attention_mask = torch.cat([ones.expand(len(sequences), -1), mask], dim=1)
         return input_ids, mask, attention_mask, cache
 
@@ -278,7 +282,7 @@ class SteerableModel:
         input_ids, _, mask, cache = self._after_prefix(distinct, skip)
         self._forward(input_ids, mask, cache, {}, {})
         rows = torch.tensor([distinct.index(each) for each in sequences], device=self.device)
-        cache.batch_select_indices(rows)
+        cache.reorder_cache(rows)
         return cache, mask[rows]
 
     def _new_cache(self) -> Any:

@@ -1,5 +1,7 @@
 """Any decoder-only family: its blocks are found and steering means the same in it."""
 
+from typing import Any
+
 import pytest
 import torch
 from tiny import tiny_steering, tiny_tokenizer
@@ -13,8 +15,14 @@ from transformers import (
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3ForCausalLM,
     T5Config,
@@ -28,6 +36,16 @@ from saif.runtime.anatomy import decoder_blocks
 from saif.runtime.model import RowStart, SteerableModel
 
 N_LAYERS = 4
+REAL_DEPTH = {
+    "gpt2": 12,
+    "llama": 32,
+    "gemma2": 26,
+    "gemma3": 26,
+    "qwen2": 28,
+    "qwen3": 28,
+    "qwen3.5": 24,
+    "gpt-oss": 24,
+}
 WINDOW = 8
 _SHAPE = {
     "vocab_size": 258,
@@ -56,10 +74,26 @@ FAMILIES = {
         )
     ),
     "gpt-neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**_SHAPE)),
+    "gpt-oss": lambda: GptOssForCausalLM(
+        GptOssConfig(
+            **_LLAMA_LIKE, sliding_window=WINDOW, num_local_experts=4, num_experts_per_tok=2
+        )
+    ),
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**_LLAMA_LIKE)),
     "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**_GEMMA, final_logit_softcapping=5.0)),
     "gemma3": lambda: Gemma3ForCausalLM(Gemma3TextConfig(**_GEMMA)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**_SHAPE, num_key_value_heads=2)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_LLAMA_LIKE)),
+    # Three blocks of linear attention, whose state has no positions, and one of the usual kind.
+    "qwen3.5": lambda: Qwen3_5ForCausalLM(
+        Qwen3_5TextConfig(
+            **_LLAMA_LIKE,
+            linear_num_key_heads=2,
+            linear_num_value_heads=4,
+            linear_key_head_dim=8,
+            linear_value_head_dim=8,
+        )
+    ),
 }
 IDS = list(b"Tell me about the sea and the fishes in it.")  # longer than a sliding window
 
@@ -114,15 +148,51 @@ def test_steering_the_last_layer_is_final_norm_and_head_of_the_pushed_residual(
     assert not torch.allclose(expected, plain, atol=1e-2)
 
 
+@pytest.mark.parametrize("name", REAL_DEPTH)
+def test_in_its_real_depth_a_push_at_any_layer_is_the_manual_computation(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pushed with the hooks, against blocks that are called one by one."""
+    depth = REAL_DEPTH[name]
+    monkeypatch.setitem(_SHAPE, "num_hidden_layers", depth)
+    for shape in (_LLAMA_LIKE, _GEMMA):
+        monkeypatch.setitem(shape, "num_hidden_layers", depth)
+    monkeypatch.setattr(f"{__name__}.N_LAYERS", depth)
+    torch.manual_seed(0)
+    lm = FAMILIES[name]()
+    model = SteerableModel(f"tests/{name}", lm, tiny_tokenizer())
+    assert model.n_layers == depth
+    for layer in (0, depth // 2, depth - 1):
+        steering = tiny_steering(layer)
+        _, result = model.start([RowStart(IDS, steering)])
+        push = torch.zeros(len(IDS), 32)
+        push[-1] = steering.directions[layer]  # span `response`: the last prompt token
+        block = model.blocks[layer]
+        whole = block.forward
+
+        def pushed(*args: object, whole: Any = whole, push: Tensor = push, **more: object) -> Any:
+            return whole(*args, **more) + push
+
+        block.forward = pushed  # type: ignore[method-assign]
+        with torch.no_grad():
+            expected = lm(torch.tensor([IDS])).logits[:, -1]
+            block.forward = whole  # type: ignore[method-assign]
+            plain = lm(torch.tensor([IDS])).logits[:, -1]
+        torch.testing.assert_close(result.logits, expected, atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(expected, plain, atol=1e-3)
+
+
 def test_a_left_padded_row_equals_its_solo_run_past_the_sliding_window(
     family: SteerableModel,
 ) -> None:
+    # Linear attention sums in chunks, and padding moves their bounds.
+    close = 1e-3 if "qwen3.5" in family.model_id else 1e-4
     starts = [RowStart(IDS[:5]), RowStart(IDS, tiny_steering(1)), RowStart(IDS[:12])]
     batch, result = family.start(starts)
     alone = [family.start([start]) for start in starts]
     for token in list(b"0123456789abcdef"):
         for row, (_, solo) in enumerate(alone):
-            torch.testing.assert_close(result.logits[row], solo.logits[0], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(result.logits[row], solo.logits[0], atol=close, rtol=close)
         if token == ord("8"):
             family.keep(batch, [0, 1])
             alone = alone[:2]

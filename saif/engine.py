@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import torch
+
 from saif.core.steering import Steering
-from saif.errors import InputError
+from saif.errors import InputError, ModelError
 from saif.generation import Row, Sampling, Step, StopReason, decode, never
 from saif.presets.preset import ModelRef
 from saif.runtime.model import SteerableModel
@@ -50,12 +52,18 @@ class Engine(Protocol):
         """Which model answers."""
         ...
 
+    @property
+    def about(self) -> str:
+        """How it runs, in a few words for the page: "4bit, 2.2 GB on cuda"."""
+        ...
+
     def stream(
         self, requests: Sequence[Request], *, cancelled: Callable[[], bool] = never
     ) -> Iterator[Step]:
         """Answer all requests in one batch; `RowStep.row` is the request's place in it.
 
-        Raises InputError before the first step if a conversation doesn't fit the model.
+        Raises InputError before the first step if a conversation doesn't fit the model, and
+        ModelError if memory runs out; the next request finds the model as it was.
         """
         ...
 
@@ -76,6 +84,13 @@ class LocalEngine:
             d_model=steerable.d_model,
         )
 
+    @property
+    def about(self) -> str:
+        steerable = self.steerable
+        bits = f"{steerable.bits}-bit" if steerable.quantize == "none" else steerable.quantize
+        base = "" if steerable.is_chat else "base model, "
+        return f"{base}{bits}, {steerable.memory / 1e9:.1f} GB on {steerable.device.type}"
+
     def stream(
         self, requests: Sequence[Request], *, cancelled: Callable[[], bool] = never
     ) -> Iterator[Step]:
@@ -87,7 +102,7 @@ class LocalEngine:
             )
             for request in requests
         ]
-        return decode(self.steerable, rows, cancelled=cancelled)
+        return _while_memory_lasts(decode(self.steerable, rows, cancelled=cancelled))
 
     def _render(self, request: Request) -> list[int]:
         messages = [{"role": m.role, "content": m.text} for m in request.messages]
@@ -99,6 +114,21 @@ class LocalEngine:
         if len(token_ids) > limit:
             raise _too_long(limit, len(token_ids))
         return token_ids
+
+
+def _while_memory_lasts(steps: Iterator[Step]) -> Iterator[Step]:
+    try:
+        yield from steps
+    except RuntimeError as error:
+        # A CPU's allocator has no exception of its own.
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate" not in str(error):
+            raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise ModelError(
+            "Memory ran out before the reply was finished.",
+            hint="Clear the conversation, ask for fewer new tokens, or leave out a column.",
+        ) from error
 
 
 def _too_long(limit: int, n_tokens: int | None = None) -> InputError:

@@ -1,10 +1,11 @@
 """The one door to text: whole conversations in, replies out, nothing remembered."""
 
 import pytest
+import torch
 from tiny import tiny_steering
 
 from saif.engine import Engine, LocalEngine, Message, Reply, ReplyBuilder, Request, complete
-from saif.errors import InputError
+from saif.errors import InputError, ModelError
 from saif.generation import Sampling
 
 SHORT = Sampling(max_new_tokens=6)
@@ -87,3 +88,46 @@ def test_a_reply_that_was_broken_off_counts_as_cancelled() -> None:
     builder = ReplyBuilder()
     builder.add("Hel", 65, 1, None)
     assert builder.reply() == Reply("Hel", (65,), 1, "cancelled")
+
+
+def test_the_engine_says_how_the_model_runs(engine: LocalEngine) -> None:
+    assert engine.about == "32-bit, 0.0 GB on cpu"
+    engine.steerable.quantize = "4bit"
+    engine.steerable.is_chat = False
+    assert engine.about == "base model, 4bit, 0.0 GB on cpu"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_memory_that_runs_out_ends_the_reply_in_words_and_the_next_one_works(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    request = Request(messages=(Message("user", "Hi"),), sampling=Sampling(max_new_tokens=4))
+    before = complete(engine, [request])
+    advance = engine.steerable.advance
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(engine.steerable, "advance", fail)
+    with pytest.raises(ModelError, match="Memory ran out") as refused:
+        complete(engine, [request])
+    assert "fewer new tokens" in refused.value.hint
+    monkeypatch.setattr(engine.steerable, "advance", advance)
+    assert complete(engine, [request]) == before
+
+
+def test_another_failure_of_a_step_is_not_taken_for_memory(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(engine.steerable, "advance", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        complete(engine, [Request(messages=(Message("user", "Hi"),))])

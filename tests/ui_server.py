@@ -39,6 +39,10 @@ class SpyEngine:
     def model(self) -> ModelRef:
         return self.engine.model
 
+    @property
+    def about(self) -> str:
+        return self.engine.about
+
     def stream(
         self, requests: Sequence[Request], *, cancelled: Callable[[], bool] = never
     ) -> Iterator[Step]:

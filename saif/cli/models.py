@@ -15,7 +15,7 @@ from saif.errors import ModelError
 
 if TYPE_CHECKING:
     from saif.runtime.at_hand import AtHand
-    from saif.runtime.registry import KnownModel
+    from saif.runtime.published import KnownModel
 
 _WHERE = {
     "converted": "ready",

@@ -38,9 +38,16 @@ def decoder_blocks(model: Any) -> list[nn.Module]:
 @torch.inference_mode()
 def raised_most(model: Any, vectors: Tensor, top: int) -> Tensor:
     """The tokens (n, top) that each (n, d_model) raises most through final norm and head."""
-    head = model.get_output_embeddings().weight
-    scaled = vectors.to(head) * _final_norm_weight(model).to(head)
-    return (scaled @ head.T).topk(top, dim=-1).indices.cpu()
+    head = model.get_output_embeddings()
+    scaled = vectors.to(where_it_runs(head)) * _final_norm_weight(model)
+    return head(scaled.to(head.weight.dtype)).topk(top, dim=-1).indices.cpu()
+
+
+def where_it_runs(module: nn.Module) -> torch.device:
+    """The device a module computes on; accelerate may keep its weights elsewhere until then."""
+    hook = getattr(module, "_hf_hook", None)
+    device = getattr(hook, "execution_device", None)
+    return next(module.parameters()).device if device is None else torch.device(device)
 
 
 def _final_norm_weight(model: Any) -> Tensor:
@@ -53,7 +60,7 @@ def _final_norm_weight(model: Any) -> Tensor:
             continue
         # Measured, because Gemma and Qwen 3.5 store their weights minus one. The probe has mean 0
         # and length 1 per dimension, which leaves it alone in any norm.
-        probe = torch.ones_like(norm.weight)
+        probe = torch.ones(norm.weight.shape, dtype=norm.weight.dtype, device=where_it_runs(norm))
         probe[1::2] = -1
         return ((norm(probe) - norm(-probe)) / 2 * probe).float()
     raise ModelError(f"The final norm of {type(model).__name__} was not found.")
@@ -76,11 +83,16 @@ def fingerprint(model: Any) -> str:
     quantizer leaves them alone, and training all weights moves them. An adapter that leaves the
     norms alone can't be told apart this way; its model id can.
     """
+    from accelerate.utils import align_module_device
+
+    found: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        with align_module_device(module):  # brings what accelerate keeps elsewhere
+            for own, parameter in module.named_parameters(recurse=False):
+                if parameter.ndim == 1:
+                    found[f"{name}.{own}"] = parameter.detach().to("cpu", torch.bfloat16)
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        if parameter.ndim == 1 and parameter.device.type != "meta":
-            digest.update(f"{name}{tuple(parameter.shape)}".encode())
-            digest.update(
-                parameter.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes()
-            )
+    for name, values in sorted(found.items()):
+        digest.update(f"{name}{tuple(values.shape)}".encode())
+        digest.update(values.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]

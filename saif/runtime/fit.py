@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from saif.errors import ModelError
-from saif.runtime.registry import MODELS, Quantize, Size
+from saif.runtime.published import Quantize, Size
+from saif.runtime.registry import MODELS
 
 GB = 1e9
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from saif.errors import ModelError
 from saif.runtime import embedded, hub
 from saif.runtime.memory import keep_freed_memory
-from saif.runtime.registry import MODELS, Quantize, known
+from saif.runtime.published import Quantize
+from saif.runtime.registry import MODELS, known
 
 if TYPE_CHECKING:  # torch loads with a model, not with its name
     from saif.runtime.model import SteerableModel

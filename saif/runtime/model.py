@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saif.core.steering import Steering
 from saif.errors import InputError, SteeringError
-from saif.runtime.anatomy import control_ids, decoder_blocks, fingerprint, raised_most
+from saif.runtime import anatomy
 from saif.runtime.batch import (
     Batch,
     BatchRow,
@@ -24,7 +24,7 @@ from saif.runtime.batch import (
 )
 from saif.runtime.edits import steered_edits
 from saif.runtime.hooks import Edit, edit_outputs, read_outputs
-from saif.runtime.registry import Quantize
+from saif.runtime.published import Quantize
 from saif.runtime.templates import Message, is_chat, render, turn_end
 
 
@@ -43,7 +43,8 @@ class SteerableModel:
         self.tokenizer = tokenizer
         self.is_chat, self.turn_end = is_chat(tokenizer), turn_end(tokenizer)
         self._model = model.eval()
-        self.blocks = decoder_blocks(model)
+        self.bits: int = 8 * model.dtype.itemsize  # of a weight that isn't quantized
+        self.blocks = anatomy.decoder_blocks(model)
         self._lock = threading.Lock()
         # The tokenizer switches its handling of control tokens to and fro while it encodes.
         self._tokenizing = threading.Lock()
@@ -56,17 +57,17 @@ class SteerableModel:
         kinds: list[str] = getattr(config, "layer_types", None) or []
         if any("attention" not in kind or "linear" in kind for kind in kinds):
             self._window = 0
-        self.control_ids = control_ids(tokenizer)
+        self.control_ids = anatomy.control_ids(tokenizer)
         ends = getattr(model.generation_config, "eos_token_id", None)
         ends = ends if isinstance(ends, Sequence) else [ends]
         self.end_ids = frozenset(e for e in [*ends, tokenizer.eos_token_id] if e is not None)
         self._pad_id = tokenizer.pad_token_id or tokenizer.eos_token_id or 0
-        self.fingerprint = fingerprint(model)
+        self.fingerprint = anatomy.fingerprint(model)
 
     @property
     def device(self) -> torch.device:
         """Where token ids have to be."""
-        return self._model.get_input_embeddings().weight.device
+        return anatomy.where_it_runs(self._model.get_input_embeddings())
 
     @property
     def memory(self) -> int:
@@ -222,7 +223,7 @@ class SteerableModel:
 
     def raised_tokens(self, vectors: Tensor, top: int) -> Tensor:
         """The token ids (n, top) behind `logit_lens`."""
-        return raised_most(self._model, vectors, top)
+        return anatomy.raised_most(self._model, vectors, top)
 
     # The one forward pass
 

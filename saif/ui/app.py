@@ -127,4 +127,4 @@ def _head(services: Services) -> str:
     error = services.engine.exception()
     if error is not None:
         return status_line(services.model_id, "failed", explain(error))
-    return status_line(services.model_id, "ready")
+    return status_line(services.model_id, "ready", services.engine.result().about)

@@ -125,12 +125,13 @@ def about_line(description: str) -> str:
     return f'<p class="fine">{escape(description)}</p>'
 
 
-def status_line(model_id: str, state: Literal["loading", "ready", "failed"], why: str = "") -> str:
-    """The page's head: which model answers, and whether it can yet."""
+def status_line(model_id: str, state: Literal["loading", "ready", "failed"], more: str = "") -> str:
+    """The page's head: which model answers, and whether it can yet. more: how it runs, or why it
+    doesn't."""
     said = {
         "loading": "Loading the model; a message sent now is answered as soon as it is there.",
-        "ready": "Ready",
-        "failed": f"The model is not available. {why}",
+        "ready": f"Ready: {more}",
+        "failed": f"The model is not available. {more}",
     }[state]
     return (
         '<header class="page-head"><h1>SAIF</h1>'

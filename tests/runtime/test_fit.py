@@ -9,7 +9,8 @@ from transformers import Gemma2Config, LlamaConfig, Qwen2Config
 from saif.errors import ModelError
 from saif.runtime import fit
 from saif.runtime.fit import GB, Room, check_disk, check_fits, choose, needed, size_of
-from saif.runtime.registry import Size, known
+from saif.runtime.published import Size
+from saif.runtime.registry import known
 
 LLAMA_8B = LlamaConfig(
     vocab_size=128_256,

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from saif.presets.library import SHIPPED, Library
-from saif.runtime.registry import MODELS, KnownModel, Size, known
+from saif.runtime.published import KnownModel, Size
+from saif.runtime.registry import MODELS, known
 
 PUBLISHED = [model for model in MODELS if any(saes.release for saes in model.saes)]
 

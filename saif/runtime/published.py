@@ -1,0 +1,85 @@
+"""What is said of a model that is published: its size, and the SAEs that exist for it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Quantize = Literal["none", "int8", "4bit"]
+
+# NF4 whose scales are quantized as well takes 4.13 bits.
+_QUANTIZED_BYTES: dict[Quantize, float] = {"int8": 1.0, "4bit": 0.516}
+
+_DEPTHS = (0.5, 0.62, 0.82, 1.0)  # where instructions have been found, as a share of the blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How many weights a model has. linear: in matrices that a quantizer makes smaller; other: the
+    rest, the embedding above all."""
+
+    linear: int
+    other: int
+
+    def bytes(self, quantize: Quantize, per_weight: int = 2) -> float:
+        """In memory, with `per_weight` bytes for each weight that isn't quantized."""
+        return self.other * per_weight + self.linear * _QUANTIZED_BYTES.get(quantize, per_weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Saes:
+    """One release of SAEs of the residual stream after blocks `layers`.
+
+    release: in sae-lens' registry, or "" for those that ship with the presets. ids: with {layer}.
+    base: trained on the base model, not on this one.
+    """
+
+    release: str
+    ids: str
+    layers: tuple[int, ...]
+    width: str
+    base: bool = False
+
+    def source(self, layer: int) -> str:
+        """RELEASE/ID, as `--sae` takes it."""
+        return f"{self.release}/{self.ids.format(layer=layer)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownModel:
+    """A model as it is published.
+
+    parameters, embedding: in billions; the embedding (and the output matrix, where it is a second
+    one) is never quantized. gated: its licence has to be accepted on the hub first. chat: trained
+    to answer; a base model gets a plain-text template.
+    """
+
+    name: str
+    id: str
+    revision: str = "main"
+    n_layers: int
+    parameters: float
+    embedding: float
+    chat: bool
+    gated: bool = False
+    saes: tuple[Saes, ...] = ()
+
+    @property
+    def size(self) -> Size:
+        billion = 1_000_000_000
+        linear, other = self.parameters - self.embedding, self.embedding
+        return Size(round(linear * billion), round(other * billion))
+
+    @property
+    def last_layer_has_sae(self) -> bool:
+        return any(self.n_layers - 1 in saes.layers for saes in self.saes)
+
+    def default_saes(self) -> list[str]:
+        """The SAEs that presets are made with unless others are named: of the first release, at
+        the layers nearest to half, three fifths, four fifths and all of the depth."""
+        if not self.saes or not self.saes[0].release:
+            return []
+        return [self.saes[0].source(layer) for layer in self.default_layers()]
+
+    def default_layers(self) -> list[int]:
+        layers = self.saes[0].layers
+        wanted = [share * (self.n_layers - 1) for share in _DEPTHS]
+        return sorted({min(layers, key=lambda layer: abs(layer - depth)) for depth in wanted})

@@ -77,7 +77,7 @@ def evaluate(
     from saif.experiments.runs import plan_evaluation
 
     asked = _listed(conditions, ALL_CONDITIONS, "condition")
-    plan = _plan(preset, placement, data, n, temperature, seed, quantize)
+    plan = _plan(preset, placement, data, n, temperature, seed)
     _measure(
         lambda engine, library, load: plan_evaluation(engine, library, plan, asked, load),
         model,
@@ -118,7 +118,7 @@ def sweep(
 
     (parameter,) = _listed(over, PARAMETERS, "parameter", only=1)
     chosen = [part.strip() for part in values.split(",") if part.strip()]
-    plan = _plan(preset, placement, data, n, temperature, seed, quantize)
+    plan = _plan(preset, placement, data, n, temperature, seed)
     _measure(
         lambda engine, library, load: plan_sweep(engine, library, plan, parameter, chosen, load),
         model,
@@ -137,7 +137,6 @@ def _plan(
     n: int,
     temperature: float,
     seed: int,
-    quantize: str,
 ) -> "RunPlan":
     from saif.experiments.runs import RunPlan
 
@@ -149,7 +148,6 @@ def _plan(
         temperature=temperature,
         seed=seed,
         command=command_typed(),
-        quantize=quantize,
     )
 
 

@@ -60,7 +60,6 @@ class RunPlan:
     temperature: float
     seed: int
     command: str
-    quantize: str
 
 
 def plan_evaluation(
@@ -254,7 +253,7 @@ def _record(
         kind="evaluate" if over is None else "sweep",
         command=plan.command,
         model=engine.model,
-        quantize=plan.quantize,
+        quantize=engine.steerable.quantize,
         presets={
             name: sha256_of(
                 (folder / f"{name}{suffix}").read_bytes() for suffix in (".json", ".safetensors")

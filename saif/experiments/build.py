@@ -22,6 +22,9 @@ from saif.presets.steer import check_model
 from saif.runtime.registry import known
 from saif.runtime.sae import Sae, load_sae
 
+_IDENTIFY_ON = 80
+"""Texts that `make_presets` identifies on."""
+
 
 def identify_presets(
     engine: LocalEngine,
@@ -51,6 +54,40 @@ def identify_presets(
     folder = library.model_folder(engine.model.id)
     for preset in loaded:
         write_preset(folder, preset)
+
+
+def make_presets(
+    engine: LocalEngine,
+    library: Library,
+    data: Path | None,
+    preset_ids: Sequence[str] | None,
+    sae_sources: Sequence[str] | None,
+    *,
+    n: int,
+    command: str,
+) -> None:
+    """Identify and calibrate what a model lacks. Goes on where it was interrupted.
+
+    Without `data` the sentences that ship for this are read, and so only instructions for
+    sentences can be made.
+    """
+    source = data or library.root / "contents" / "making.txt"
+    kinds = {"sentence"} if data is None else {"sentence", "passage"}
+    possible = [item.id for item in library.instructions() if item.contents in kinds]
+    wanted = list(preset_ids or possible)
+    for name in wanted:
+        if library.instruction(name).contents not in kinds:
+            raise InputError(
+                f"'{name}' is made with passages, and only sentences ship with saif.",
+                hint="Give --data a folder with stories.",
+            )
+    there = set(library.preset_ids(engine.model.id))
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        identify_presets(engine, library, source, missing, sae_sources, n=_IDENTIFY_ON)
+    calibrate_presets(
+        engine, library, source, wanted, sae_sources, n=n, again=False, command=command
+    )
 
 
 def calibrate_presets(

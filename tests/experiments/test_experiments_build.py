@@ -10,12 +10,13 @@ from saif.core.spec import PLACEMENTS
 from saif.engine import LocalEngine
 from saif.errors import InputError, PresetError, SaeError
 from saif.experiments import build, evaluate
-from saif.experiments.build import calibrate_presets, identify_presets
+from saif.experiments.build import calibrate_presets, identify_presets, make_presets
 from saif.experiments.calibrate import Calibration, Effort
+from saif.experiments.contents import read_contents
 from saif.experiments.directions import CONDITIONS
 from saif.experiments.evaluate import Evaluation
 from saif.presets.files import read_preset, write_preset
-from saif.presets.library import Library
+from saif.presets.library import SHIPPED, Library
 from saif.presets.preset import LoadedPreset, MeanDifferenceChoice
 
 EFFORT = Effort(first=2, first_tokens=3, second=2, third=4, max_new_tokens=4)
@@ -259,3 +260,65 @@ def test_without_a_search_the_choice_stays_and_is_scored(
         assert scores is not None
         assert scores.command == "scored again"
         assert scores.perplexity_bound != 50
+
+
+# Making what a model lacks
+
+
+@pytest.fixture
+def shipped(shelf: Library, monkeypatch: pytest.MonkeyPatch) -> Library:
+    """The shelf with the sentences that presets are made with."""
+    source = SHIPPED / "contents" / "making.txt"
+    folder = shelf.root / "contents"
+    folder.mkdir()
+    (folder / source.name).write_bytes(source.read_bytes())
+    monkeypatch.setattr(build, "_IDENTIFY_ON", 4)
+    return shelf
+
+
+def test_what_a_model_lacks_is_identified_and_the_rest_left_alone(
+    engine: LocalEngine, shipped: Library, search: Search
+) -> None:
+    folder = shipped.model_folder(engine.model.id)
+    before = (folder / "question.safetensors").read_bytes()
+    make_presets(engine, shipped, None, ["question", "letter"], None, n=4, command="a test")
+    assert (folder / "question.safetensors").read_bytes() == before
+    jobs = [(name, placement) for name in ("question", "letter") for placement in PLACEMENTS]
+    assert search.calls == jobs
+    made = shipped.preset(engine.model.id, "letter").preset
+    scores = made.placements["post"].scores
+    assert scores is not None
+    assert (scores.n, scores.command) == (4, "a test")
+    make_presets(engine, shipped, None, ["question", "letter"], None, n=4, command="again")
+    assert search.calls == jobs  # all there: nothing is done twice
+
+
+def test_without_names_all_instructions_for_sentences_are_made(
+    engine: LocalEngine, shipped: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identified: list[str] = []
+    calibrated: list[str] = []
+    monkeypatch.setattr(build, "identify_presets", lambda *a, n: identified.extend(a[3]))
+    monkeypatch.setattr(build, "calibrate_presets", lambda *a, **_: calibrated.extend(a[3]))
+    make_presets(engine, shipped, None, None, None, n=4, command="")
+    found = {item.id for item in shipped.instructions() if item.contents == "sentence"}
+    assert set(calibrated) == found
+    assert set(identified) == found - {"question", "verse"}
+    make_presets(engine, shipped, shipped.root, None, None, n=4, command="")
+    assert {"summarise", "bullet-list"} <= set(identified)
+
+
+def test_passages_have_to_be_given(engine: LocalEngine, shipped: Library, search: Search) -> None:
+    with pytest.raises(InputError, match="'summarise' is made with passages"):
+        make_presets(engine, shipped, None, ["summarise"], None, n=4, command="")
+    assert search.calls == []
+
+
+def test_sentences_for_making_presets_are_enough_and_never_scored_on_again() -> None:
+    making = (SHIPPED / "contents" / "making.txt").read_text("utf-8").splitlines()
+    scoring = (SHIPPED / "contents" / "sentences.txt").read_text("utf-8").splitlines()
+    assert not set(making) & set(scoring)
+    assert len(set(making)) == len(making)
+    source = SHIPPED / "contents" / "making.txt"
+    for split, n in (("identify", 80), ("develop", 20), ("held-out", 20)):
+        assert len(read_contents(source, "sentence", split, n)) == n  # type: ignore[arg-type]

@@ -303,9 +303,10 @@ def test_without_names_all_instructions_for_sentences_are_made(
     make_presets(engine, shipped, None, None, None, n=4, command="")
     found = {item.id for item in shipped.instructions() if item.contents == "sentence"}
     assert set(calibrated) == found
-    assert set(identified) == found - {"question", "verse"}
+    assert set(identified) == found - set(shipped.preset_ids(engine.model.id))
     make_presets(engine, shipped, shipped.root, None, None, n=4, command="")
-    assert {"summarise", "bullet-list"} <= set(identified)
+    assert "summarise" in identified
+    assert "summarise" not in found
 
 
 def test_passages_have_to_be_given(engine: LocalEngine, shipped: Library, search: Search) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from saif.errors import SaifError
 
 if TYPE_CHECKING:
-    from saif.engine import Engine
+    from saif.engine import Engine, LocalEngine
 
 
 def main(argv: Sequence[str]) -> int:
@@ -30,15 +30,20 @@ def _run(argv: Sequence[str]) -> None:
     options = read_options(argv, os.environ)
     engine: Future[Engine] = Future()
 
-    def load() -> "Engine":
+    def load() -> "LocalEngine":
         from saif.engine import LocalEngine
 
         return LocalEngine(load_model(options.model, quantize=options.quantize))
 
+    if options.zero_gpu:  # where everything that wants a GPU has to be there before the page is
+        from saif.zero_gpu import ZeroGpuEngine
+
+        engine.set_result(ZeroGpuEngine(load()))
     app = build_app(Services(options.library, model_id(options.model), engine))
     url = serve(app, options.host, options.port)
     sys.stderr.write(f"SAIF is at {url} (Ctrl+C ends it)\n")
-    load_in_background(load, engine)  # after the page is up, which importing torch would hold up
+    if not engine.done():  # now that the page is up, which importing torch would have held up
+        load_in_background(load, engine)
     app.block_thread()
 
 

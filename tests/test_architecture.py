@@ -17,7 +17,7 @@ LAYERS = [  # lowest first; rooms on one row are independent of each other
     {"presets", "runtime"},
     {"generation"},
     {"engine"},
-    {"chat"},
+    {"chat", "zero_gpu"},
     {"experiments"},
     {"study"},
     {"ui", "cli"},

@@ -256,6 +256,8 @@ def test_options_come_from_the_command_line_before_the_environment() -> None:
     options = read_options(["--model", "b"], env)
     assert (options.model, options.port, options.quantize) == ("b", 8000, "int8")
     assert options.host == "127.0.0.1"
+    assert not options.zero_gpu
+    assert read_options([], {"SPACES_ZERO_GPU": "true"}).zero_gpu
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,14 @@ from saif.ui.look import stylesheets, theme
 
 @dataclass(frozen=True)
 class Options:
+    """zero_gpu: this is a ZeroGPU Space, which lends its GPU call by call."""
+
     model: str
     quantize: QuantizeOrAuto
     host: str
     port: int
     library: Library
+    zero_gpu: bool
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,7 +50,8 @@ def read_options(argv: Sequence[str], env: Mapping[str, str]) -> Options:
             hint=f"Choose from {', '.join(get_args(QuantizeOrAuto))}.",
         )
     library = _library(env.get("SAIF_PRESETS"))
-    return Options(found.model, found.quantize, found.host, _port(found.port), library)
+    zero_gpu = env.get("SPACES_ZERO_GPU", "").lower() in ("1", "true")
+    return Options(found.model, found.quantize, found.host, _port(found.port), library, zero_gpu)
 
 
 def _library(presets: str | None) -> Library:

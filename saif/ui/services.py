@@ -60,7 +60,7 @@ def no_preset(model_id: str) -> PresetError:
     """What to say where nothing can be chosen."""
     return PresetError(
         f"There is no preset for {model_id} yet.",
-        hint="Make one with `python -m saif calibrate`, or start with another --model.",
+        hint="Make some with `python -m saif presets build`, or start with another --model.",
     )
 
 

@@ -1,4 +1,4 @@
-"""`presets`: list what there is, show one, make them for a model, check a file."""
+"""`presets`: list what there is, show one, make them for a model, share them, check a file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
+from saif.cli import share
 from saif.cli.options import (
     DEFAULT_MODEL,
     JsonOption,
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
     from saif.presets.library import Library
     from saif.presets.preset import Preset, Scores
 
-group = typer.Typer(help="List presets (the default), show one, or check a file.")
+group = typer.Typer(help="List presets (the default), show, make, share or check them.")
 
 
 def add_to(app: typer.Typer) -> None:
+    group.command()(share.push)
+    group.command()(share.pull)
     app.add_typer(group, name="presets")
 
 

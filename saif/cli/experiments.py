@@ -1,7 +1,7 @@
 """Commands that make presets: train an SAE, identify latents, calibrate."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -86,8 +86,9 @@ def calibrate(
     n: Annotated[int, typer.Option(help="Held-out texts to score on.")] = 50,
     again: Annotated[bool, typer.Option("--again", help="Also presets that have scores.")] = False,
     search: Annotated[
-        bool, typer.Option(help="--no-search keeps each preset's choice and only scores it.")
-    ] = True,
+        Literal["all", "rival", "none"],
+        typer.Option(help="rival: mean difference alone; none: only score. The rest is kept."),
+    ] = "all",
 ) -> None:
     """Search each preset's best setting, then score it on held-out texts beside all baselines."""
     from saif.experiments.build import calibrate_presets

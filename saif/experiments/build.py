@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from saif.core.aboutness import N_DISTRACTORS
 from saif.core.spec import PLACEMENTS
@@ -21,6 +22,9 @@ from saif.presets.library import Library
 from saif.presets.steer import check_model
 from saif.runtime.registry import known
 from saif.runtime.sae import Sae, load_sae
+
+Search = Literal["all", "rival", "none"]
+"""What calibration searches: the latents and mean difference, mean difference alone, neither."""
 
 _IDENTIFY_ON = 80
 """Texts that `make_presets` identifies on."""
@@ -99,13 +103,13 @@ def calibrate_presets(
     *,
     n: int,
     again: bool,
-    search: bool = True,
+    search: Search = "all",
     command: str,
 ) -> None:
     """Calibrate and score presets, writing each as soon as it is done.
 
     A preset that has scores already is left alone unless `again`, so an interrupted run goes on.
-    Without `search` the choice stays and is only scored anew.
+    What isn't searched stays, and is scored anew.
     """
     names = list(preset_ids or library.preset_ids(engine.model.id))
     if not names:
@@ -137,7 +141,11 @@ def calibrate_presets(
                 effort = EFFORTS[instruction.contents]
                 develop = read_contents(data, instruction.contents, "develop", effort.third)
                 held_out = read_contents(data, instruction.contents, "held-out", n)
-                find = calibrate if search else keep_choice
+                find = (
+                    keep_choice
+                    if search == "none"
+                    else functools.partial(calibrate, latents=search == "all")
+                )
                 found = find(
                     engine, preset, instruction, placement, develop, effort, advance=advance
                 )

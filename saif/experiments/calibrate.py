@@ -33,6 +33,7 @@ _NEIGHBOUR_DOSES = (0.75, 1, 1.3)
 _FEWER_AND_MORE_LATENTS = (1, 40)
 _NEIGHBOUR_BETAS = (-0.5, 0.5)
 _SEMIFINALISTS, _FINALISTS = 3, 2
+_RIVAL_FINALISTS = 3  # its field is small, and its best must not be missed
 
 HALF_LIFE = 16
 """Of a fading push, in tokens. Steady pushes have sent most replies into loops, so the search
@@ -81,15 +82,17 @@ def calibrate(
     contents: Sequence[str],
     effort: Effort,
     *,
+    latents: bool = True,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Calibration:
-    """The best choice for one placement, judged on `contents` only."""
+    """The best choice for one placement, judged on `contents` only. Without `latents` only mean
+    difference is searched, and the preset's own choice stays."""
     trial = _Trial(engine, preset, instruction, placement, effort, advance)
     contents = contents[: effort.third]
     bound = trial.perplexity_bound(contents)
     layers = preset.preset.placements[placement].layer_numbers
 
-    def search(recipes: Sequence[LatentPush | None]) -> Push:
+    def search(recipes: Sequence[LatentPush | None], second_texts: int, n_finalists: int) -> Push:
         opening = [
             Push(layers=(layer,), dose=dose, latents=recipe, shape=Shape(half_life=HALF_LIFE))
             for layer in layers
@@ -99,14 +102,17 @@ def calibrate(
         first = trial.score(opening, contents[: effort.first], bound, effort.first_tokens)
         ranking = _apart(_best(opening, first, len(opening)))
         middle = _neighbours(ranking[:_SEMIFINALISTS])
-        second = trial.score(middle, contents[: effort.second], bound, effort.max_new_tokens)
-        finalists = _best(middle, second, _FINALISTS)
+        second = trial.score(middle, contents[:second_texts], bound, effort.max_new_tokens)
+        finalists = _best(middle, second, n_finalists)
         closing = [shaped for push in finalists for shaped in _shapes(push, ranking)]
         return trial.strictest(closing, contents, bound)
 
-    rival = search([None])
+    rival = search([None], effort.third, _RIVAL_FINALISTS)
+    choice = preset.preset.placements[placement].choice
+    if latents:
+        choice = _as_choice(search(_RECIPES, effort.second, _FINALISTS))
     return Calibration(
-        choice=_as_choice(search(_RECIPES)),
+        choice=choice,
         mean_difference=MeanDifferenceChoice(
             layer=rival.layers[0],
             dose=rival.dose,

@@ -47,13 +47,16 @@ class Search:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[tuple[str, str]] = []
         self.contents: list[list[str]] = []
+        self.latents: list[bool] = []
+        """Whether they were searched as well."""
         self.fail_at = -1
         monkeypatch.setattr(build, "calibrate", self._calibrate)
 
     def _calibrate(
         self, engine: Any, preset: LoadedPreset, instruction: Any, placement: Any, contents: Any,
-        effort: Any, *, advance: Any,
+        effort: Any, *, advance: Any, latents: bool,
     ) -> Calibration:  # fmt: skip
+        self.latents.append(latents)
         if len(self.calls) == self.fail_at:
             raise RuntimeError
         self.calls.append((preset.id, placement))
@@ -122,8 +125,9 @@ def test_an_interrupted_run_goes_on_where_it_was(
     assert _scored(engine, shelf, "verse") == {"pre": True, "post": True}
     _calibrate(engine, shelf, data)
     assert len(search.calls) == 4
-    _calibrate(engine, shelf, data, "verse", again=True)
+    _calibrate(engine, shelf, data, "verse", again=True, search="rival")
     assert search.calls[4:] == [("verse", "pre"), ("verse", "post")]
+    assert search.latents[-3:] == [True, False, False]
 
 
 def test_searching_sees_develop_texts_and_scoring_held_out_ones(
@@ -248,10 +252,10 @@ def test_without_a_search_the_choice_stays_and_is_scored(
     engine: LocalEngine, shelf: Library, data: Path, search: Search
 ) -> None:
     with pytest.raises(PresetError, match="no choice yet"):
-        _calibrate(engine, shelf, data, "question", search=False)
+        _calibrate(engine, shelf, data, "question", search="none")
     _calibrate(engine, shelf, data, "question")
     before = shelf.preset(engine.model.id, "question").preset
-    _calibrate(engine, shelf, data, "question", search=False, again=True, command="scored again")
+    _calibrate(engine, shelf, data, "question", search="none", again=True, command="scored again")
     after = shelf.preset(engine.model.id, "question").preset
     assert len(search.calls) == 2
     for placement in PLACEMENTS:

@@ -54,14 +54,21 @@ class Rounds:
     advanced: int = 0
     perplexity: float = 5.0
 
-    def run(self, monkeypatch: pytest.MonkeyPatch) -> Calibration:
+    def run(self, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Calibration:
         monkeypatch.setattr(module, "steering_for", lambda preset, placement, push: push)
         monkeypatch.setattr(module, "make_replies", self._make_replies)
         monkeypatch.setattr(module, "judge_form", self._judge_form)
         monkeypatch.setattr(module, "ask_about", self._ask_about)
         (asked,) = instructions("question")
         return calibrate(
-            self.engine, self.preset, asked, "post", CONTENTS, EFFORT, advance=self._advance
+            self.engine,
+            self.preset,
+            asked,
+            "post",
+            CONTENTS,
+            EFFORT,
+            advance=self._advance,
+            **options,
         )
 
     def _advance(self, count: int) -> None:
@@ -154,9 +161,12 @@ def test_equally_good_means_the_smaller_dose(search: Any) -> None:
     calibration, rounds = search(lambda push: Outcome(2))
     steady = round(0.225 * 0.7, 3)
     assert calibration.choice.dose == calibration.mean_difference.dose == steady
-    for closing in (RIVALS[2], LATENTS[2]):
-        tried = {(push.shape.half_life, push.dose) for push in rounds.pushes[closing]}
-        assert tried == {(16, 0.225), (48, round(0.225 * 0.85, 3)), (None, steady)}
+    tried = {(push.shape.half_life, push.dose) for push in rounds.pushes[LATENTS[2]]}
+    assert tried == {(16, 0.225), (48, round(0.225 * 0.85, 3)), (None, steady)}
+    # A finalist more, since two layers give two at the smallest dose.
+    more = {(16, 0.3), (48, round(0.3 * 0.85, 3)), (None, round(0.3 * 0.7, 3))}
+    rivals = {(push.shape.half_life, push.dose) for push in rounds.pushes[RIVALS[2]]}
+    assert rivals == tried | more
 
 
 def test_the_finalists_are_tried_in_every_shape(search: Any) -> None:
@@ -217,6 +227,16 @@ def test_mean_difference_goes_through_the_same_rounds(search: Any) -> None:
     assert {found.beta for found in latents if found} == {-0.5, 0, 0.5}
 
 
+def test_mean_difference_can_be_searched_alone(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = Rounds(engine, planted_preset(engine), lambda _: Outcome(2), lambda _: Outcome(2))
+    calibration = rounds.run(monkeypatch, latents=False)
+    assert calibration.choice == rounds.preset.preset.placements["post"].choice
+    assert len(rounds.pushes) == 1 + len(RIVALS)
+    assert calibration.mean_difference.dose == round(0.225 * 0.7, 3)
+
+
 def test_semifinalists_differ_in_more_than_their_dose(search: Any) -> None:
     def outcome(push: Push) -> Outcome:
         if push.latents == CONTRAST and push.layers == (3,):
@@ -233,10 +253,10 @@ def test_each_round_sees_more_texts_than_the_one_before(search: Any) -> None:
     _, rounds = search(lambda push: Outcome(2))
     middle = rounds.pushes[LATENTS[1]]
     assert len({(p.layers, p.latents.selection, p.latents.rule) for p in middle if p.latents}) == 3
-    assert rounds.contents == [CONTENTS[:n] for n in (5, 2, 4, 5, 2, 4, 5)]
+    assert rounds.contents == [CONTENTS[:n] for n in (5, 2, 5, 5, 2, 4, 5)]
     assert rounds.tokens == [7, 3, 7, 7, 3, 7, 7]
     tried = [len(pushes) for pushes in rounds.pushes]
-    texts = [0, 2, 4, 5, 2, 4, 5]
+    texts = [0, 2, 5, 5, 2, 4, 5]
     assert rounds.advanced == 5 + sum(n * m for n, m in zip(texts, tried, strict=True))
 
 
@@ -245,7 +265,7 @@ def test_only_pushes_that_can_still_win_are_asked_whether_they_are_about_their_c
 ) -> None:
     _, rounds = search(lambda push: Outcome(5 if push.shape == Shape() else 3, about=4))
     best = 4 * len(CONTENTS[:5])
-    assert rounds.asked_about == [best, best]  # of 8 rivals and 12 latents
+    assert rounds.asked_about == [best, best]  # of 12 rivals and 12 latents
     _, rounds = search(lambda push: Outcome(5 if push.shape == Shape() else 3, about=2))
     assert sum(rounds.asked_about) == 5 * sum(
         len(rounds.pushes[n]) for n in (RIVALS[2], LATENTS[2])

@@ -73,7 +73,7 @@ def test_every_claim_has_its_verdict(page: str) -> None:
 def test_latents_are_held_against_mean_difference(page: str, tmp_path: Path) -> None:
     words = words_of(page)
     assert "Latents reach mean difference at its own best setting in 4 of 4." in words
-    assert "letter, pre steered 80 58–92 70 48–85 +10" in words
+    assert "letter, pre steered 80 58–92 70 48–85 ahead by 10" in words
     without = write_report([small_run(tmp_path / "run")], tmp_path / "out").read_text("utf-8")
     assert "mean difference at its own best setting in" not in words_of(without)
     assert 'href="#rivals"' in page

@@ -33,7 +33,7 @@ _NEIGHBOUR_DOSES = (0.75, 1, 1.3)
 _FEWER_AND_MORE_LATENTS = (1, 40)
 _NEIGHBOUR_BETAS = (-0.5, 0.5)
 _SEMIFINALISTS, _FINALISTS = 3, 2
-_RIVAL_FINALISTS = 3  # its field is small, and its best must not be missed
+_RIVAL_FINALISTS = 3
 
 HALF_LIFE = 16
 """Of a fading push, in tokens. Steady pushes have sent most replies into loops, so the search
@@ -92,7 +92,12 @@ def calibrate(
     bound = trial.perplexity_bound(contents)
     layers = preset.preset.placements[placement].layer_numbers
 
-    def search(recipes: Sequence[LatentPush | None], second_texts: int, n_finalists: int) -> Push:
+    def search(
+        recipes: Sequence[LatentPush | None],
+        n_semifinalists: int,
+        second_texts: int,
+        n_finalists: int,
+    ) -> Push:
         opening = [
             Push(layers=(layer,), dose=dose, latents=recipe, shape=Shape(half_life=HALF_LIFE))
             for layer in layers
@@ -101,16 +106,17 @@ def calibrate(
         ]
         first = trial.score(opening, contents[: effort.first], bound, effort.first_tokens)
         ranking = _apart(_best(opening, first, len(opening)))
-        middle = _neighbours(ranking[:_SEMIFINALISTS])
+        middle = _neighbours(ranking[:n_semifinalists])
         second = trial.score(middle, contents[:second_texts], bound, effort.max_new_tokens)
         finalists = _best(middle, second, n_finalists)
         closing = [shaped for push in finalists for shaped in _shapes(push, ranking)]
         return trial.strictest(closing, contents, bound)
 
-    rival = search([None], effort.third, _RIVAL_FINALISTS)
+    # Its field is small, and its best must not be missed: every layer gets to the second round.
+    rival = search([None], len(layers), effort.third, _RIVAL_FINALISTS)
     choice = preset.preset.placements[placement].choice
     if latents:
-        choice = _as_choice(search(_RECIPES, effort.second, _FINALISTS))
+        choice = _as_choice(search(_RECIPES, _SEMIFINALISTS, effort.second, _FINALISTS))
     return Calibration(
         choice=choice,
         mean_difference=MeanDifferenceChoice(

@@ -42,7 +42,8 @@ class Contest:
 def contests(cells: Cells) -> list[Contest]:
     """One for every preset and placement where mean difference was measured beside latents."""
     found = []
-    for cell, rival in cells.items():
+    in_order = sorted(cells.items(), key=lambda item: (item[0].preset, item[0].placement != "pre"))
+    for cell, rival in in_order:
         if cell.condition != "mean-difference" or cell.value is not None:
             continue
         beside = {name: _at(cells, cell, name) for name in VARIANTS}

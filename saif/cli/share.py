@@ -103,7 +103,7 @@ def _refuse_to_overwrite(library: "Library", found: "list[LoadedPreset]") -> Non
 
 def _refusal(sentence: str, error: OSError) -> PresetError:
     return PresetError(
-        f"{sentence}: {error}.",
+        f"{sentence}: {str(error).rstrip('.')}.",
         hint="Log in with `hf auth login` or set HF_TOKEN; both need a token of the hub.",
     )
 

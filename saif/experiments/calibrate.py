@@ -117,16 +117,13 @@ def calibrate(
     choice = preset.preset.placements[placement].choice
     if latents:
         choice = _as_choice(search(_RECIPES, _SEMIFINALISTS, effort.second, _FINALISTS))
-    return Calibration(
-        choice=choice,
-        mean_difference=MeanDifferenceChoice(
-            layer=rival.layers[0],
-            dose=rival.dose,
-            half_life=rival.shape.half_life,
-            keep_norm=rival.shape.keep_norm,
-        ),
-        bound=bound,
+    best_rival = MeanDifferenceChoice(
+        layer=rival.layers[0],
+        dose=rival.dose,
+        half_life=rival.shape.half_life,
+        keep_norm=rival.shape.keep_norm,
     )
+    return Calibration(choice, best_rival, bound)
 
 
 def keep_choice(
@@ -280,12 +277,8 @@ class _Trial:
         return _split(pushes, self._judge(tasks, max_new_tokens))
 
     def _judge(self, tasks: Sequence[Task], max_new_tokens: int) -> list[Judged]:
-        replies = make_replies(
-            self.engine,
-            tasks,
-            sampling=Sampling(max_new_tokens=max_new_tokens),
-            advance=self.advance,
-        )
+        sampling = Sampling(max_new_tokens=max_new_tokens)
+        replies = make_replies(self.engine, tasks, sampling=sampling, advance=self.advance)
         return judge_form(self.engine, self.instruction, tasks, replies)
 
 

@@ -1,6 +1,5 @@
 """`presets push` and `presets pull`: presets as a repository on the Hugging Face hub."""
 
-import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from saif.presets.library import Library
     from saif.presets.preset import LoadedPreset, Preset
 
-_SUFFIXES = (".json", ".safetensors")
-
 RepositoryArgument = Annotated[str, typer.Argument(metavar="YOU/NAME", help="On the hub.")]
 
 
@@ -35,7 +32,7 @@ def push(
     private: Annotated[bool, typer.Option(help="If the repository has to be made.")] = False,
 ) -> None:
     """Share a model's presets on the hub, with a card that shows their scores."""
-    from saif.presets.files import read_preset
+    from saif.presets.files import write_preset
     from saif.runtime import hub
     from saif.runtime.load import model_id
 
@@ -47,17 +44,16 @@ def push(
             f"There are no presets for {found}.",
             hint="Make some with `python -m saif presets build`.",
         )
-    with tempfile.TemporaryDirectory() as folder:
-        cards = []
-        for name in names:
-            cards.append(library.card(found, name))
-            for suffix in _SUFFIXES:
-                shutil.copy(library.model_folder(found) / f"{name}{suffix}", folder)
-            read_preset(Path(folder) / f"{name}.json")  # nothing damaged leaves this machine
-        (Path(folder) / "README.md").write_text(card_of(repository, cards), "utf-8")
+    loaded = [library.preset(found, name) for name in names]  # nothing damaged leaves this machine
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for each in loaded:
+            write_preset(folder, each)
+        card = card_of(repository, [each.preset for each in loaded])
+        (folder / "README.md").write_text(card, "utf-8")
         try:
             address = hub.upload(
-                Path(folder), repository, message=f"Presets for {found}", private=private
+                folder, repository, message=f"Presets for {found}", private=private
             )
         except OSError as error:
             raise _refusal(f"The presets could not be sent to {repository}", error) from error

@@ -7,6 +7,7 @@ import typer
 
 from saif.cli.options import (
     DEFAULT_MODEL,
+    EffortOption,
     ModelOption,
     PresetIdsOption,
     PresetsOption,
@@ -89,6 +90,7 @@ def calibrate(
         Literal["all", "rival", "none"],
         typer.Option(help="rival: mean difference alone; none: only score. The rest is kept."),
     ] = "all",
+    effort: EffortOption = "thorough",
 ) -> None:
     """Search each preset's best setting, then score it on held-out texts beside all baselines."""
     from saif.experiments.build import calibrate_presets
@@ -103,6 +105,7 @@ def calibrate(
         n=n,
         again=again,
         search=search,
+        effort=effort,
         command=command_typed(),
     )
 

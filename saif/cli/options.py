@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -57,6 +57,10 @@ SaesOption = Annotated[
         metavar="SAE",
         help="RELEASE/ID or a local folder, one per layer; the model's own if left out.",
     ),
+]
+EffortOption = Annotated[
+    Literal["thorough", "quick"],
+    typer.Option(help="How long to search; quick takes a third of the work and finds less."),
 ]
 
 __all__ = ["DEFAULT_MODEL"]  # every command that takes a model has this default

@@ -11,6 +11,7 @@ from rich.table import Column, Table
 from saif.cli import share
 from saif.cli.options import (
     DEFAULT_MODEL,
+    EffortOption,
     JsonOption,
     ModelOption,
     PresetIdsOption,
@@ -242,6 +243,10 @@ def build(
     ] = None,
     presets: PresetsOption = None,
     n: Annotated[int, typer.Option(help="Held-out texts to score on.")] = 20,
+    effort: EffortOption = "thorough",
+    every: Annotated[
+        bool, typer.Option("--all", help="Every preset that it lacks; the default.")
+    ] = False,
 ) -> None:
     """Make the presets that a model lacks: identify, calibrate and score them.
 
@@ -250,9 +255,12 @@ def build(
     """
     from saif.experiments.build import make_presets
 
+    if every and preset:
+        raise typer.BadParameter("Name presets or give --all, not both.")
+
     engine = open_engine(model, quantize)
     library = open_library(presets)
-    make_presets(engine, library, data, preset, sae, n=n, command=command_typed())
+    make_presets(engine, library, data, preset, sae, n=n, effort=effort, command=command_typed())
     print(library.model_folder(engine.model.id))
 
 

@@ -10,12 +10,14 @@ from saif.core.aboutness import N_DISTRACTORS
 from saif.core.spec import PLACEMENTS
 from saif.engine import LocalEngine
 from saif.errors import InputError, SaeError
-from saif.experiments.calibrate import EFFORTS, calibrate, keep_choice
+from saif.experiments.calibrate import calibrate, keep_choice
 from saif.experiments.contents import read_contents
-from saif.experiments.directions import Subject
+from saif.experiments.directions import CONDITIONS, Subject
+from saif.experiments.effort import EFFORTS, Thoroughness
 from saif.experiments.evaluate import Evaluation
-from saif.experiments.identify import build_presets, read_prompts
-from saif.experiments.progress import bar
+from saif.experiments.identify import build_presets, prompts_read, read_prompts
+from saif.experiments.progress import Heard, Part, bar, nobody
+from saif.experiments.rounds import replies_made
 from saif.presets.files import write_preset
 from saif.presets.instructions import ContentKind
 from saif.presets.library import Library
@@ -26,8 +28,8 @@ from saif.runtime.sae import Sae, load_sae
 Search = Literal["all", "rival", "none"]
 """What calibration searches: the latents and mean difference, mean difference alone, neither."""
 
-_IDENTIFY_ON = 80
-"""Texts that `make_presets` identifies on."""
+N_SCORED = 20
+"""Held-out texts that a made preset is scored on, unless told otherwise; as many ship."""
 
 
 def identify_presets(
@@ -38,6 +40,7 @@ def identify_presets(
     sae_sources: Sequence[str] | None,
     *,
     n: int,
+    heard: Heard = nobody,
 ) -> None:
     """Write a preset per instruction, uncalibrated, with the latents of every SAE at hand.
 
@@ -52,9 +55,10 @@ def identify_presets(
     contents = {kind: read_contents(data, kind, "identify", n) for kind in sorted(kinds)}
     sources = _sae_sources(engine, library, sae_sources)
     layers = sorted(sources)
-    readings = read_prompts(engine.steerable, instructions, contents, layers)
+    readings = read_prompts(engine.steerable, instructions, contents, layers, heard=heard)
     wanted = [item for item in instructions if not instruction_ids or item.id in instruction_ids]
-    loaded = build_presets(engine, wanted, readings, _loader(library, sources), layers)
+    load = _loader(library, sources)
+    loaded = build_presets(engine, wanted, readings, load, layers, heard=heard)
     folder = library.model_folder(engine.model.id)
     for preset in loaded:
         write_preset(folder, preset)
@@ -67,7 +71,9 @@ def make_presets(
     preset_ids: Sequence[str] | None,
     sae_sources: Sequence[str] | None,
     *,
-    n: int,
+    n: int = N_SCORED,
+    effort: Thoroughness = "thorough",
+    heard: Heard = nobody,
     command: str,
 ) -> None:
     """Identify and calibrate what a model lacks. Goes on where it was interrupted.
@@ -76,11 +82,11 @@ def make_presets(
     sentences can be made.
     """
     source = data or library.root / "contents" / "making.txt"
-    kinds = {"sentence"} if data is None else {"sentence", "passage"}
-    possible = [item.id for item in library.instructions() if item.contents in kinds]
+    possible = makeable(library, data)
     wanted = list(preset_ids or possible)
     for name in wanted:
-        if library.instruction(name).contents not in kinds:
+        library.instruction(name)  # raises, listing what there is
+        if name not in possible:
             raise InputError(
                 f"'{name}' is made with passages, and only sentences ship with saif.",
                 hint="Give --data a folder with stories.",
@@ -88,10 +94,42 @@ def make_presets(
     there = set(library.preset_ids(engine.model.id))
     missing = [name for name in wanted if name not in there]
     if missing:
-        identify_presets(engine, library, source, missing, sae_sources, n=_IDENTIFY_ON)
+        n_texts = EFFORTS[effort, "sentence"].identify_on
+        identify_presets(engine, library, source, missing, sae_sources, n=n_texts, heard=heard)
     calibrate_presets(
-        engine, library, source, wanted, sae_sources, n=n, again=False, command=command
+        engine,
+        library,
+        source,
+        wanted,
+        sae_sources,
+        n=n,
+        again=False,
+        effort=effort,
+        heard=heard,
+        command=command,
     )
+
+
+def makeable(library: Library, data: Path | None = None) -> list[str]:
+    """The instructions that presets can be made for."""
+    kinds = {"sentence"} if data is None else {"sentence", "passage"}
+    return [item.id for item in library.instructions() if item.contents in kinds]
+
+
+def work_left(
+    engine: LocalEngine, library: Library, name: str, effort: Thoroughness, *, n: int = N_SCORED
+) -> dict[Part, int]:
+    """How much of each part `make_presets` has to do for one preset. Raises SaeError if it can't
+    be made because there is no SAE."""
+    layers = len(_sae_sources(engine, library, None))
+    instructions = library.instructions()
+    each = EFFORTS[effort, library.instruction(name).contents]
+    search = replies_made(layers, each) + n * len(CONDITIONS)
+    if name not in library.preset_ids(engine.model.id):
+        prompts = prompts_read(instructions, each.identify_on)
+        return {"prompts": prompts, "layers": layers, "replies": len(PLACEMENTS) * search}
+    parts = library.card(engine.model.id, name).placements.values()
+    return {"prompts": 0, "layers": 0, "replies": search * sum(not p.scores for p in parts)}
 
 
 def calibrate_presets(
@@ -104,6 +142,8 @@ def calibrate_presets(
     n: int,
     again: bool,
     search: Search = "all",
+    effort: Thoroughness = "thorough",
+    heard: Heard = nobody,
     command: str,
 ) -> None:
     """Calibrate and score presets, writing each as soon as it is done.
@@ -128,6 +168,7 @@ def calibrate_presets(
 
         def advance(count: int) -> None:
             progress.advance(replies, count)
+            heard("replies", count)
 
         evaluation = Evaluation(engine, advance=advance)
         jobs = [(name, placement) for name in names for placement in PLACEMENTS]
@@ -138,17 +179,15 @@ def calibrate_presets(
             check_model(preset, engine.model)
             if again or preset.preset.placements[placement].scores is None:
                 instruction = library.instruction(preset.preset.instruction)
-                effort = EFFORTS[instruction.contents]
-                develop = read_contents(data, instruction.contents, "develop", effort.third)
+                each = EFFORTS[effort, instruction.contents]
+                develop = read_contents(data, instruction.contents, "develop", each.third)
                 held_out = read_contents(data, instruction.contents, "held-out", n)
                 find = (
                     keep_choice
                     if search == "none"
                     else functools.partial(calibrate, latents=search == "all")
                 )
-                found = find(
-                    engine, preset, instruction, placement, develop, effort, advance=advance
-                )
+                found = find(engine, preset, instruction, placement, develop, each, advance=advance)
                 chosen = preset.with_part(
                     placement, choice=found.choice, mean_difference=found.mean_difference
                 )
@@ -158,7 +197,7 @@ def calibrate_presets(
                 scores = evaluation.scores(
                     subject,
                     held_out,
-                    max_new_tokens=effort.max_new_tokens,
+                    max_new_tokens=each.max_new_tokens,
                     bound=found.bound,
                     command=command,
                 )
@@ -186,8 +225,7 @@ def _sae_sources(
     published ones of a known model."""
     if given:
         return {load_sae(source).site.layer: source for source in given}
-    own = library.model_folder(engine.model.id) / "sae"
-    found = {int(path.name): str(path) for path in own.glob("*") if path.name.isdigit()}
+    found = {layer: str(path) for layer, path in library.sae_folders(engine.model.id).items()}
     entry = known(engine.model.id)
     if not found and entry is not None:
         found = dict(zip(entry.default_layers(), entry.default_saes(), strict=False))

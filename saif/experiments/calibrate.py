@@ -10,59 +10,23 @@ can still win. Mean difference goes through the same search, so that it is a fai
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from saif.core.fluency import perplexity_bound
-from saif.core.spec import Placement, Sampling, Shape
+from saif.core.spec import Placement, Sampling
 from saif.engine import LocalEngine
 from saif.errors import ModelError, PresetError
+from saif.experiments.effort import Effort
+from saif.experiments.rounds import Field, apart, closing, fields, neighbours, opening
 from saif.experiments.scoring import Judged, Task, ask_about, judge_form, make_replies
-from saif.presets.instructions import ContentKind, Instruction, place
+from saif.presets.instructions import Instruction, place
 from saif.presets.preset import Choice, LoadedPreset, MeanDifferenceChoice
-from saif.presets.push import LatentPush, Push, steering_for
+from saif.presets.push import Push, steering_for
 
-_RECIPES = (
-    LatentPush(selection="signed", rule="delta", k=15),
-    LatentPush(selection="output", rule="delta", k=15),
-    LatentPush(selection="contrast", rule="delta", k=15),
-    LatentPush(selection="saif", rule="delta", k=15),
-    LatentPush(selection="saif", rule="mean", k=15),
-)
-_DOSES = (0.3, 0.5, 0.75)
-_NEIGHBOUR_DOSES = (0.75, 1, 1.3)
-_FEWER_AND_MORE_LATENTS = (1, 40)
-_NEIGHBOUR_BETAS = (-0.5, 0.5)
-_SEMIFINALISTS, _FINALISTS = 3, 2
-_RIVAL_FINALISTS = 3
-
-HALF_LIFE = 16
-"""Of a fading push, in tokens. Steady pushes have sent most replies into loops, so the search
-starts with fading ones."""
-
-_LONG_HALF_LIFE = 48
-_LASTING, _STEADY = 0.85, 0.7  # what a push that fades less, or never, starts with of the dose
 _ASKED_TOGETHER = 4
 
 MAX_DEGENERATE = 0.15
 """The share of degenerate replies that costs nothing beyond those replies themselves."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effort:
-    """How long to search: texts in each round, and tokens per reply in the first and after."""
-
-    first: int = 4
-    first_tokens: int = 24
-    second: int = 12
-    third: int = 20
-    max_new_tokens: int = 40
-
-
-EFFORTS: dict[ContentKind, Effort] = {
-    "sentence": Effort(),
-    # A passage's summary is only judged once it has come to its end.
-    "passage": Effort(first_tokens=64, max_new_tokens=64),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,33 +54,20 @@ def calibrate(
     trial = _Trial(engine, preset, instruction, placement, effort, advance)
     contents = contents[: effort.third]
     bound = trial.perplexity_bound(contents)
-    layers = preset.preset.placements[placement].layer_numbers
+    part = preset.preset.placements[placement]
+    rivals, own = fields(len(part.layer_numbers), effort)
 
-    def search(
-        recipes: Sequence[LatentPush | None],
-        n_semifinalists: int,
-        second_texts: int,
-        n_finalists: int,
-    ) -> Push:
-        opening = [
-            Push(layers=(layer,), dose=dose, latents=recipe, shape=Shape(half_life=HALF_LIFE))
-            for layer in layers
-            for recipe in recipes
-            for dose in _DOSES
-        ]
-        first = trial.score(opening, contents[: effort.first], bound, effort.first_tokens)
-        ranking = _apart(_best(opening, first, len(opening)))
-        middle = _neighbours(ranking[:n_semifinalists])
-        second = trial.score(middle, contents[:second_texts], bound, effort.max_new_tokens)
-        finalists = _best(middle, second, n_finalists)
-        closing = [shaped for push in finalists for shaped in _shapes(push, ranking)]
-        return trial.strictest(closing, contents, bound)
+    def search(field: Field) -> Push:
+        first = opening(part.layer_numbers, field.recipes, effort.doses)
+        scores = trial.score(first, contents[: effort.first], bound, effort.first_tokens)
+        ranking = apart(_best(first, scores, len(first)))
+        second = neighbours(ranking[: field.semifinalists])
+        scores = trial.score(second, contents[: field.texts], bound, effort.max_new_tokens)
+        finalists = _best(second, scores, field.finalists)
+        return trial.strictest(closing(finalists, ranking), contents, bound)
 
-    # Its field is small, and its best must not be missed: every layer gets to the second round.
-    rival = search([None], len(layers), effort.third, _RIVAL_FINALISTS)
-    choice = preset.preset.placements[placement].choice
-    if latents:
-        choice = _as_choice(search(_RECIPES, _SEMIFINALISTS, effort.second, _FINALISTS))
+    rival = search(rivals)
+    choice = _as_choice(search(own)) if latents else part.choice
     best_rival = MeanDifferenceChoice(
         layer=rival.layers[0],
         dose=rival.dose,
@@ -148,54 +99,11 @@ def keep_choice(
     return Calibration(part.choice, part.mean_difference, bound)
 
 
-def _neighbours(pushes: Sequence[Push]) -> list[Push]:
-    """Each push with a smaller and a larger dose and with fewer and more latents; the best one
-    also with β to either side."""
-    found = []
-    for number, push in enumerate(pushes):
-        found += [_at(push, factor) for factor in _NEIGHBOUR_DOSES]
-        if push.latents is None:
-            continue
-        latents = [replace(push.latents, k=k) for k in _FEWER_AND_MORE_LATENTS]
-        if number == 0:
-            latents += [replace(push.latents, beta=beta) for beta in _NEIGHBOUR_BETAS]
-        found += [replace(push, latents=changed) for changed in latents]
-    return list(dict.fromkeys(found))
-
-
-def _shapes(push: Push, ranking: Sequence[Push]) -> list[Push]:
-    """A fading push as it is and in every other shape; latents also at the next best layer as
-    well."""
-    found = [
-        push,
-        replace(_at(push, _LASTING), shape=Shape(half_life=_LONG_HALF_LIFE)),
-        replace(_at(push, _STEADY), shape=Shape()),
-        replace(push, shape=replace(push.shape, keep_norm=True)),
-    ]
-    if push.latents is not None:
-        found.append(replace(push, shape=replace(push.shape, clamp=True)))
-        others = (p.layers[0] for p in ranking if p.layers[0] not in push.layers)
-        found += [replace(push, layers=(*push.layers, layer)) for layer in [*others][:1]]
-    return found
-
-
-def _at(push: Push, factor: float) -> Push:
-    return replace(push, dose=round(push.dose * factor, 3))
-
-
 Objective = tuple[float, float]
 
 
 def _best(pushes: Sequence[Push], scores: Mapping[Push, Objective], n: int) -> list[Push]:
     return sorted(pushes, key=lambda push: (scores[push], -push.dose), reverse=True)[:n]
-
-
-def _apart(pushes: Sequence[Push]) -> list[Push]:
-    """The first of every layer and recipe: two doses of one would crowd out the others."""
-    first: dict[tuple[tuple[int, ...], LatentPush | None], Push] = {}
-    for push in pushes:
-        first.setdefault((push.layers, push.latents), push)
-    return list(first.values())
 
 
 def _as_choice(push: Push) -> Choice:

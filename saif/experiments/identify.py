@@ -24,7 +24,7 @@ from saif.core.spec import PLACEMENTS, SELECTIONS, Placement
 from saif.core.steering import Steering
 from saif.engine import LocalEngine
 from saif.errors import SaeError
-from saif.experiments.progress import track
+from saif.experiments.progress import Heard, nobody, track
 from saif.presets.instructions import ContentKind, Instruction, place
 from saif.presets.preset import (
     MAX_STORED_LATENTS,
@@ -80,6 +80,7 @@ def read_prompts(
     layers: Sequence[int],
     *,
     seed: int = 0,
+    heard: Heard = nobody,
 ) -> Readings:
     """Run every prompt once: each content alone, and with each instruction in both placements.
 
@@ -96,7 +97,7 @@ def read_prompts(
     plain: dict[ContentKind, Residuals] = {}
     instructed: dict[tuple[str, Placement], Residuals] = {}
     for key, texts in track(jobs, "Reading prompts"):
-        residuals = last_residuals(model, texts, layers)
+        residuals = last_residuals(model, texts, layers, heard=heard)
         if isinstance(key, tuple):
             instructed[key] = residuals
         else:
@@ -104,7 +105,18 @@ def read_prompts(
     return Readings({item.id: item.contents for item in instructions}, plain, instructed)
 
 
-def last_residuals(model: SteerableModel, texts: Sequence[str], layers: Sequence[int]) -> Residuals:
+def prompts_read(instructions: Sequence[Instruction], n: int) -> int:
+    """How many prompts `read_prompts` reads with `n` contents of each kind."""
+    return n * (2 * len(instructions) + len({item.contents for item in instructions}))
+
+
+def last_residuals(
+    model: SteerableModel,
+    texts: Sequence[str],
+    layers: Sequence[int],
+    *,
+    heard: Heard = nobody,
+) -> Residuals:
     """The residual stream at the last prompt token of each text as a user message, float32."""
     prompts = [model.render([{"role": "user", "content": text}]) for text in texts]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -114,6 +126,7 @@ def last_residuals(model: SteerableModel, texts: Sequence[str], layers: Sequence
         residuals, _ = model.residuals([prompts[i] for i in rows], layers)
         for layer, resid in residuals.items():
             found[layer][rows] = resid[:, -1].float().cpu()  # left-padded: the last is the newest
+        heard("prompts", len(rows))
     return found
 
 
@@ -123,6 +136,8 @@ def build_presets(
     readings: Readings,
     load: Callable[[int], Sae],
     layers: Sequence[int],
+    *,
+    heard: Heard = nobody,
 ) -> list[LoadedPreset]:
     """A preset per instruction with every layer's latents. One SAE is in memory at a time."""
     tables: dict[tuple[str, Placement], list[LayerTable]] = {}
@@ -151,6 +166,7 @@ def build_presets(
                 table = _table(engine.steerable, sae, layer, norm, statistics)
                 tables.setdefault((instruction.id, placement), []).append(table)
             vectors[instruction.id][layer] = _vectors(sae, found, instruction, readings, layer)
+        heard("layers", 1)
     return [
         LoadedPreset(_card(engine, instruction, tables), vectors[instruction.id])
         for instruction in instructions

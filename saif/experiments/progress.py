@@ -1,7 +1,8 @@
-"""Progress bars with the time left, on stderr, so that stdout stays for results."""
+"""Progress: bars with the time left on stderr, so that stdout stays for results, and counts for
+whoever else wants to hear."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -14,6 +15,16 @@ from rich.progress import (
 )
 
 T = TypeVar("T")
+
+Part = Literal["prompts", "layers", "replies"]
+"""Prompts are read, latents of layers identified, replies made and judged."""
+
+Heard = Callable[[Part, int], None]
+"""Hears how many more of a part are done. What it raises ends the work."""
+
+
+def nobody(part: Part, n: int) -> None:
+    """Where nobody listens."""
 
 
 def bar() -> Progress:

@@ -12,9 +12,9 @@ from saif import __version__
 from saif.core.spec import PLACEMENTS, SELECTIONS, STRENGTH_RULES, Placement, Shape
 from saif.engine import LocalEngine
 from saif.errors import InputError
-from saif.experiments.calibrate import EFFORTS, HALF_LIFE
 from saif.experiments.contents import evaluation_contents
 from saif.experiments.directions import Condition, Subject
+from saif.experiments.effort import HALF_LIFE, MAX_NEW_TOKENS
 from saif.experiments.evaluate import Trial, perplexity_bound
 from saif.experiments.records import Cell, RunRecord, sha256_of
 from saif.presets.instructions import ContentKind
@@ -231,7 +231,7 @@ def _trial(texts: Texts, subject: Subject, condition: Condition) -> Trial:
         subject=subject,
         condition=condition,
         contents=texts(kind),
-        max_new_tokens=EFFORTS[kind].max_new_tokens,
+        max_new_tokens=MAX_NEW_TOKENS[kind],
     )
 
 
@@ -245,7 +245,6 @@ def _record(
     values: Sequence[Value],
 ) -> RunRecord:
     contents = {trial.subject.instruction.contents: trial.contents for trial in trials}
-    folder = library.model_folder(engine.model.id)
     presets = {trial.subject.preset.id for trial in trials} | {
         trial.subject.other.id for trial in trials if trial.subject.other is not None
     }
@@ -256,7 +255,8 @@ def _record(
         quantize=engine.steerable.quantize,
         presets={
             name: sha256_of(
-                (folder / f"{name}{suffix}").read_bytes() for suffix in (".json", ".safetensors")
+                library.preset_path(engine.model.id, name).with_suffix(suffix).read_bytes()
+                for suffix in (".json", ".safetensors")
             )
             for name in sorted(presets)
         },
@@ -271,6 +271,6 @@ def _record(
         n=plan.n,
         seed=plan.seed,
         temperature=plan.temperature,
-        max_new_tokens={kind: EFFORTS[kind].max_new_tokens for kind in sorted(contents)},
+        max_new_tokens={kind: MAX_NEW_TOKENS[kind] for kind in sorted(contents)},
         versions={"saif": __version__, **{name: version(name) for name in _PACKAGES}},
     )

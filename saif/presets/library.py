@@ -24,12 +24,12 @@ def user_folder() -> Path:
 class Library:
     """A `presets/` folder: `instructions/` for any model, a folder of presets per model.
 
-    own: where the presets of models go that have no folder in `root`; None for `root` as well.
+    own: where presets are written, and looked for before `root`; None writes into `root` itself.
     """
 
     def __init__(self, root: Path = SHIPPED, *, own: Path | None = None) -> None:
         self.root = root
-        self.roots = [root] if own is None else [root, own]
+        self.roots = [root] if own is None else [own, root]
 
     def instruction_ids(self) -> list[str]:
         return sorted(path.stem for path in (self.root / "instructions").glob("*.yaml"))
@@ -47,27 +47,34 @@ class Library:
         return [self.instruction(name) for name in self.instruction_ids()]
 
     def model_folder(self, model_id: str) -> Path:
-        """Where a model's presets and SAEs lie: the last part of its id, in lower case, with a
-        dash for whatever a preset's name may not hold either."""
+        """Where a model's presets are written: the last part of its id, in lower case, with a dash
+        for whatever a preset's name may not hold either."""
         name = re.sub(r"[^a-z0-9.-]+", "-", model_id.rsplit("/", 1)[-1].lower())
-        name = check_name(name.strip("-.")[:64])
-        return next(
-            (root / name for root in self.roots if (root / name).is_dir()), self.roots[-1] / name
-        )
+        return self.roots[0] / check_name(name.strip("-.")[:64])
+
+    def model_folders(self, model_id: str) -> list[Path]:
+        """Where a model's presets may lie; the first that has one counts."""
+        name = self.model_folder(model_id).name
+        return [root / name for root in self.roots]
 
     def preset_ids(self, model_id: str) -> list[str]:
-        return sorted(path.stem for path in self.model_folder(model_id).glob("*.json"))
+        folders = self.model_folders(model_id)
+        return sorted({path.stem for folder in folders for path in folder.glob("*.json")})
 
     def card(self, model_id: str, name: str) -> Preset:
         """A preset without its vectors."""
-        return read_card(self._preset_path(model_id, name))
+        return read_card(self.preset_path(model_id, name))
 
     def preset(self, model_id: str, name: str) -> LoadedPreset:
-        return read_preset(self._preset_path(model_id, name))
+        return read_preset(self.preset_path(model_id, name))
 
     def preset_paths(self) -> list[Path]:
         """The cards of all presets of all models."""
-        return sorted(path for root in self.roots for path in root.glob("*/*.json"))
+        found: dict[str, Path] = {}
+        for root in self.roots:
+            for path in root.glob("*/*.json"):
+                found.setdefault(path.relative_to(root).as_posix(), path)
+        return [found[name] for name in sorted(found)]
 
     def model_ids(self) -> list[str]:
         """The model folders that hold at least one preset."""
@@ -82,13 +89,25 @@ class Library:
         return None
 
     def sae_folder(self, model_id: str, layer: int) -> Path:
+        """Where a trained SAE is written."""
         return self.model_folder(model_id) / "sae" / str(layer)
 
-    def _preset_path(self, model_id: str, name: str) -> Path:
-        path = self.model_folder(model_id) / f"{check_name(name)}.json"
-        if not path.is_file():
-            known = ", ".join(self.preset_ids(model_id)) or "none yet"
-            raise PresetError(
-                f"There is no preset '{name}' for {model_id}.", hint=f"Available: {known}."
-            )
-        return path
+    def sae_folders(self, model_id: str) -> dict[int, Path]:
+        """layer -> the model's own SAE at that layer."""
+        found: dict[int, Path] = {}
+        for folder in self.model_folders(model_id):
+            for path in (folder / "sae").glob("*"):
+                if path.name.isdigit():
+                    found.setdefault(int(path.name), path)
+        return found
+
+    def preset_path(self, model_id: str, name: str) -> Path:
+        """The card of a preset. Raises PresetError, naming those there are, without one."""
+        file = f"{check_name(name)}.json"
+        for folder in self.model_folders(model_id):
+            if (folder / file).is_file():
+                return folder / file
+        known = ", ".join(self.preset_ids(model_id)) or "none yet"
+        raise PresetError(
+            f"There is no preset '{name}' for {model_id}.", hint=f"Available: {known}."
+        )

@@ -1,3 +1,4 @@
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +11,17 @@ from saif.core.spec import PLACEMENTS
 from saif.engine import LocalEngine
 from saif.errors import InputError, PresetError, SaeError
 from saif.experiments import build, evaluate
-from saif.experiments.build import calibrate_presets, identify_presets, make_presets
-from saif.experiments.calibrate import Calibration, Effort
+from saif.experiments.build import calibrate_presets, identify_presets, make_presets, work_left
+from saif.experiments.calibrate import Calibration
 from saif.experiments.contents import read_contents
 from saif.experiments.directions import CONDITIONS
+from saif.experiments.effort import EFFORTS, Effort
 from saif.experiments.evaluate import Evaluation
 from saif.presets.files import read_preset, write_preset
 from saif.presets.library import SHIPPED, Library
 from saif.presets.preset import LoadedPreset, MeanDifferenceChoice
 
-EFFORT = Effort(first=2, first_tokens=3, second=2, third=4, max_new_tokens=4)
+EFFORT = Effort(first=2, first_tokens=3, second=2, third=4, max_new_tokens=4, identify_on=4)
 FOUND = MeanDifferenceChoice(layer=3, dose=0.5)
 
 
@@ -37,7 +39,7 @@ def shelf(
     monkeypatch.setattr(
         build, "load_sae", lambda source: replace(planted_sae(int(Path(source).name)), id=source)
     )
-    monkeypatch.setattr(build, "EFFORTS", dict.fromkeys(("sentence", "passage"), EFFORT))
+    monkeypatch.setattr(build, "EFFORTS", dict.fromkeys(EFFORTS, EFFORT))
     return library
 
 
@@ -270,13 +272,12 @@ def test_without_a_search_the_choice_stays_and_is_scored(
 
 
 @pytest.fixture
-def shipped(shelf: Library, monkeypatch: pytest.MonkeyPatch) -> Library:
+def shipped(shelf: Library) -> Library:
     """The shelf with the sentences that presets are made with."""
     source = SHIPPED / "contents" / "making.txt"
     folder = shelf.root / "contents"
     folder.mkdir()
     (folder / source.name).write_bytes(source.read_bytes())
-    monkeypatch.setattr(build, "_IDENTIFY_ON", 4)
     return shelf
 
 
@@ -302,7 +303,7 @@ def test_without_names_all_instructions_for_sentences_are_made(
 ) -> None:
     identified: list[str] = []
     calibrated: list[str] = []
-    monkeypatch.setattr(build, "identify_presets", lambda *a, n: identified.extend(a[3]))
+    monkeypatch.setattr(build, "identify_presets", lambda *a, **_: identified.extend(a[3]))
     monkeypatch.setattr(build, "calibrate_presets", lambda *a, **_: calibrated.extend(a[3]))
     make_presets(engine, shipped, None, None, None, n=4, command="")
     found = {item.id for item in shipped.instructions() if item.contents == "sentence"}
@@ -311,6 +312,36 @@ def test_without_names_all_instructions_for_sentences_are_made(
     make_presets(engine, shipped, shipped.root, None, None, n=4, command="")
     assert "summarise" in identified
     assert "summarise" not in found
+
+
+def test_all_that_is_done_is_heard_and_was_foretold(engine: LocalEngine, shipped: Library) -> None:
+    foretold = work_left(engine, shipped, "letter", "quick", n=4)
+    heard: Counter[str] = Counter()
+    made: dict[str, Any] = {"n": 4, "effort": "quick", "command": ""}
+    make_presets(engine, shipped, None, ["letter"], None, **made,
+                 heard=lambda part, n: heard.update({part: n}))  # fmt: skip
+    assert heard["prompts"] == foretold["prompts"]
+    assert heard["layers"] == foretold["layers"] == 2
+    # Neighbours that coincide are made once, and what no steering touches once for all.
+    assert 0.8 * foretold["replies"] < heard["replies"] <= foretold["replies"]
+    assert set(work_left(engine, shipped, "letter", "quick", n=4).values()) == {0}
+
+
+def test_who_hears_can_end_the_work_and_the_next_time_goes_on(
+    engine: LocalEngine, shipped: Library
+) -> None:
+    def until_identified(part: str, n: int) -> None:
+        if part == "replies":
+            raise KeyboardInterrupt
+
+    made: dict[str, Any] = {"n": 4, "effort": "quick", "command": ""}
+    with pytest.raises(KeyboardInterrupt):
+        make_presets(engine, shipped, None, ["letter"], None, **made, heard=until_identified)
+    left = work_left(engine, shipped, "letter", "quick", n=4)
+    assert (left["prompts"], left["layers"]) == (0, 0)
+    assert left["replies"] > 0
+    make_presets(engine, shipped, None, ["letter"], None, **made)
+    assert _scored(engine, shipped, "letter") == {"pre": True, "post": True}
 
 
 def test_passages_have_to_be_given(engine: LocalEngine, shipped: Library, search: Search) -> None:

@@ -11,7 +11,9 @@ from saif.core.spec import Sampling, Shape
 from saif.engine import LocalEngine, Reply
 from saif.errors import ModelError
 from saif.experiments import calibrate as module
-from saif.experiments.calibrate import Calibration, Effort, calibrate
+from saif.experiments.calibrate import Calibration, calibrate
+from saif.experiments.effort import EFFORTS, Effort
+from saif.experiments.rounds import replies_made
 from saif.experiments.scoring import Judged, Task
 from saif.presets.preset import LoadedPreset, MeanDifferenceChoice
 from saif.presets.push import LatentPush, Push, choice_push
@@ -258,6 +260,25 @@ def test_each_round_sees_more_texts_than_the_one_before(search: Any) -> None:
     tried = [len(pushes) for pushes in rounds.pushes]
     texts = [0, 2, 5, 5, 2, 4, 5]
     assert rounds.advanced == 5 + sum(n * m for n, m in zip(texts, tried, strict=True))
+
+
+def test_what_a_search_costs_is_known_beforehand(
+    search: Any, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def outcome(push: Push) -> Outcome:
+        return Outcome(push.layers[0] - 1)  # a different layer each for the best ones
+
+    _, rounds = search(outcome)
+    assert rounds.advanced == replies_made(2, EFFORT)
+    rounds = Rounds(engine, planted_preset(engine), outcome, outcome)
+    rounds.run(monkeypatch, latents=False)
+    assert rounds.advanced == replies_made(2, EFFORT, latents=False)
+
+
+def test_a_quick_search_takes_a_third_of_the_work() -> None:
+    quick, thorough = EFFORTS["quick", "sentence"], EFFORTS["thorough", "sentence"]
+    assert 3 * replies_made(4, quick) <= replies_made(4, thorough)
+    assert 2 * quick.identify_on <= thorough.identify_on
 
 
 def test_only_pushes_that_can_still_win_are_asked_whether_they_are_about_their_contents(

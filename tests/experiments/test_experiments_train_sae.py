@@ -21,9 +21,9 @@ from saif.core.spec import PLACEMENTS, Site
 from saif.errors import InputError, SaeError
 from saif.experiments import build, corpus, train_sae
 from saif.experiments.activations import collect_activations
-from saif.experiments.calibrate import Effort
 from saif.experiments.corpus import Sequences
 from saif.experiments.directions import CONDITIONS
+from saif.experiments.effort import EFFORTS, Effort
 from saif.experiments.train_sae import SaeCard, SaeTraining, measure_sae
 from saif.presets.files import read_preset
 from saif.presets.library import Library
@@ -403,7 +403,7 @@ def test_train_identify_and_calibrate_from_the_command_line(
     monkeypatch.setattr(corpus, "_REPLY_TOKENS", 4)
     monkeypatch.setattr(corpus, "_REPLY_BATCH", 8)
     effort = Effort(first=2, first_tokens=3, second=3, third=4, max_new_tokens=4)
-    monkeypatch.setattr(build, "EFFORTS", dict.fromkeys(("sentence", "passage"), effort))
+    monkeypatch.setattr(build, "EFFORTS", dict.fromkeys(EFFORTS, effort))
     common = ["--data", str(data), "--model", str(folder), "--presets", str(presets)]
 
     def run(*words: str) -> None:

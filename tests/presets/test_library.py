@@ -56,19 +56,36 @@ def test_every_model_has_a_folder_inside_the_library(
     assert Library(tmp_path).model_folder(model_id) == tmp_path / folder
 
 
-def test_presets_of_models_that_do_not_ship_lie_in_the_user_s_own_folder(tmp_path: Path) -> None:
+def test_the_user_s_own_presets_come_before_those_that_ship(tmp_path: Path) -> None:
     shipped, own = tmp_path / "shipped", tmp_path / "own"
-    (shipped / "gpt2").mkdir(parents=True)
     library = Library(shipped, own=own)
-    assert library.model_folder("openai-community/gpt2") == shipped / "gpt2"
-    assert library.model_folder("google/gemma-2-2b") == own / "gemma-2-2b"
-    for folder, name in ((shipped / "gpt2", "a"), (own / "gemma-2-2b", "b")):
+    for folder, name in ((shipped / "gpt2", "a"), (shipped / "gpt2", "b"), (own / "gpt2", "b"),
+                         (own / "gemma-2-2b", "c")):  # fmt: skip
         folder.mkdir(exist_ok=True, parents=True)
         (folder / f"{name}.json").write_text("{}")
     assert library.model_ids() == ["gemma-2-2b", "gpt2"]
-    assert library.preset_ids("google/gemma-2-2b") == ["b"]
-    assert [path.stem for path in library.preset_paths()] == ["b", "a"]
-    assert library.place_of(own / "gemma-2-2b" / "sae" / "3") == "gemma-2-2b/sae/3"
+    assert library.preset_ids("openai-community/gpt2") == ["a", "b"]
+    assert library.preset_path("openai-community/gpt2", "a") == shipped / "gpt2" / "a.json"
+    assert library.preset_path("openai-community/gpt2", "b") == own / "gpt2" / "b.json"
+    assert library.preset_paths() == [
+        own / "gemma-2-2b" / "c.json",
+        shipped / "gpt2" / "a.json",
+        own / "gpt2" / "b.json",
+    ]
+    with pytest.raises(PresetError, match=r"no preset 'c' for gpt2\. Available: a, b|'c'"):
+        library.preset_path("gpt2", "c")
+
+
+def test_nothing_is_written_among_what_ships(tmp_path: Path) -> None:
+    shipped, own = tmp_path / "shipped", tmp_path / "own"
+    (shipped / "gpt2" / "sae" / "3").mkdir(parents=True)
+    library = Library(shipped, own=own)
+    assert library.model_folder("openai-community/gpt2") == own / "gpt2"
+    assert library.sae_folder("gpt2", 3) == own / "gpt2" / "sae" / "3"
+    assert library.sae_folders("gpt2") == {3: shipped / "gpt2" / "sae" / "3"}
+    library.sae_folder("gpt2", 3).mkdir(parents=True)
+    assert library.sae_folders("gpt2") == {3: own / "gpt2" / "sae" / "3"}
+    assert library.place_of(own / "gpt2" / "sae" / "3") == "gpt2/sae/3"
     assert library.place_of(shipped / "gpt2") == "gpt2"
     assert library.place_of(tmp_path) is None
 

@@ -4,12 +4,14 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING
 
 from saif.errors import SaifError
 
 if TYPE_CHECKING:
     from saif.engine import Engine, LocalEngine
+    from saif.runtime.load import QuantizeOrAuto
 
 
 def main(argv: Sequence[str]) -> int:
@@ -22,28 +24,33 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(argv: Sequence[str]) -> None:
-    from saif.runtime.load import load_model, model_id
+    from saif.runtime.load import check_loadable, load_model, model_id
     from saif.ui.app import build_app
     from saif.ui.launch import read_options, serve
     from saif.ui.services import Services, load_in_background
+    from saif.ui.workshop import Workshop
 
     options = read_options(argv, os.environ)
     engine: Future[Engine] = Future()
 
-    def load() -> "LocalEngine":
+    def load(name: str, quantize: QuantizeOrAuto) -> "LocalEngine":
         from saif.engine import LocalEngine
 
-        return LocalEngine(load_model(options.model, quantize=options.quantize))
+        return LocalEngine(load_model(name, quantize=quantize))
 
     if options.zero_gpu:  # where everything that wants a GPU has to be there before the page is
         from saif.zero_gpu import ZeroGpuEngine
 
-        engine.set_result(ZeroGpuEngine(load()))
-    app = build_app(Services(options.library, model_id(options.model), engine))
+        engine.set_result(ZeroGpuEngine(load(options.model, options.quantize)))
+    services = Services(options.library, model_id(options.model), engine)
+    workshop = Workshop(
+        services, load, check_loadable, name=options.model, quantize=options.quantize
+    )
+    app = build_app(services, workshop if options.owner else None)
     url = serve(app, options.host, options.port)
     sys.stderr.write(f"SAIF is at {url} (Ctrl+C ends it)\n")
     if not engine.done():  # now that the page is up, which importing torch would have held up
-        load_in_background(load, engine)
+        load_in_background(partial(load, options.model, options.quantize), engine)
     app.block_thread()
 
 

@@ -261,8 +261,27 @@ def test_options_come_from_the_command_line_before_the_environment() -> None:
 
 
 @pytest.mark.parametrize(
+    ("argv", "env", "owner"),
+    [
+        ([], {}, True),
+        (["--host", "localhost"], {}, True),
+        (["--host", "0.0.0.0"], {}, False),
+        ([], {"SPACE_ID": "you/saif"}, False),
+        ([], {"SPACE_ID": "you/saif", "SAIF_OWNER": "1"}, True),
+        ([], {"SAIF_OWNER": "0"}, False),
+        ([], {"SPACES_ZERO_GPU": "true", "SAIF_OWNER": "1"}, False),  # nothing there lasts
+    ],
+)
+def test_only_the_machine_s_owner_may_change_its_model(
+    argv: list[str], env: dict[str, str], owner: bool
+) -> None:
+    assert read_options(argv, env).owner is owner
+
+
+@pytest.mark.parametrize(
     ("argv", "env", "said"),
     [
+        ([], {"SAIF_OWNER": "maybe"}, "SAIF_OWNER is 'maybe'"),
         (["--port", "x"], {}, "'x' is not a port"),
         (["--port", "70000"], {}, "'70000' is not a port"),
         ([], {"SAIF_PORT": "none"}, "'none' is not a port"),

@@ -7,17 +7,26 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pytest
 from gradio_client import Client
+from made_up import planted_sae
+from tiny import MODEL_ID, tiny_library, tiny_model
 
 from saif.engine import Engine, LocalEngine, Request
+from saif.errors import ModelError
+from saif.experiments import build
+from saif.experiments.effort import EFFORTS, Effort
 from saif.generation import Step, never
-from saif.presets.library import Library
+from saif.presets.library import SHIPPED, Library
 from saif.presets.preset import ModelRef
 from saif.ui.app import build_app
 from saif.ui.launch import serve
 from saif.ui.services import Services
+from saif.ui.workshop import Workshop
 
 
 class SpyEngine:
@@ -72,13 +81,51 @@ def free_port() -> int:
 
 
 @contextmanager
-def page(library: Library, model_id: str, engine: "Future[Engine]") -> Iterator[str]:
-    """The address of a running page."""
-    app = build_app(Services(library, model_id, engine))
+def page(
+    library: Library,
+    model_id: str,
+    engine: "Future[Engine]",
+    models: "Mapping[str, Callable[[], Engine]] | None" = None,
+) -> Iterator[str]:
+    """The address of a running page. models: what its owner can load."""
+    services = Services(library, model_id, engine)
+    app = build_app(services, None if models is None else workshop(services, models))
     try:
         yield serve(app, "127.0.0.1", free_port())
     finally:
         app.close(verbose=False)
+
+
+EFFORT = Effort(
+    first=2, first_tokens=3, second=2, third=4, max_new_tokens=4, identify_on=4,
+    semifinalists=1, finalists=1, rival_semifinalists=1, rival_finalists=1,
+)  # fmt: skip
+
+
+def owner_library(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
+    """Two presets that ship, an SAE at two layers, and a folder of the user's own. Making a preset
+    takes a second."""
+    (folder / "shipped").mkdir()
+    shipped = tiny_library(folder / "shipped", tiny_model())
+    (shipped.root / "contents").symlink_to(SHIPPED / "contents")
+    for layer in (1, 3):
+        shipped.sae_folder(MODEL_ID, layer).mkdir(parents=True)
+    monkeypatch.setattr(
+        build, "load_sae", lambda source: replace(planted_sae(int(Path(source).name)), id=source)
+    )
+    monkeypatch.setattr(build, "EFFORTS", dict.fromkeys(EFFORTS, EFFORT))
+    return Library(shipped.root, own=folder / "own")
+
+
+def workshop(services: Services, models: "Mapping[str, Callable[[], Engine]]") -> Workshop:
+    def check(name: str, quantize: str, freed: int) -> None:
+        if name not in models:
+            raise ModelError(f"There is no model '{name}'.", hint="Try another.")
+
+    def load(name: str, quantize: str) -> Engine:
+        return models[name]()
+
+    return Workshop(services, load, check, name=services.current.model_id, quantize="none")
 
 
 CONTROLS: dict[str, Any] = {

@@ -37,14 +37,16 @@ def needed(size: Size, quantize: Quantize, per_weight: int = 2) -> float:
     return size.bytes(quantize, per_weight) * _HEADROOM + _RESERVE
 
 
-def room() -> Room:
+def room(freed: int = 0) -> Room:
+    """What is free now, and `freed` bytes more where the model will go."""
     import psutil
     import torch
 
-    cuda = None
-    if torch.cuda.is_available():
-        cuda = sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
-    return Room(cuda, psutil.virtual_memory().available)
+    ram = psutil.virtual_memory().available
+    if not torch.cuda.is_available():
+        return Room(None, ram + freed)
+    cuda = sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
+    return Room(cuda + freed, ram)
 
 
 def size_of(config: Any) -> Size:

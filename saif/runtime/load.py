@@ -1,5 +1,7 @@
 """Load a model by known name, hub id or local folder."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -43,8 +45,6 @@ def load_model(name: str = DEFAULT_MODEL, *, quantize: QuantizeOrAuto = "none") 
 
     Raises ModelError with a way out if it can't be had, or won't fit.
     """
-    import torch
-    from safetensors import SafetensorError
     from transformers import AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
@@ -52,11 +52,31 @@ def load_model(name: str = DEFAULT_MODEL, *, quantize: QuantizeOrAuto = "none") 
 
     transformers_logging.disable_progress_bar()
     keep_freed_memory()
-    try:
+    with _refusals_in_words(name):
         source = _resolve(name)
         bits = _fitting(source, quantize)
         tokenizer = AutoTokenizer.from_pretrained(source.path, **source.options)
         model = _load(source, bits)
+    return SteerableModel(source.id, model, tokenizer, quantize=bits)
+
+
+def check_loadable(name: str, quantize: QuantizeOrAuto, freed: int = 0) -> None:
+    """Raise ModelError as `load_model` would, where that shows before any weight is read.
+
+    freed: bytes that will be free by then, because another model makes room.
+    """
+    with _refusals_in_words(name):
+        _fitting(_resolve(name), quantize, freed)
+
+
+@contextlib.contextmanager
+def _refusals_in_words(name: str) -> Iterator[None]:
+    """What goes wrong with the model called `name` as a ModelError with a way out."""
+    import torch
+    from safetensors import SafetensorError
+
+    try:
+        yield
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelError(
             f"Memory ran out while '{name}' was loading.",
@@ -73,10 +93,9 @@ def load_model(name: str = DEFAULT_MODEL, *, quantize: QuantizeOrAuto = "none") 
         raise ModelError(
             f"The model '{name}' could not be loaded: {_first_line(error)}", hint=_NAMES
         ) from error
-    return SteerableModel(source.id, model, tokenizer, quantize=bits)
 
 
-def _fitting(source: _Source, quantize: QuantizeOrAuto) -> Quantize:
+def _fitting(source: _Source, quantize: QuantizeOrAuto, freed: int = 0) -> Quantize:
     """How to quantize the model, once it is known that it will fit. Raises ModelError."""
     if source.id == embedded.MODEL_ID and quantize in ("none", "auto"):
         return "none"  # half a gigabyte isn't worth the second that counting takes
@@ -89,7 +108,7 @@ def _fitting(source: _Source, quantize: QuantizeOrAuto) -> Quantize:
         from huggingface_hub.constants import HF_HUB_CACHE
 
         fit.check_disk(Path(HF_HUB_CACHE), size.bytes("none"))
-    free = fit.room()
+    free = fit.room(freed)
     bits = fit.choose(size, free, _bytes_per_weight("none")) if quantize == "auto" else quantize
     fit.check_fits(source.id, size, bits, _bytes_per_weight(bits), free)
     return bits

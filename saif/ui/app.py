@@ -1,18 +1,21 @@
 """Wire the panels to the services. No maths, no files, no model calls of its own."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
+from gradio.events import Dependency
 
 from saif.ui.chat_panel import chat_panel
-from saif.ui.describe import problems_line, status_line
-from saif.ui.errors import explain
+from saif.ui.describe import problems_line
+from saif.ui.head import head, watch
 from saif.ui.panel_handlers import PanelHandlers
 from saif.ui.services import Services, no_preset
-from saif.ui.steering_panel import steering_panel
+from saif.ui.steering_panel import sidebar, steering_panel
 from saif.ui.turns import Turns
+from saif.ui.workshop import Workshop
+from saif.ui.workshop_handlers import WorkshopHandlers
+from saif.ui.workshop_panel import workshop_panel
 
 MAX_WAITING = 16
 """Visitors who may wait for the model; one more is told that the queue is full."""
@@ -21,29 +24,47 @@ _HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private
 _QUIET: dict[str, Any] = {"queue": False, **_HIDDEN}
 """For events that only change what the page shows."""
 
-_WATCH_SECONDS = 0.25
+_MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+"""For events that need the model to themselves."""
 
 _CLOSE_PANEL_ON_PHONES = """() => {
   if (innerWidth < 768) document.querySelector('#steering.open .toggle-button')?.click()
 }"""
 
 
-def build_app(services: Services) -> gr.Blocks:
-    """The page. `services.engine` may still be loading: the page doesn't need it to be served."""
+def build_app(services: Services, workshop: Workshop | None = None) -> gr.Blocks:
+    """The page. The engine may still be loading: the page doesn't need it to be served.
+
+    workshop: for a page whose visitor owns the machine.
+    """
     cards, problems = services.cards()
     if not cards and not problems:
-        problems = [no_preset(services.model_id).sentence]
+        problems = [no_preset(services.current.model_id, makeable=workshop is not None).sentence]
     with gr.Blocks(title="SAIF", analytics_enabled=False, fill_height=True) as app:
-        panel = steering_panel(cards)
-        chat = chat_panel(_head(services), problems_line(problems))
-        handlers = PanelHandlers(services, cards, panel, chat.examples)
-        _wire_turns(Turns(services, chat, panel, talk=gr.State(()), run=gr.State(None)))
-        _wire_panel(app, handlers)
+        with sidebar():
+            panel = steering_panel(cards)
+            tools = workshop and workshop_panel(workshop.asked[0], without_presets=not cards)
+        chat = chat_panel(head(services), problems_line(problems))
+        makeable = workshop is not None
+        handlers = PanelHandlers(services, panel, chat.examples, makeable)
+        shown = gr.State(None)
+        turns = Turns(services, chat, panel, gr.State(()), gr.State(None), shown, makeable)
+        _wire_turns(turns)
+        renew: dict[str, Any] = {
+            "fn": handlers.renew,
+            "outputs": [shown, panel.push.preset, chat.notice],
+            **_QUIET,
+        }
+        settle = _wire_panel(handlers)
+        settle(app.load(**renew))
         panel.with_prompted.change(
             lambda on: gr.Column(visible=on), panel.with_prompted, chat.prompted_column, **_QUIET
         )
         app.load(js=_CLOSE_PANEL_ON_PHONES)
-        app.load(_watch(services), outputs=chat.status, concurrency_limit=None, **_HIDDEN)
+        app.load(watch(services), outputs=chat.status, concurrency_limit=None, **_HIDDEN)
+        if workshop and tools:
+            owner = WorkshopHandlers(workshop, tools, turns, handlers)
+            _wire_workshop(app, owner, renew, settle)
     app.queue(max_size=MAX_WAITING)
     return app
 
@@ -51,21 +72,23 @@ def build_app(services: Services) -> gr.Blocks:
 def _wire_turns(turns: Turns) -> None:
     chat = turns.chat
     model: dict[str, Any] = {
+        **_MODEL,
         "outputs": turns.outputs,
-        "concurrency_id": "model",
-        "concurrency_limit": 1,
         "show_progress": "minimal",
         "show_progress_on": chat.status,
     }
     gr.on(
         [chat.message.submit, chat.send.click],
         turns.ask,
-        inputs=[chat.message, turns.talk, *turns.panel.inputs],
+        inputs=[chat.message, turns.talk, turns.shown, *turns.panel.inputs],
         api_name="ask",
         **model,
     )
     chat.retry.click(
-        turns.again, inputs=[turns.talk, *turns.panel.inputs], api_name="retry", **model
+        turns.again,
+        inputs=[turns.talk, turns.shown, *turns.panel.inputs],
+        api_name="retry",
+        **model,
     )
     chat.stop.click(
         turns.stop, turns.run, None, queue=False, show_progress="hidden", api_name="stop"
@@ -76,8 +99,9 @@ def _wire_turns(turns: Turns) -> None:
     chat.examples.click(lambda sample: sample[0], chat.examples, chat.message, **_QUIET)
 
 
-def _wire_panel(app: gr.Blocks, handlers: PanelHandlers) -> None:
-    """Keep the panel in step with itself."""
+def _wire_panel(handlers: PanelHandlers) -> Callable[[Dependency], None]:
+    """Keep the panel in step with itself. Gives what does so after an event that changed the
+    choice of presets."""
     push, fine = handlers.panel.push, handlers.panel.fine
     chosen: dict[str, Any] = {
         "fn": handlers.choose,
@@ -97,34 +121,54 @@ def _wire_panel(app: gr.Blocks, handlers: PanelHandlers) -> None:
         "outputs": handlers.panel.latents,
         **_QUIET,
     }
-    renewed = gr.on([app.load, push.preset.input, push.placement.input], **chosen)
-    back = fine.back.click(lambda: 1.0, None, push.strength, **_QUIET).then(**chosen)
-    for event in (renewed, back):
-        event.then(**dose).then(**latents)  # the latents' order needs torch, the dose doesn't
+
+    def settle(event: Dependency) -> None:
+        # The latents' order needs torch, the dose doesn't.
+        event.then(**chosen).then(**dose).then(**latents)
+
+    gr.on([push.preset.input, push.placement.input], **chosen).then(**dose).then(**latents)
+    settle(fine.back.click(lambda: 1.0, None, push.strength, **_QUIET))
     push.strength.change(trigger_mode="always_last", **dose)
     gr.on(
         [push.strength.change, fine.k.input, fine.layer.input],
         trigger_mode="always_last",
         **latents,
     )
+    return settle
 
 
-def _watch(services: Services) -> Callable[[], AsyncIterator[str]]:
-    """A handler that tells each visitor when the model is ready, or why it never will be."""
+def _wire_workshop(
+    app: gr.Blocks,
+    handlers: WorkshopHandlers,
+    renew: dict[str, Any],
+    settle: Callable[[Dependency], None],
+) -> None:
+    """What the owner's controls do. Nothing here waits for another visitor's turn but the change
+    of model, which waits for the reply that is being made."""
+    model, making = handlers.tools.model, handlers.tools.making
+    side: dict[str, Any] = {"concurrency_limit": None, **_HIDDEN}
+    offer: dict[str, Any] = {"fn": handlers.offer, "outputs": handlers.offer_outputs, **_QUIET}
+    asked = [making.instruction, making.effort]
 
-    async def watch() -> AsyncIterator[str]:
-        yield _head(services)
-        while not services.engine.done():
-            await asyncio.sleep(_WATCH_SECONDS)
-        yield _head(services)
-
-    return watch
-
-
-def _head(services: Services) -> str:
-    if not services.engine.done():
-        return status_line(services.model_id, "loading")
-    error = services.engine.exception()
-    if error is not None:
-        return status_line(services.model_id, "failed", explain(error))
-    return status_line(services.model_id, "ready", services.engine.result().about)
+    gr.on([model.fold.expand, model.name.input], handlers.about, model.name, model.about, **side)
+    changed = model.load.click(
+        handlers.change,
+        [model.name, model.quantize],
+        handlers.change_outputs,
+        show_progress_on=handlers.turns.chat.status,
+        **_MODEL,
+        **_HIDDEN,
+    ).success(**renew)
+    settle(changed)
+    for event in (changed.then(**offer), app.load(**offer)):
+        event.then(handlers.cost_if_without, asked, making.cost, **side)
+    gr.on(
+        [making.fold.expand, making.instruction.input, making.effort.input],
+        handlers.cost,
+        asked,
+        making.cost,
+        **side,
+    )
+    settle(making.make.click(handlers.make, asked, handlers.making_outputs, **side))
+    making.cancel.click(handlers.cancel, None, None, **_QUIET)
+    app.load(handlers.follow, None, handlers.making_outputs, **side)

@@ -20,6 +20,11 @@ def first_choice(cards: Mapping[str, Preset]) -> str | None:
     return FIRST_CHOICE if FIRST_CHOICE in cards else next(iter(cards), None)
 
 
+def preset_choices(cards: Mapping[str, Preset]) -> list[tuple[str, str]]:
+    """Title and id of each."""
+    return [(card.title, name) for name, card in cards.items()]
+
+
 def layer_choices(card: Preset, placement: Placement) -> list[tuple[str, int]]:
     """The layers with stored latents, counted from 0; the calibrated one is marked, together with
     those that are steered as well."""

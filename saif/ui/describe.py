@@ -7,6 +7,7 @@ from typing import Literal
 
 from saif.core.spec import Placement
 from saif.presets.preset import ConditionScores, Interval, LoadedPreset, Preset
+from saif.runtime.published import KnownModel, Quantize
 
 SHOWN_WORDS = 5
 
@@ -121,8 +122,9 @@ def problems_line(problems: list[str]) -> str:
     return f'<div class="notice" role="alert">{lines}</div>'
 
 
-def about_line(description: str) -> str:
-    return f'<p class="fine">{escape(description)}</p>'
+def said(sentence: str) -> str:
+    """A sentence in small print."""
+    return f'<p class="fine">{escape(sentence)}</p>'
 
 
 def status_line(model_id: str, state: Literal["loading", "ready", "failed"], more: str = "") -> str:
@@ -139,4 +141,49 @@ def status_line(model_id: str, state: Literal["loading", "ready", "failed"], mor
         f'<div class="model {state}" role="status" title="{escape(model_id)}">'
         f"<b>{escape(model_id.rsplit('/', 1)[-1])}</b>"
         f"<span>{escape(said)}</span></div></header>"
+    )
+
+
+def model_line(entry: KnownModel | None, where: str) -> str:
+    """What loading a model means. entry: None for one that isn't known. where: its weights are."""
+    if entry is None:
+        return '<p class="fine">A hub id or a local folder of any language model.</p>'
+    kind = "Trained to chat." if entry.chat else "A base model: it continues text."
+    gate = " Its licence has to be accepted on the hub." if entry.gated else ""
+    sizes = " · ".join(
+        f"{bits} {entry.size.bytes(way) / 1e9:.1f} GB" for way, bits in _BITS.items()
+    )
+    layers = entry.saes[0].layers if entry.saes else ()
+    saes = f"SAEs at {len(layers)} of {entry.n_layers} layers."
+    return f'<p class="fine">{kind}{gate} {escape(where)} {saes}<br>{sizes}</p>'
+
+
+_BITS: dict[Quantize, str] = {"none": "16-bit", "int8": "8-bit", "4bit": "4-bit"}
+
+
+def cost_line(prompts: int, replies: int, seconds: float) -> str:
+    read = f"{prompts:,} prompts to read and " if prompts else ""
+    return (
+        f'<p class="fine">{read}{replies:,} replies to write and judge: {about_time(seconds)} '
+        "here. Chatting goes on meanwhile, and goes first.</p>"
+    )
+
+
+def about_time(seconds: float) -> str:
+    """A duration as a person would say it."""
+    if seconds < 90:
+        n = max(5, 5 * round(seconds / 5))
+        return f"about {n} seconds"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"about {minutes} minutes"
+    return f"about {minutes / 60:.1f} hours"
+
+
+def progress_line(title: str, share: float, seconds_left: float, *, paused: bool) -> str:
+    """How far a preset in the making is."""
+    left = "waiting until the reply is written" if paused else f"{about_time(seconds_left)} left"
+    return (
+        f'<p class="readout"><b>{escape(title)}</b>: {share:.0%} <span>({left})</span></p>'
+        f'<progress value="{share:.3f}" max="1" aria-label="{escape(title)}"></progress>'
     )

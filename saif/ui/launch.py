@@ -14,10 +14,13 @@ from saif.presets.library import Library, user_folder
 from saif.runtime.load import DEFAULT_MODEL, QuantizeOrAuto
 from saif.ui.look import stylesheets, theme
 
+_ONLY_HERE = ("127.0.0.1", "localhost", "::1")
+
 
 @dataclass(frozen=True)
 class Options:
-    """zero_gpu: this is a ZeroGPU Space, which lends its GPU call by call."""
+    """zero_gpu: this is a ZeroGPU Space, which lends its GPU call by call. owner: whoever opens
+    the page may load other models and make presets."""
 
     model: str
     quantize: QuantizeOrAuto
@@ -25,6 +28,7 @@ class Options:
     port: int
     library: Library
     zero_gpu: bool
+    owner: bool
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,7 +55,17 @@ def read_options(argv: Sequence[str], env: Mapping[str, str]) -> Options:
         )
     library = _library(env.get("SAIF_PRESETS"))
     zero_gpu = env.get("SPACES_ZERO_GPU", "").lower() in ("1", "true")
-    return Options(found.model, found.quantize, found.host, _port(found.port), library, zero_gpu)
+    owner = _switch(env, "SAIF_OWNER", default=found.host in _ONLY_HERE) and not zero_gpu
+    return Options(
+        found.model, found.quantize, found.host, _port(found.port), library, zero_gpu, owner
+    )
+
+
+def _switch(env: Mapping[str, str], name: str, *, default: bool) -> bool:
+    given = env.get(name, "").strip().lower()
+    if given not in ("", "0", "1", "true", "false"):
+        raise InputError(f"{name} is '{given}'.", hint="Give 1 for yes or 0 for no.")
+    return default if not given else given in ("1", "true")
 
 
 def _library(presets: str | None) -> Library:

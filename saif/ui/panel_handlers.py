@@ -1,17 +1,22 @@
 """What the steering panel does by itself: a preset brings its calibrated values, and the
 read-outs follow the controls."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from saif.core.spec import Placement
-from saif.presets.preset import Preset
-from saif.ui.choices import layer_choices, most_latents
-from saif.ui.describe import about_line, dose_line, latents_table, pushed_latents, scores_table
-from saif.ui.services import Services
+from saif.ui.choices import first_choice, layer_choices, most_latents, preset_choices
+from saif.ui.describe import (
+    dose_line,
+    latents_table,
+    problems_line,
+    pushed_latents,
+    said,
+    scores_table,
+)
+from saif.ui.services import Services, no_preset
 from saif.ui.steering_panel import SteeringPanel
 
 SHOWN_EXAMPLES = 4
@@ -19,10 +24,23 @@ SHOWN_EXAMPLES = 4
 
 @dataclass(frozen=True)
 class PanelHandlers:
+    """makeable: a visitor can make presets here."""
+
     services: Services
-    cards: Mapping[str, Preset]
     panel: SteeringPanel
     examples: gr.Dataset
+    makeable: bool
+
+    def renew(self) -> list[Any]:
+        """The presets of the model that answers now, which model that is, and what to say if it
+        has none."""
+        services = self.services
+        cards, problems = services.cards()
+        if not cards and not problems:
+            problems = [no_preset(services.current.model_id, makeable=self.makeable).sentence]
+        shown = services.current.model_id
+        presets = gr.Dropdown(preset_choices(cards), value=first_choice(cards))
+        return [shown, presets, problems_line(problems)]
 
     @property
     def choice_inputs(self) -> list[Any]:
@@ -36,12 +54,12 @@ class PanelHandlers:
 
     def choose(self, name: str | None, placement: Placement) -> list[Any]:
         """The calibrated values of this preset and placement, and what is known of it."""
-        if name is None:
-            return [gr.skip()] * len(self.choice_outputs)
-        card = self.cards[name]
+        if name is None:  # nothing is known of nothing
+            return ["", *[gr.skip()] * 3, "", gr.skip()]
+        card = self.services.card(name)
         choice = card.placements[placement].choice
         return [
-            about_line(self.services.library.instruction(card.instruction).description),
+            said(self.services.library.instruction(card.instruction).description),
             gr.Slider(
                 value=choice.k,
                 maximum=most_latents(card, placement),
@@ -54,9 +72,11 @@ class PanelHandlers:
         ]
 
     def dose(self, name: str | None, placement: Placement, strength: float | None) -> Any:
-        if name is None or strength is None:  # None: the number is being edited
+        if name is None:
+            return ""
+        if strength is None:  # the number is being edited
             return gr.skip()
-        return dose_line(self.cards[name], placement, strength)
+        return dose_line(self.services.card(name), placement, strength)
 
     def latents(
         self,
@@ -66,9 +86,11 @@ class PanelHandlers:
         k: float | None,
         layer: int | None,
     ) -> Any:
-        if name is None or k is None:
+        if name is None:
+            return ""
+        if k is None:
             return gr.skip()
-        card = self.cards[name]
+        card = self.services.card(name)
         if layer is None or layer not in card.placements[placement].layer_numbers:
             return gr.skip()
         pushed = pushed_latents(card, placement, layer, int(k))
@@ -78,5 +100,5 @@ class PanelHandlers:
         """Messages to try with this preset."""
         if name is None:
             return []
-        instruction = self.services.library.instruction(self.cards[name].instruction)
+        instruction = self.services.library.instruction(self.services.card(name).instruction)
         return instruction.examples[:SHOWN_EXAMPLES]

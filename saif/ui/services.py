@@ -1,12 +1,13 @@
 """What the page may use: presets on disk, and an engine that may still be loading."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from saif.errors import PresetError, SaifError
+from saif.errors import InputError, PresetError, SaifError
 from saif.presets.library import Library
 from saif.presets.preset import Preset
 
@@ -17,34 +18,11 @@ _POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class Services:
-    """Built once by `app.py`, and by tests around a tiny model.
+class Current:
+    """The model that answers now. engine: done when it has loaded, failed when it could not be."""
 
-    model_id: whose presets are listed; known before the model is there. engine: done when the
-    model has loaded, failed when it could not be.
-    """
-
-    library: Library
     model_id: str
     engine: "Future[Engine]"
-
-    def cards(self) -> tuple[dict[str, Preset], list[str]]:
-        """The presets that can be offered, by id, and a sentence for each that can't be read."""
-        cards: dict[str, Preset] = {}
-        problems: list[str] = []
-        try:
-            names = self.library.preset_ids(self.model_id)
-        except SaifError as error:  # a model whose name can't be a folder's
-            return {}, [error.sentence]
-        for name in names:
-            try:
-                card = self.library.card(self.model_id, name)
-                self.library.instruction(card.instruction)
-            except SaifError as error:
-                problems.append(error.sentence)
-            else:
-                cards[name] = card
-        return cards, problems
 
     def wait_for_engine(self, cancelled: Callable[[], bool]) -> "Engine | None":
         """The engine once it has loaded; None if the wait was cancelled. Raises what loading it
@@ -56,12 +34,78 @@ class Services:
         return self.engine.result()
 
 
-def no_preset(model_id: str) -> PresetError:
+class Services:
+    """Built once by `app.py`, and by tests around a tiny model.
+
+    One model answers all visitors. Which one may change, so whoever needs it for more than one
+    question asks for `current` once.
+    """
+
+    def __init__(self, library: Library, model_id: str, engine: "Future[Engine]") -> None:
+        self.library = library
+        self.current = Current(model_id, engine)
+        self._replies_under_way = 0
+        self._counting = threading.Lock()
+
+    def cards(self) -> tuple[dict[str, Preset], list[str]]:
+        """The current model's presets that can be offered, by id, and a sentence for each that
+        can't be read."""
+        model_id = self.current.model_id
+        cards: dict[str, Preset] = {}
+        problems: list[str] = []
+        try:
+            names = self.library.preset_ids(model_id)
+        except SaifError as error:  # a model whose name can't be a folder's
+            return {}, [error.sentence]
+        for name in names:
+            try:
+                card = self.library.card(model_id, name)
+                self.library.instruction(card.instruction)
+            except SaifError as error:
+                problems.append(error.sentence)
+            else:
+                cards[name] = card
+        return cards, problems
+
+    def card(self, name: str) -> Preset:
+        """A preset of the current model. Raises PresetError."""
+        return self.library.card(self.current.model_id, name)
+
+    def model_shown(self, model_id: str | None) -> Current:
+        """The current model, if it is still the one that a page shows. Raises InputError if
+        another window has changed it; None is a caller who has no page."""
+        current = self.current
+        if model_id not in (None, current.model_id):
+            raise InputError(
+                f"The model was changed to {current.model_id} in another window.",
+                hint="Reload the page to chat with that one.",
+            )
+        return current
+
+    @contextmanager
+    def replying(self) -> Iterator[None]:
+        """While a reply is being made, for what can wait until it is over."""
+        with self._counting:
+            self._replies_under_way += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._replies_under_way -= 1
+
+    @property
+    def busy(self) -> bool:
+        return self._replies_under_way > 0
+
+
+def no_preset(model_id: str, *, makeable: bool) -> PresetError:
     """What to say where nothing can be chosen."""
-    return PresetError(
-        f"There is no preset for {model_id} yet.",
-        hint="Make some with `python -m saif presets build`, or start with another --model.",
+    way_out = (
+        "Make one under “Make a preset” in the panel."
+        if makeable
+        else "Make some with `python -m saif presets build`, or start with another --model."
     )
+    return PresetError(f"There is no preset for {model_id} yet.", hint=way_out)
 
 
 def load_in_background(load: "Callable[[], Engine]", engine: "Future[Engine]") -> None:

@@ -10,7 +10,7 @@ from saif.core.spec import Placement, Sampling, Span
 from saif.errors import InputError
 from saif.presets.preset import Preset
 from saif.presets.steer import MAX_STRENGTH, Controls
-from saif.ui.choices import SPAN_CHOICES, first_choice, layer_choices, most_latents
+from saif.ui.choices import SPAN_CHOICES, first_choice, layer_choices, most_latents, preset_choices
 
 _SAMPLING = Sampling()
 _CONTROLS = Controls()
@@ -121,32 +121,36 @@ class SteeringPanel:
         ]
 
 
+def sidebar() -> gr.Sidebar:
+    """Where the panel stands; to be used in a `with`."""
+    return gr.Sidebar(label="Steering", width=352, elem_id="steering")
+
+
 def steering_panel(cards: Mapping[str, Preset]) -> SteeringPanel:
     first = first_choice(cards)
-    with gr.Sidebar(label="Steering", width=352, elem_id="steering"):
-        gr.HTML('<h2 class="panel-title">Steering</h2>', padding=False)
-        push = _push(cards, first)
-        with_prompted = gr.Checkbox(
-            value=False,
-            label="Show the prompted column",
-            info="The same messages with the instruction put into words.",
-            elem_id="with-prompted",
-        )
-        with gr.Accordion("Layer, latents, tokens", open=False, elem_id="fine"):
-            fine = _fine(cards[first] if first else None)
-        with gr.Accordion("Which latents are pushed", open=False, elem_id="latents-fold"):
-            latents = gr.HTML(elem_id="latents", padding=False)
-        with gr.Accordion("How well it works, measured", open=False, elem_id="scores-fold"):
-            scores = gr.HTML(elem_id="scores", padding=False)
-        with gr.Accordion("Advanced", open=False, elem_id="advanced"):
-            sampling = _sampling(_SAMPLING)
+    gr.HTML('<h2 class="panel-title">Steering</h2>', padding=False)
+    push = _push(cards, first)
+    with_prompted = gr.Checkbox(
+        value=False,
+        label="Show the prompted column",
+        info="The same messages with the instruction put into words.",
+        elem_id="with-prompted",
+    )
+    with gr.Accordion("Layer, latents, tokens", open=False, elem_id="fine"):
+        fine = _fine(cards[first] if first else None)
+    with gr.Accordion("Which latents are pushed", open=False, elem_id="latents-fold"):
+        latents = gr.HTML(elem_id="latents", padding=False)
+    with gr.Accordion("How well it works, measured", open=False, elem_id="scores-fold"):
+        scores = gr.HTML(elem_id="scores", padding=False)
+    with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+        sampling = _sampling(_SAMPLING)
     return SteeringPanel(push, with_prompted, fine, latents, scores, sampling)
 
 
 def _push(cards: Mapping[str, Preset], first: str | None) -> PushControls:
     return PushControls(
         preset=gr.Dropdown(
-            [(card.title, name) for name, card in cards.items()],
+            preset_choices(cards),
             value=first,
             label="Instruction",
             filterable=False,

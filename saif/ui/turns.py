@@ -30,13 +30,18 @@ Updates = dict[Any, Any]
 
 @dataclass(frozen=True)
 class Turns:
-    """The handlers and the components they write. talk, run: gr.State of Talk and Run | None."""
+    """The handlers and the components they write.
+
+    talk, run, shown: gr.State of Talk, Run | None and the id of the model that the page shows.
+    """
 
     services: Services
     chat: ChatPanel
     panel: SteeringPanel
     talk: gr.State
     run: gr.State
+    shown: gr.State
+    makeable: bool
 
     @property
     def outputs(self) -> list[Any]:
@@ -56,19 +61,23 @@ class Turns:
             chat.examples,
         ]
 
-    async def ask(self, text: str, talk: Talk, *values: Any) -> AsyncGenerator[Updates, None]:
+    async def ask(
+        self, text: str, talk: Talk, shown: str | None, *values: Any
+    ) -> AsyncGenerator[Updates, None]:
         """Answer a message; it goes back into the box if nothing comes of it."""
-        answer = self._answer(text or "", talk, PanelValues(*values))
+        answer = self._answer(text or "", talk, shown, PanelValues(*values))
         box: Updates = {self.chat.message: ""}  # once: the next message may be typed meanwhile
         async with contextlib.aclosing(answer) as updates:
             async for update in updates:
                 yield box | update
                 box = {}
 
-    async def again(self, talk: Talk, *values: Any) -> AsyncGenerator[Updates, None]:
+    async def again(
+        self, talk: Talk, shown: str | None, *values: Any
+    ) -> AsyncGenerator[Updates, None]:
         """Answer the last message once more; the old answer stays if nothing comes of it."""
         base, text = retried(talk)
-        answer = self._answer(text, base, PanelValues(*values), instead_of=talk)
+        answer = self._answer(text, base, shown, PanelValues(*values), instead_of=talk)
         async with contextlib.aclosing(answer) as updates:
             async for update in updates:
                 update.pop(self.chat.message, None)
@@ -82,13 +91,19 @@ class Turns:
         return {**self._views(()), **self._idle(()), self.chat.notice: ""}
 
     async def _answer(
-        self, text: str, talk: Talk, values: PanelValues, *, instead_of: Talk | None = None
+        self,
+        text: str,
+        talk: Talk,
+        shown: str | None,
+        values: PanelValues,
+        *,
+        instead_of: Talk | None = None,
     ) -> AsyncGenerator[Updates, None]:
         run = Run()
         fallback = talk if instead_of is None else instead_of
         after = fallback
         yield {**self._busy(run), **self._views(talk, waiting=text)}
-        steps = partial(self._steps, text, talk, values, run.cancel)
+        steps = partial(self._steps, text, talk, shown, values, run.cancel)
         try:
             async with contextlib.aclosing(newest(steps, run.cancel)) as exchanges:
                 async for exchange in exchanges:
@@ -115,16 +130,22 @@ class Turns:
         }
 
     def _steps(
-        self, text: str, talk: Talk, values: PanelValues, cancel: threading.Event
+        self,
+        text: str,
+        talk: Talk,
+        shown: str | None,
+        values: PanelValues,
+        cancel: threading.Event,
     ) -> Iterator[Exchange]:
         """The turn, step by step; runs in its own thread. Refuses before it waits."""
         from saif.chat import Comparison, Turn, check_message, take_turn
 
         check_message(text)
         services = self.services
+        current = services.model_shown(shown)
         if values.preset is None:
-            raise no_preset(services.model_id)
-        loaded = services.library.preset(services.model_id, values.preset)
+            raise no_preset(current.model_id, makeable=self.makeable)
+        loaded = services.library.preset(current.model_id, values.preset)
         turn = Turn(
             text=text,
             preset=loaded,
@@ -133,15 +154,16 @@ class Turns:
             sampling=values.sampling,
             with_prompted=values.with_prompted,
         )
-        engine = services.wait_for_engine(cancel.is_set)
+        engine = current.wait_for_engine(cancel.is_set)
         if engine is None:
             return
         before = talk[-1].state.comparison if talk else Comparison()
-        for state in take_turn(engine, before, turn, cancelled=cancel.is_set):
-            yield Exchange(text, loaded.preset.title, values.placement, before, state)
+        with services.replying():
+            for state in take_turn(engine, before, turn, cancelled=cancel.is_set):
+                yield Exchange(text, loaded.preset.title, values.placement, before, state)
 
     def _views(self, talk: Talk, *, running: bool = False, waiting: str = "") -> Updates:
-        note = "" if self.services.engine.done() else "The model is still loading…"
+        note = "" if self.services.current.engine.done() else "The model is still loading…"
         columns = {
             "unsteered": self.chat.unsteered,
             "steered": self.chat.steered,

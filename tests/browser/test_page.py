@@ -1,6 +1,5 @@
 """The page in Chromium: on the tiny model, and with a shipped preset on the embedded one."""
 
-import os
 import subprocess
 import sys
 import time
@@ -9,8 +8,8 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from look import CHROMIUM, Screen, missing_browser, wait_until_served
-from playwright.sync_api import Browser, sync_playwright
+from look import Screen, wait_until_served
+from playwright.sync_api import Browser
 from tiny import MODEL_ID, tiny_library, tiny_model
 from ui_server import SpyEngine, free_port, loaded, page
 
@@ -21,23 +20,8 @@ from saif.presets.library import SHIPPED, Library
 
 pytestmark = pytest.mark.browser
 
-if missing_browser():
-    if os.environ.get("SAIF_REQUIRE_BROWSER") == "1":
-        pytest.fail(f"Browser tests are required, but there is {missing_browser()}.", pytrace=False)
-    pytest.skip(f"Browser tests skipped: {missing_browser()}.", allow_module_level=True)
-
 ROOT = Path(__file__).parents[2]
 LONG = "The weather is lovely today."  # the tiny model answers it at length in every column
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--disable-dev-shm-usage"]
-        )
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,41 @@
+"""How fast this machine makes presets with a model, measured on a little of each kind of work."""
+
+import time
+from collections.abc import Mapping
+
+from saif.core.spec import Sampling
+from saif.engine import LocalEngine
+from saif.experiments.effort import EFFORTS
+from saif.experiments.identify import last_residuals
+from saif.experiments.progress import Part
+from saif.experiments.scoring import Task, judge_form, make_replies
+from saif.presets.instructions import Instruction, place
+
+_ROWS, _TOKENS = 8, 4
+_JUDGING = 1.5  # asking what replies are about, against judging their form, over a whole search
+_LAYER_SECONDS = 2.0  # reading an SAE and pushing its latents; little beside the rest
+
+
+def measure_pace(engine: LocalEngine, instruction: Instruction) -> dict[Part, float]:
+    """Seconds for one of each part. Takes a few seconds itself."""
+    texts = [instruction.examples[i % len(instruction.examples)] for i in range(_ROWS)]
+    prompts = [place(instruction.main_wording, text, "post") for text in texts]
+    started = time.perf_counter()
+    last_residuals(engine.steerable, prompts, [0])
+    read = time.perf_counter()
+    tasks = [Task(text, text) for text in texts]
+    replies = make_replies(engine, tasks, sampling=Sampling(max_new_tokens=_TOKENS))
+    made = time.perf_counter()
+    judge_form(engine, instruction, tasks, replies)
+    judged = time.perf_counter()
+    longer = EFFORTS["thorough", instruction.contents].max_new_tokens / _TOKENS
+    reply = longer * (made - read) + _JUDGING * (judged - made)
+    return {
+        "prompts": (read - started) / _ROWS,
+        "layers": _LAYER_SECONDS,
+        "replies": reply / _ROWS,
+    }
+
+
+def seconds_for(work: Mapping[Part, int], pace: Mapping[Part, float]) -> float:
+    return sum(n * pace[part] for part, n in work.items())

@@ -1,0 +1,21 @@
+import os
+from collections.abc import Iterator
+
+import pytest
+from look import CHROMIUM, missing_browser
+from playwright.sync_api import Browser, sync_playwright
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium. Without one its tests are skipped, or fail where they are required."""
+    if missing := missing_browser():
+        if os.environ.get("SAIF_REQUIRE_BROWSER") == "1":
+            pytest.fail(f"Browser tests are required, but there is {missing}.", pytrace=False)
+        pytest.skip(f"Browser tests skipped: {missing}.")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--disable-dev-shm-usage"]
+        )
+        yield chromium
+        chromium.close()

@@ -33,7 +33,7 @@ def _run(argv: Sequence[str]) -> None:
     options = read_options(argv, os.environ)
     engine: Future[Engine] = Future()
 
-    def load(name: str, quantize: QuantizeOrAuto) -> "LocalEngine":
+    def load(name: str, quantize: "QuantizeOrAuto") -> "LocalEngine":
         from saif.engine import LocalEngine
 
         return LocalEngine(load_model(name, quantize=quantize))

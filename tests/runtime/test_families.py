@@ -1,123 +1,42 @@
 """Any decoder-only family: its blocks are found and steering means the same in it."""
 
-from typing import Any
-
 import pytest
 import torch
-from tiny import tiny_steering, tiny_tokenizer
+from families import FAMILIES, IDS, N_LAYERS, REAL_DEPTH, by_hand, family_model
+from tiny import tiny_steering
 from torch import Tensor, nn
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    GptOssConfig,
-    GptOssForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3_5ForCausalLM,
-    Qwen3_5TextConfig,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    T5Config,
-    T5EncoderModel,
-)
+from transformers import T5Config, T5EncoderModel
 
+from saif.core.steering import Steering
 from saif.engine import LocalEngine, Message, Request, complete
 from saif.errors import ModelError
 from saif.generation import Sampling
 from saif.runtime.anatomy import decoder_blocks
 from saif.runtime.model import RowStart, SteerableModel
 
-N_LAYERS = 4
-REAL_DEPTH = {
-    "gpt2": 12,
-    "llama": 32,
-    "gemma2": 26,
-    "gemma3": 26,
-    "qwen2": 28,
-    "qwen3": 28,
-    "qwen3.5": 24,
-    "gpt-oss": 24,
-}
-WINDOW = 8
-_SHAPE = {
-    "vocab_size": 258,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": N_LAYERS,
-    "num_attention_heads": 4,
-    "initializer_range": 0.2,
-    "bos_token_id": 256,
-    "eos_token_id": 257,
-    "pad_token_id": None,
-}
-_LLAMA_LIKE = {**_SHAPE, "num_key_value_heads": 2, "head_dim": 8}
-_GEMMA = {**_LLAMA_LIKE, "sliding_window": WINDOW, "query_pre_attn_scalar": 8}
-FAMILIES = {
-    "gpt2": lambda: GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=258,
-            n_embd=32,
-            n_layer=N_LAYERS,
-            n_head=4,
-            n_positions=256,
-            initializer_range=0.2,
-            bos_token_id=256,
-            eos_token_id=257,
-        )
-    ),
-    "gpt-neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**_SHAPE)),
-    "gpt-oss": lambda: GptOssForCausalLM(
-        GptOssConfig(
-            **_LLAMA_LIKE, sliding_window=WINDOW, num_local_experts=4, num_experts_per_tok=2
-        )
-    ),
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**_LLAMA_LIKE)),
-    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**_GEMMA, final_logit_softcapping=5.0)),
-    "gemma3": lambda: Gemma3ForCausalLM(Gemma3TextConfig(**_GEMMA)),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**_SHAPE, num_key_value_heads=2)),
-    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_LLAMA_LIKE)),
-    # Three blocks of linear attention, whose state has no positions, and one of the usual kind.
-    "qwen3.5": lambda: Qwen3_5ForCausalLM(
-        Qwen3_5TextConfig(
-            **_LLAMA_LIKE,
-            linear_num_key_heads=2,
-            linear_num_value_heads=4,
-            linear_key_head_dim=8,
-            linear_value_head_dim=8,
-        )
-    ),
-}
-IDS = list(b"Tell me about the sea and the fishes in it.")  # longer than a sliding window
-
 
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> SteerableModel:
-    torch.manual_seed(0)
-    tokenizer = tiny_tokenizer()
-    tokenizer.pad_token = None  # as GPT-2 has it
-    model = FAMILIES[request.param]()
-    for parameter in model.parameters():
-        if parameter.ndim == 1:
-            parameter.data += 0.1 * torch.randn_like(parameter)
-    return SteerableModel(f"tests/{request.param}", model, tokenizer)
+    return family_model(request.param)
+
+
+def final_norm(model: SteerableModel) -> nn.Module:
+    own = {
+        "tests/gpt2": "transformer.ln_f",
+        "tests/gpt-neox": "gpt_neox.final_layer_norm",
+        "tests/gemma3-vision": "model.language_model.norm",
+    }
+    return model._model.get_submodule(own.get(model.model_id, "model.norm"))
+
+
+def uncapped_logits(model: SteerableModel, resid: Tensor) -> Tensor:
+    return final_norm(model)(resid) @ model._model.get_output_embeddings().weight.T
 
 
 def final_logits(model: SteerableModel, resid: Tensor) -> Tensor:
     """Final norm, unembedding and soft cap, written out."""
-    lm = model._model
-    inner = lm.base_model
-    norm = inner.ln_f if hasattr(inner, "ln_f") else getattr(inner, "norm", None)
-    norm = norm or inner.final_layer_norm
-    logits = norm(resid) @ lm.get_output_embeddings().weight.T
-    cap = getattr(lm.config, "final_logit_softcapping", None)
+    logits = uncapped_logits(model, resid)
+    cap = getattr(model._model.config, "final_logit_softcapping", None)
     return cap * torch.tanh(logits / cap) if cap else logits
 
 
@@ -149,37 +68,36 @@ def test_steering_the_last_layer_is_final_norm_and_head_of_the_pushed_residual(
 
 
 @pytest.mark.parametrize("name", REAL_DEPTH)
-def test_in_its_real_depth_a_push_at_any_layer_is_the_manual_computation(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Pushed with the hooks, against blocks that are called one by one."""
+def test_in_its_real_depth_a_push_at_any_layer_is_the_manual_computation(name: str) -> None:
     depth = REAL_DEPTH[name]
-    monkeypatch.setitem(_SHAPE, "num_hidden_layers", depth)
-    for shape in (_LLAMA_LIKE, _GEMMA):
-        monkeypatch.setitem(shape, "num_hidden_layers", depth)
-    monkeypatch.setattr(f"{__name__}.N_LAYERS", depth)
-    torch.manual_seed(0)
-    lm = FAMILIES[name]()
-    model = SteerableModel(f"tests/{name}", lm, tiny_tokenizer())
+    model = family_model(name, n_layers=depth)
     assert model.n_layers == depth
+    plain = by_hand(model, IDS, len(IDS))
     for layer in (0, depth // 2, depth - 1):
         steering = tiny_steering(layer)
         _, result = model.start([RowStart(IDS, steering)])
-        push = torch.zeros(len(IDS), 32)
-        push[-1] = steering.directions[layer]  # span `response`: the last prompt token
-        block = model.blocks[layer]
-        whole = block.forward
-
-        def pushed(*args: object, whole: Any = whole, push: Tensor = push, **more: object) -> Any:
-            return whole(*args, **more) + push
-
-        block.forward = pushed  # type: ignore[method-assign]
-        with torch.no_grad():
-            expected = lm(torch.tensor([IDS])).logits[:, -1]
-            block.forward = whole  # type: ignore[method-assign]
-            plain = lm(torch.tensor([IDS])).logits[:, -1]
-        torch.testing.assert_close(result.logits, expected, atol=1e-5, rtol=1e-5)
+        expected = by_hand(model, IDS, len(IDS), steering)
+        torch.testing.assert_close(result.logits[0], expected, atol=1e-5, rtol=1e-5)
         assert not torch.allclose(expected, plain, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", REAL_DEPTH)
+def test_in_its_real_depth_the_last_residual_is_the_one_before_the_final_norm(name: str) -> None:
+    """An SAE of the last layer was trained on that one; transformers' last hidden state is the
+    normed one."""
+    depth = REAL_DEPTH[name]
+    model = family_model(name, n_layers=depth)
+    residuals, _ = model.residuals([IDS], [depth - 2, depth - 1])
+    put_out: list[Tensor] = []
+    with torch.no_grad():
+        handle = model.blocks[-1].register_forward_hook(lambda _, __, out: put_out.append(out))
+        hidden = model._model(torch.tensor([IDS]), output_hidden_states=True).hidden_states
+        handle.remove()
+        normed = final_norm(model)(residuals[depth - 1])
+    torch.testing.assert_close(residuals[depth - 2], hidden[depth - 1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(residuals[depth - 1], put_out[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(normed, hidden[depth], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(residuals[depth - 1], hidden[depth], atol=0.1)
 
 
 def test_a_left_padded_row_equals_its_solo_run_past_the_sliding_window(
@@ -247,6 +165,36 @@ def test_the_logit_lens_names_the_tokens_a_last_push_raises_most(family: Steerab
     assert words == [[family.tokenizer.decode([token]) for token in row] for row in top]
 
 
+def test_a_push_beyond_the_soft_cap_gives_capped_logits() -> None:
+    model = family_model("gemma2")
+    cap = model._model.config.final_logit_softcapping
+    last = N_LAYERS - 1
+    word = model._model.get_output_embeddings().weight.detach()[65]
+    loud = Steering({last: 50 * word / word.norm()}, "response", {last: 5.0})
+    resid = model.residuals([IDS], [last])[0][last][0, -1]
+    with torch.no_grad():
+        wanted = uncapped_logits(model, resid + loud.directions[last])
+    assert wanted.abs().max() > cap
+    logits = model.start([RowStart(IDS, loud)])[1].logits[0]
+    assert logits.abs().max() <= cap
+    torch.testing.assert_close(logits, cap * torch.tanh(wanted / cap), atol=1e-5, rtol=1e-5)
+
+
+def test_the_logit_lens_reads_words_before_the_soft_cap() -> None:
+    """A cap keeps the order, so words could only change where it flattens logits into ties. They
+    are read before it, and a louder push names the same words."""
+    model = family_model("gemma2")
+    cap = model._model.config.final_logit_softcapping
+    vectors = torch.randn(8, 32, generator=torch.Generator().manual_seed(5))
+    loud = 1e4 * vectors
+    with torch.no_grad():
+        head = model._model.get_output_embeddings()
+        capped = cap * torch.tanh(head(loud) / cap)
+    assert bool((capped.topk(3, dim=-1).values == cap).all()), "nothing was flattened"
+    assert model.logit_lens(loud, 3) == model.logit_lens(vectors, 3)
+    assert len({tuple(words) for words in model.logit_lens(vectors, 3)}) == len(vectors)
+
+
 def test_a_model_without_a_pad_token_answers_a_batch(family: SteerableModel) -> None:
     engine = LocalEngine(family)
     requests = [
@@ -272,7 +220,7 @@ def test_a_model_without_decoder_blocks_is_refused() -> None:
 
 def test_a_list_nested_inside_a_block_is_not_taken_for_the_blocks() -> None:
     """As many experts as blocks, say."""
-    model = FAMILIES["qwen2"]()
+    model = family_model("qwen2")._model
     for block in model.model.layers:
         block.experts = nn.ModuleList([nn.Identity() for _ in range(N_LAYERS)])
     assert decoder_blocks(model) == list(model.model.layers)

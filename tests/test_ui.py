@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
+import torch
 from gradio_client.exceptions import AppError
 from tiny import MODEL_ID, tiny_library, tiny_model
 from ui_server import (
@@ -209,6 +210,19 @@ def test_a_bug_shows_a_reference_that_is_in_the_log(
     assert logged.exc_info is not None
     assert logged.exc_info[0] is ZeroDivisionError
     spy.fail_at = None
+    assert len(visitor.send("hello").column(STEERED)) == 3
+
+
+def test_memory_that_runs_out_is_explained_and_the_next_message_works(
+    visitor: Visitor, spy: SpyEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with monkeypatch.context() as full:
+        full.setattr(spy.engine.steerable, "advance", run_out)
+        with pytest.raises(AppError, match="Memory ran out before the reply was finished. Clear"):
+            visitor.send("hello")
     assert len(visitor.send("hello").column(STEERED)) == 3
 
 

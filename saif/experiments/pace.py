@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from itertools import pairwise
 
 from saif.core.spec import Sampling
 from saif.engine import LocalEngine
@@ -11,7 +12,7 @@ from saif.experiments.progress import Part
 from saif.experiments.scoring import Task, judge_form, make_replies
 from saif.presets.instructions import Instruction, place
 
-_ROWS, _TOKENS = 8, 4
+_ROWS, _TOKENS = 24, 4
 _JUDGING = 1.5  # asking what replies are about, against judging their form, over a whole search
 _LAYER_SECONDS = 2.0  # reading an SAE and pushing its latents; little beside the rest
 
@@ -20,20 +21,23 @@ def measure_pace(engine: LocalEngine, instruction: Instruction) -> dict[Part, fl
     """Seconds for one of each part. Takes a few seconds itself."""
     texts = [instruction.examples[i % len(instruction.examples)] for i in range(_ROWS)]
     prompts = [place(instruction.main_wording, text, "post") for text in texts]
-    started = time.perf_counter()
-    last_residuals(engine.steerable, prompts, [0])
-    read = time.perf_counter()
     tasks = [Task(text, text) for text in texts]
-    replies = make_replies(engine, tasks, sampling=Sampling(max_new_tokens=_TOKENS))
-    made = time.perf_counter()
+    last_residuals(engine.steerable, prompts[:1], [0])  # the first pass is slower than the rest
+    times = [time.perf_counter()]
+    last_residuals(engine.steerable, prompts, [0])
+    times.append(time.perf_counter())
+    for n in (1, 1 + _TOKENS):
+        replies = make_replies(engine, tasks, sampling=Sampling(max_new_tokens=n))
+        times.append(time.perf_counter())
     judge_form(engine, instruction, tasks, replies)
-    judged = time.perf_counter()
-    longer = EFFORTS["thorough", instruction.contents].max_new_tokens / _TOKENS
-    reply = longer * (made - read) + _JUDGING * (judged - made)
+    times.append(time.perf_counter())
+    reading, one_token, more_tokens, judging = (b - a for a, b in pairwise(times))
+    longest = EFFORTS["thorough", instruction.contents].max_new_tokens
+    writing = one_token + max(0.0, more_tokens - one_token) * longest / _TOKENS
     return {
-        "prompts": (read - started) / _ROWS,
+        "prompts": reading / _ROWS,
         "layers": _LAYER_SECONDS,
-        "replies": reply / _ROWS,
+        "replies": (writing + _JUDGING * judging) / _ROWS,
     }
 
 

@@ -92,6 +92,7 @@ class WorkshopHandlers:
 
     async def cost(self, name: str | None, effort: "Thoroughness") -> AsyncGenerator[Any, None]:
         """What the chosen preset would take, once that has been measured."""
+        name = name or _first(_choices(self.workshop.makeable()))  # the page may not know it yet
         if name is None:
             yield gr.skip()
             return

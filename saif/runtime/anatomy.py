@@ -39,7 +39,9 @@ def decoder_blocks(model: Any) -> list[nn.Module]:
 def raised_most(model: Any, vectors: Tensor, top: int) -> Tensor:
     """The tokens (n, top) that each (n, d_model) raises most through final norm and head."""
     head = model.get_output_embeddings()
-    scaled = vectors.to(where_it_runs(head)) * _final_norm_weight(model)
+    # On several GPUs a head that is tied to the embedding lies on the first, the norm on the last.
+    device = where_it_runs(head)
+    scaled = vectors.to(device) * _final_norm_weight(model).to(device)
     return head(scaled.to(head.weight.dtype)).topk(top, dim=-1).indices.cpu()
 
 

@@ -93,8 +93,9 @@ class WorkshopHandlers:
     async def cost(self, name: str | None, effort: "Thoroughness") -> AsyncGenerator[Any, None]:
         """What the chosen preset would take, once that has been measured."""
         name = name or _first(_choices(self.workshop.makeable()))  # the page may not know it yet
-        if name is None:
-            yield gr.skip()
+        making = self.workshop.making
+        if name is None or (making is not None and making.running):
+            yield ""
             return
         engine = self.workshop.services.current.engine
         while not engine.done():
@@ -122,8 +123,15 @@ class WorkshopHandlers:
     def making_outputs(self) -> list[Any]:
         making = self.tools.making
         preset = self.panel.panel.push.preset
-        return [making.progress, making.make, making.cancel, making.instruction, preset,
-                self.turns.chat.notice]  # fmt: skip
+        return [
+            making.progress,
+            making.cost,
+            making.make,
+            making.cancel,
+            making.instruction,
+            preset,
+            self.turns.chat.notice,
+        ]
 
     async def make(self, name: str | None, effort: "Thoroughness") -> AsyncGenerator[Updates, None]:
         """Make a preset, tell how far it is, and choose it when it is there."""
@@ -133,6 +141,7 @@ class WorkshopHandlers:
             return
         yield {
             controls.progress: said("Beginning…"),
+            controls.cost: "",
             controls.make: gr.Button(interactive=False),
         }
         try:

@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
-from tiny import N_LAYERS, tiny_model, tiny_steering
+from families import by_hand, family_model
+from tiny import D_MODEL, N_LAYERS, tiny_model, tiny_steering
+from transformers import AutoModelForCausalLM
 
+from saif.core.steering import LatentReader, pushed
 from saif.runtime.batch import RowStart
 from saif.runtime.model import SteerableModel
 
@@ -48,3 +51,49 @@ def test_offloaded_blocks_are_steered_like_the_others(offload: object, tmp_path:
     words = [model.raised_tokens(torch.randn(2, 32), 3).shape for model in (plain, moved)]
     assert words[0] == words[1]
     assert plain.fingerprint == moved.fingerprint
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_is_steered_wherever_its_device_map_puts_each_block(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """A folder loaded with a map, a head tied to the embedding, blocks here and there."""
+    made = family_model("gemma2")
+    made._model.save_pretrained(tmp_path / "model")
+    places = {part: "cpu" for part in PARTS} | {"model.norm": "disk"}
+    places |= {f"model.layers.{i}": "disk" if i >= 2 else "cpu" for i in range(N_LAYERS)}
+    split, whole = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=dtype, **options)
+        for options in ({"device_map": places, "offload_folder": str(tmp_path / "disk")}, {})
+    )
+    lying = [{p.device.type for p in block.parameters()} for block in split.model.layers]
+    assert lying == [{"cpu"}, {"cpu"}, {"meta"}, {"meta"}]
+    moved = SteerableModel("tests/split", split, made.tokenizer)
+    for layer in (1, 2, N_LAYERS - 1):
+        steering = tiny_steering(layer)
+        seen: list[torch.Tensor] = []
+        block = moved.blocks[layer]
+        handle = block.register_forward_hook(lambda _, __, out, seen=seen: seen.append(out))
+        _, result = moved.start([RowStart(PROMPT, steering)])
+        handle.remove()
+        assert (seen[0].dtype, seen[0].device.type) == (dtype, "cpu")
+        assert result.steered == (1,)
+        plain = SteerableModel("tests/whole", whole, made.tokenizer)
+        expected = by_hand(plain, PROMPT, len(PROMPT), steering).float()
+        torch.testing.assert_close(result.logits[0], expected)
+    vectors = torch.randn(3, D_MODEL, generator=torch.Generator().manual_seed(2))
+    words = [model.raised_tokens(vectors, 4) for model in (moved, plain)]
+    assert torch.equal(*words)
+
+
+def test_all_that_a_push_is_made_of_goes_to_the_device_and_dtype_of_its_block() -> None:
+    """There is one device here that computes. `meta` does not, so no number is looked at; but it
+    refuses a tensor from elsewhere, as a second GPU would."""
+    resid = torch.zeros(3, 5, D_MODEL, dtype=torch.bfloat16, device="meta")
+    direction = torch.ones(3, D_MODEL)
+    with pytest.raises(RuntimeError, match="device"):
+        resid + direction[:, None]
+    latents = torch.ones(4, D_MODEL)
+    reader = LatentReader(latents, torch.zeros(4), torch.zeros(4), latents)
+    edited = pushed(resid, direction, torch.ones(3, 5), clamped={0: reader}, keep_norm=[1])
+    assert (edited.device.type, edited.dtype) == ("meta", torch.bfloat16)

@@ -88,6 +88,8 @@ class LocalEngine:
     def about(self) -> str:
         steerable = self.steerable
         bits = f"{steerable.bits}-bit" if steerable.quantize == "none" else steerable.quantize
+        if steerable.lean and steerable.lean.packed:
+            bits += ", decoding in fewer"
         base = "" if steerable.is_chat else "base model, "
         return f"{base}{bits}, {steerable.memory / 1e9:.1f} GB on {steerable.device.type}"
 

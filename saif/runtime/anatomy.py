@@ -1,6 +1,7 @@
 """Where things are in a transformers model, whatever its family calls them."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -76,6 +77,22 @@ def control_ids(tokenizer: Any) -> frozenset[int]:
     """
     added = tokenizer.added_tokens_decoder.items()
     return frozenset(tokenizer.all_special_ids) | {i for i, token in added if token.special}
+
+
+def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every token that ends a reply."""
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    ends = ends if isinstance(ends, Sequence) else [ends]
+    return frozenset(end for end in [*ends, tokenizer.eos_token_id] if end is not None)
+
+
+def readable_window(config: Any) -> int:
+    """Up to how many tokens every position sees all before it, so that a prefix may be read
+    apart; 0 for a model whose state can't tell padding after such a prefix from text."""
+    kinds: list[str] = getattr(config, "layer_types", None) or []
+    if any("attention" not in kind or "linear" in kind for kind in kinds):
+        return 0
+    return getattr(config, "sliding_window", 0) or 1 << 30
 
 
 def fingerprint(model: Any) -> str:

@@ -63,6 +63,18 @@ def left_pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, T
     return ids, mask
 
 
+def check_directions(rows: Sequence[BatchRow], n_layers: int, d_model: int, model_id: str) -> None:
+    """Raise SteeringError unless every direction is one of this model's."""
+    for row in rows:
+        for layer, direction in (row.steering.directions if row.steering else {}).items():
+            if not 0 <= layer < n_layers or direction.shape != (d_model,):
+                raise SteeringError(
+                    f"A direction of width {direction.shape[0]} at layer {layer} doesn't fit "
+                    f"{model_id} ({n_layers} layers, width {d_model}).",
+                    hint="The preset was made for another model.",
+                )
+
+
 def steer_weights(rows: Sequence[BatchRow], width: int, control_ids: frozenset[int]) -> Tensor:
     """(batch, width): with what share of its strength each of the newest `width` columns is
     steered, by absolute position.

@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # torch loads with a model, not with its name
     from saif.runtime.model import SteerableModel
 
 QuantizeOrAuto = Literal["none", "int8", "4bit", "auto"]
-"""auto: as many bits as fit into the GPU's memory; on a CPU all of them."""
+"""auto: as many bits as fit into the GPU's memory. On a CPU all of them to read with, and where
+that is possible 4 or 8 to decode with, which is faster (docs/decisions/0010)."""
 
 DEFAULT_MODEL = MODELS[0].name
 
@@ -57,7 +58,16 @@ def load_model(name: str = DEFAULT_MODEL, *, quantize: QuantizeOrAuto = "none") 
         bits = _fitting(source, quantize)
         tokenizer = AutoTokenizer.from_pretrained(source.path, **source.options)
         model = _load(source, bits)
-    return SteerableModel(source.id, model, tokenizer, quantize=bits)
+    steerable = SteerableModel(source.id, model, tokenizer, quantize=bits)
+    steerable.make_lean(packed=quantize == "auto" and _is_room_to_pack(steerable.memory))
+    return steerable
+
+
+def _is_room_to_pack(n_bytes: int) -> bool:
+    """Whether an 8-bit copy of float32 weights fits beside them."""
+    import psutil
+
+    return bool(psutil.virtual_memory().available > n_bytes / 4)
 
 
 def check_loadable(name: str, quantize: QuantizeOrAuto, freed: int = 0) -> None:

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saif.core.steering import Steering
-from saif.errors import InputError, SteeringError
-from saif.runtime import anatomy
+from saif.errors import InputError
+from saif.runtime import anatomy, scores
 from saif.runtime.batch import (
     Batch,
     BatchRow,
     RowStart,
     StepResult,
+    check_directions,
     left_pad,
     shared_prefix,
     steer_weights,
@@ -24,8 +24,12 @@ from saif.runtime.batch import (
 )
 from saif.runtime.edits import steered_edits
 from saif.runtime.hooks import Edit, edit_outputs, read_outputs
+from saif.runtime.lean import LeanDecoder, can_be_lean
 from saif.runtime.published import Quantize
 from saif.runtime.templates import Message, is_chat, render, turn_end
+
+_Forward = Callable[[Batch, Tensor, Mapping[int, Edit]], Tensor]
+"""One pass over a batch's newest tokens: logits (rows, vocab) for the next."""
 
 
 class SteerableModel:
@@ -52,17 +56,19 @@ class SteerableModel:
         self.n_layers = len(self.blocks)
         self.d_model: int = config.hidden_size
         self.context_length: int = getattr(config, "max_position_embeddings", 0) or 1 << 30
-        self._window: int = getattr(config, "sliding_window", 0) or 1 << 30
-        # A state without positions can't tell padding after a shared prefix from text.
-        kinds: list[str] = getattr(config, "layer_types", None) or []
-        if any("attention" not in kind or "linear" in kind for kind in kinds):
-            self._window = 0
+        self._window = anatomy.readable_window(config)
         self.control_ids = anatomy.control_ids(tokenizer)
-        ends = getattr(model.generation_config, "eos_token_id", None)
-        ends = ends if isinstance(ends, Sequence) else [ends]
-        self.end_ids = frozenset(e for e in [*ends, tokenizer.eos_token_id] if e is not None)
+        self.end_ids = anatomy.end_ids(model, tokenizer)
         self._pad_id = tokenizer.pad_token_id or tokenizer.eos_token_id or 0
         self.fingerprint = anatomy.fingerprint(model)
+        self.lean: LeanDecoder | None = None
+
+    def make_lean(self, *, packed: bool) -> None:
+        """Decode without the class's overhead, and with weights in 4 or 8 bits if `packed`, where
+        the model is of a shape for it. Prompts are read by the model itself as ever, and so is
+        everything under "Reading"."""
+        if can_be_lean(self._model, self.blocks):
+            self.lean = LeanDecoder(self._model, self.blocks, packed=packed)
 
     @property
     def device(self) -> torch.device:
@@ -72,7 +78,8 @@ class SteerableModel:
     @property
     def memory(self) -> int:
         """Bytes that the weights take."""
-        return int(self._model.get_memory_footprint())
+        packed = self.lean.bytes if self.lean else 0
+        return int(self._model.get_memory_footprint()) + packed
 
     # Text and tokens
 
@@ -101,8 +108,7 @@ class SteerableModel:
             )
             for start in starts
         ]
-        for row in rows:
-            self._check(row.steering)
+        check_directions(rows, self.n_layers, self.d_model, self.model_id)
         # What all rows share and none steers is read once, as a single row.
         sequences = [row.token_ids for row in rows]
         # A reply may outgrow a sliding window later, so those models never read it apart.
@@ -110,7 +116,7 @@ class SteerableModel:
         skip = unsteered_prefix(rows, self.control_ids) if apart else 0
         input_ids, _, attention_mask, cache = self._after_prefix(sequences, skip)
         batch = Batch(rows, cache, attention_mask)
-        return batch, self._step(batch, input_ids)
+        return batch, self._step(batch, input_ids, self._forward_all)
 
     def advance(self, batch: Batch, token_ids: Sequence[int]) -> StepResult:
         """Append one token to every row and give the logits for the one after it."""
@@ -118,7 +124,8 @@ class SteerableModel:
             row.token_ids.append(token)
         ones = batch.attention_mask.new_ones(len(batch.rows), 1)
         batch.attention_mask = torch.cat([batch.attention_mask, ones], dim=1)
-        return self._step(batch, torch.tensor([[token] for token in token_ids], device=self.device))
+        input_ids = torch.tensor([[token] for token in token_ids], device=self.device)
+        return self._step(batch, input_ids, self._forward_lean if self.lean else self._forward_all)
 
     def keep(self, batch: Batch, rows: Sequence[int]) -> None:
         """Drop every row but these, so that finished rows cost nothing more."""
@@ -129,22 +136,26 @@ class SteerableModel:
         batch.cache.reorder_cache(index)
         batch.attention_mask = batch.attention_mask[index]
 
-    def _step(self, batch: Batch, input_ids: Tensor) -> StepResult:
+    def _step(self, batch: Batch, input_ids: Tensor, forward: _Forward) -> StepResult:
         weights = steer_weights(batch.rows, input_ids.shape[1], self.control_ids)
         counts: dict[int, Tensor] = {}
         edits = steered_edits(batch.rows, weights, self.d_model, counts)
-        out = self._forward(input_ids, batch.attention_mask, batch.cache, edits, {})
-        steered = verified(batch.rows, weights, counts)
-        return StepResult(out.logits[:, -1].float(), steered)
+        logits = forward(batch, input_ids, edits)
+        return StepResult(logits, verified(batch.rows, weights, counts))
 
-    def _check(self, steering: Steering | None) -> None:
-        for layer, direction in (steering.directions if steering else {}).items():
-            if not 0 <= layer < self.n_layers or direction.shape != (self.d_model,):
-                raise SteeringError(
-                    f"A direction of width {direction.shape[0]} at layer {layer} doesn't fit "
-                    f"{self.model_id} ({self.n_layers} layers, width {self.d_model}).",
-                    hint="The preset was made for another model.",
-                )
+    def _forward_all(self, batch: Batch, input_ids: Tensor, edits: Mapping[int, Edit]) -> Tensor:
+        out = self._forward(input_ids, batch.attention_mask, batch.cache, edits, {})
+        return out.logits[:, -1].float()
+
+    @torch.inference_mode()
+    def _forward_lean(self, batch: Batch, input_ids: Tensor, edits: Mapping[int, Edit]) -> Tensor:
+        assert self.lean is not None
+        lengths = [len(row.token_ids) for row in batch.rows]
+        positions = torch.tensor([[length - 1] for length in lengths])
+        no_padding = min(lengths) == batch.attention_mask.shape[1]
+        mask = None if no_padding else batch.attention_mask
+        with self._lock:
+            return self.lean.step(input_ids, positions, mask, batch.cache, edits)
 
     # Reading
 
@@ -186,15 +197,7 @@ class SteerableModel:
         attention_mask = torch.cat([read, mask], dim=1)
         keep = max(len(continuation) for _, continuation in rows) + 1
         out = self._forward(input_ids, attention_mask, cache, {}, {}, logits_to_keep=keep)
-        result = []
-        for index, (_, continuation) in enumerate(rows):
-            n = len(continuation)
-            targets = torch.tensor(list(continuation), dtype=torch.long, device=out.logits.device)
-            # Of a row as wide as the vocabulary only one number is wanted.
-            logits = out.logits[index, -n - 1 : -1].float()
-            picked = logits.gather(1, targets[:, None])[:, 0]
-            result.append((picked - logits.logsumexp(dim=-1)).cpu())
-        return result
+        return scores.of_continuations(out.logits, [continuation for _, continuation in rows])
 
     def next_token_loss(
         self,
@@ -210,10 +213,7 @@ class SteerableModel:
         input_ids, mask = self._left_pad(sequences)
         every = input_ids.shape[1]
         out = self._forward(input_ids, mask, None, replace or {}, {}, logits_to_keep=every)
-        scores = out.logits[:, :-1].float().log_softmax(dim=-1)
-        per_token = scores.gather(2, input_ids[:, 1:, None])[:, :, 0]
-        counted = mask.cumsum(dim=1)[:, 1:] > max(skip, 1)
-        return float(-per_token[counted].mean())
+        return scores.mean_loss(out.logits, input_ids, mask, skip)
 
     def logit_lens(self, vectors: Tensor, top: int) -> list[list[str]]:
         """The words each residual direction (n, d_model) raises most if it is the last thing
@@ -287,10 +287,9 @@ class SteerableModel:
         return cache, mask[rows]
 
     def _new_cache(self) -> Any:
-        from transformers import DynamicCache
+        from saif.runtime.kv_cache import new_cache  # transformers comes with it
 
-        # With the config, sliding-window layers get the cache they need.
-        return DynamicCache(config=self._model.config)
+        return new_cache(self._model.config)
 
     def _left_pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         ids, mask = left_pad(sequences, self._pad_id)

@@ -15,6 +15,7 @@ from saif.errors import InputError, ModelError
 from saif.generation import Row, Sampling, Step, StopReason, decode, never
 from saif.presets.preset import ModelRef
 from saif.runtime.model import SteerableModel
+from saif.shared_batch import SharedBatch
 
 Role = Literal["system", "user", "assistant"]
 
@@ -104,7 +105,10 @@ class LocalEngine:
             )
             for request in requests
         ]
-        return _while_memory_lasts(decode(self.steerable, rows, cancelled=cancelled))
+        return _while_memory_lasts(self._decode(rows, cancelled))
+
+    def _decode(self, rows: Sequence[Row], cancelled: Callable[[], bool]) -> Iterator[Step]:
+        return decode(self.steerable, rows, cancelled=cancelled)
 
     def _render(self, request: Request) -> list[int]:
         messages = [{"role": m.role, "content": m.text} for m in request.messages]
@@ -116,6 +120,17 @@ class LocalEngine:
         if len(token_ids) > limit:
             raise _too_long(limit, len(token_ids))
         return token_ids
+
+
+class SharedEngine(LocalEngine):
+    """The engine in this process for many callers at once, whose rows decode together."""
+
+    def __init__(self, model: SteerableModel) -> None:
+        super().__init__(model)
+        self._batch = SharedBatch(model)
+
+    def _decode(self, rows: Sequence[Row], cancelled: Callable[[], bool]) -> Iterator[Step]:
+        return self._batch.stream(rows, cancelled=cancelled)
 
 
 def _while_memory_lasts(steps: Iterator[Step]) -> Iterator[Step]:

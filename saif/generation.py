@@ -94,6 +94,41 @@ def never() -> bool:
     return False
 
 
+class Replies:
+    """The replies to rows that were asked for together, while they grow."""
+
+    def __init__(self, model: SteerableModel, rows: Sequence[Row]) -> None:
+        self._noise = _SharedNoise()
+        self._running = [_RowState(index, row, model) for index, row in enumerate(rows)]
+
+    def __len__(self) -> int:
+        """How many rows are still running."""
+        return len(self._running)
+
+    def take(self, logits: Tensor, steered: Sequence[int]) -> tuple[Step, list[int], list[int]]:
+        """One step: logits (running rows, vocab), and how many positions were steered for them.
+
+        Returns the step, which of the rows go on, as places among those given, and their tokens.
+        """
+        self._noise.next_step()
+        tokens = [
+            choose(logits[i], state.seen, state.sampling, self._noise)
+            for i, state in enumerate(self._running)
+        ]
+        step = tuple(
+            state.take(token, count)
+            for state, token, count in zip(self._running, tokens, steered, strict=True)
+        )
+        alive = [i for i, row_step in enumerate(step) if row_step.stop is None]
+        self._running = [self._running[i] for i in alive]
+        return step, alive, [tokens[i] for i in alive]
+
+    def cancel(self) -> Step:
+        """The last step of the rows still running."""
+        running, self._running = self._running, []
+        return tuple(RowStep(state.index, None, state.held, 0, "cancelled") for state in running)
+
+
 def decode(
     model: SteerableModel, rows: Sequence[Row], *, cancelled: Callable[[], bool] = never
 ) -> Iterator[Step]:
@@ -102,29 +137,18 @@ def decode(
     `cancelled` is asked before each step; once true, the rows still running end as "cancelled".
     Dropping the iterator early is safe too: nothing outlives a step.
     """
-    noise = _SharedNoise()
-    running = [_RowState(index, row, model) for index, row in enumerate(rows)]
+    replies = Replies(model, rows)
     batch, result = model.start([RowStart(row.prompt_ids, row.steering) for row in rows])
-    while running:
+    while True:
         if cancelled():
-            yield tuple(RowStep(state.index, None, state.held, 0, "cancelled") for state in running)
+            yield replies.cancel()
             return
-        noise.next_step()
-        tokens = [
-            choose(result.logits[i], state.seen, state.sampling, noise)
-            for i, state in enumerate(running)
-        ]
-        step = tuple(
-            state.take(token, steered)
-            for state, token, steered in zip(running, tokens, result.steered, strict=True)
-        )
+        step, alive, tokens = replies.take(result.logits, result.steered)
         yield step
-        alive = [i for i, row_step in enumerate(step) if row_step.stop is None]
         if not alive:
             return
         model.keep(batch, alive)
-        running = [running[i] for i in alive]
-        result = model.advance(batch, [tokens[i] for i in alive])
+        result = model.advance(batch, tokens)
 
 
 class _SharedNoise:

@@ -16,6 +16,7 @@ LAYERS = [  # lowest first; rooms on one row are independent of each other
     {"core"},
     {"presets", "runtime"},
     {"generation"},
+    {"shared_batch"},
     {"engine"},
     {"chat", "zero_gpu"},
     {"experiments"},

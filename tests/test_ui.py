@@ -221,7 +221,7 @@ def test_memory_that_runs_out_is_explained_and_the_next_message_works(
 
     with monkeypatch.context() as full:
         full.setattr(spy.engine.steerable, "advance", run_out)
-        with pytest.raises(AppError, match="Memory ran out before the reply was finished. Clear"):
+        with pytest.raises(AppError, match="Memory ran out before the reply was finished"):
             visitor.send("hello")
     assert len(visitor.send("hello").column(STEERED)) == 3
 

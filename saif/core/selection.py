@@ -72,7 +72,7 @@ def output_score(plain: Tensor, steered: Tensor, words: Tensor) -> Tensor:
     leaves its words where they were (after Arad et al., arXiv 2505.20063).
     """
     rise = steered.float().log_softmax(dim=-1) - plain.float().log_softmax(dim=-1)
-    return rise.gather(1, words).mean(dim=1)
+    return rise.gather(1, words.to(rise.device)).mean(dim=1)
 
 
 def rank(statistics: LatentStatistics, selection: Selection) -> Tensor:

@@ -43,7 +43,7 @@ def collect_activations(
             continue
         residuals, mask = model.residuals(batch, pending, skip=skip)
         for layer, resid in residuals.items():
-            rows = resid[mask].to("cpu", torch.float16)
+            rows = resid[mask.to(resid.device)].to("cpu", torch.float16)
             if not bool(torch.isfinite(rows).all()):
                 raise ModelError(f"The residual stream after layer {layer} overflows float16.")
             arrays[layer][written : written + len(rows)] = rows.numpy()

@@ -1,6 +1,7 @@
 """Load a model by known name, hub id or local folder."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,15 @@ def _fitting(source: _Source, quantize: QuantizeOrAuto, freed: int = 0) -> Quant
 
     from saif.runtime import fit
 
-    size = fit.size_of(AutoConfig.from_pretrained(source.path, **source.options))
+    config = AutoConfig.from_pretrained(source.path, **source.options)
+    if getattr(config, "quantization_config", None) is not None:
+        if quantize in ("int8", "4bit"):
+            raise ModelError(
+                f"{source.id} is published quantized, and can't be once more.",
+                hint="Leave --quantize out.",
+            )
+        quantize = "none"
+    size = fit.size_of(config)
     if not source.local:
         from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -128,6 +137,8 @@ def _load(source: _Source, quantize: Quantize) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    if quantize == "int8":  # says at every product that its input is cast, which it has to be
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     options = {} if quantize == "none" else {"quantization_config": _quantization(quantize)}
     return AutoModelForCausalLM.from_pretrained(
         source.path,
@@ -142,7 +153,7 @@ def _bytes_per_weight(quantize: Quantize) -> int:
     """Of what isn't quantized. A CPU is slower in 16 bits than in 32 (measured)."""
     import torch
 
-    return 4 if quantize == "none" and not torch.cuda.is_available() else 2
+    return 2 if quantize == "int8" or torch.cuda.is_available() else 4
 
 
 def model_id(name: str) -> str:

@@ -78,8 +78,12 @@ class SteerableModel:
     @property
     def memory(self) -> int:
         """Bytes that the weights take."""
-        packed = self.lean.bytes if self.lean else 0
-        return int(self._model.get_memory_footprint()) + packed
+        return int(self._model.get_memory_footprint()) + (self.lean.bytes if self.lean else 0)
+
+    @property
+    def rows_can_join(self) -> bool:
+        """Whether rows may join a running batch (`saif.runtime.joining`)."""
+        return self._window >= self.context_length
 
     # Text and tokens
 
@@ -111,9 +115,9 @@ class SteerableModel:
         check_directions(rows, self.n_layers, self.d_model, self.model_id)
         # What all rows share and none steers is read once, as a single row.
         sequences = [row.token_ids for row in rows]
-        # A reply may outgrow a sliding window later, so those models never read it apart.
-        apart = len(rows) > 1 and self._window >= self.context_length
-        skip = unsteered_prefix(rows, self.control_ids) if apart else 0
+        # A reply may outgrow a sliding window later: no padding may stand between prefix and rest.
+        apart = self.rows_can_join or len(set(map(len, sequences))) == 1
+        skip = unsteered_prefix(rows, self.control_ids) if apart and len(rows) > 1 else 0
         input_ids, _, attention_mask, cache = self._after_prefix(sequences, skip)
         batch = Batch(rows, cache, attention_mask)
         return batch, self._step(batch, input_ids, self._forward_all)
@@ -131,8 +135,8 @@ class SteerableModel:
         """Drop every row but these, so that finished rows cost nothing more."""
         if list(rows) == list(range(len(batch.rows))):
             return
-        index = torch.tensor(list(rows), device=self.device)
         batch.rows = [batch.rows[row] for row in rows]
+        index = torch.tensor(list(rows), device=self.device)
         batch.cache.reorder_cache(index)
         batch.attention_mask = batch.attention_mask[index]
 

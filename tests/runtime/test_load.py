@@ -11,7 +11,7 @@ from tiny import tiny_model
 from saif.errors import ModelError
 from saif.runtime import embedded, load
 from saif.runtime.batch import RowStart
-from saif.runtime.load import DEFAULT_MODEL, load_model, model_id
+from saif.runtime.load import DEFAULT_MODEL, check_loadable, load_model, model_id
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +67,16 @@ def test_weights_of_another_shape_are_refused(folder: Path) -> None:
     weights["model.layers.0.self_attn.q_proj.weight"] = torch.ones(3, 3)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     assert "could not be loaded" in refusal(folder)
+
+
+def test_a_model_that_is_published_quantized_is_not_quantized_again(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "mxfp4"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="is published quantized, and can't be once more") as said:
+        check_loadable(str(folder), "4bit")
+    assert said.value.hint == "Leave --quantize out."
+    check_loadable(str(folder), "auto")
 
 
 def test_the_id_of_a_model_is_known_before_it_is_loaded(folder: Path) -> None:

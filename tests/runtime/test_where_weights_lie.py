@@ -9,7 +9,7 @@ from families import by_hand, family_model
 from tiny import D_MODEL, N_LAYERS, tiny_model, tiny_steering
 from transformers import AutoModelForCausalLM
 
-from saif.core.steering import LatentReader, pushed
+from saif.core.steering import pushed
 from saif.runtime.batch import RowStart
 from saif.runtime.model import SteerableModel
 
@@ -86,14 +86,12 @@ def test_a_model_is_steered_wherever_its_device_map_puts_each_block(
     assert torch.equal(*words)
 
 
-def test_all_that_a_push_is_made_of_goes_to_the_device_and_dtype_of_its_block() -> None:
+def test_a_push_goes_to_the_device_and_dtype_of_its_block() -> None:
     """There is one device here that computes. `meta` does not, so no number is looked at; but it
-    refuses a tensor from elsewhere, as a second GPU would."""
+    lets nothing from elsewhere be added, as a second GPU would not."""
     resid = torch.zeros(3, 5, D_MODEL, dtype=torch.bfloat16, device="meta")
     direction = torch.ones(3, D_MODEL)
     with pytest.raises(RuntimeError, match="device"):
         resid + direction[:, None]
-    latents = torch.ones(4, D_MODEL)
-    reader = LatentReader(latents, torch.zeros(4), torch.zeros(4), latents)
-    edited = pushed(resid, direction, torch.ones(3, 5), clamped={0: reader}, keep_norm=[1])
+    edited = pushed(resid, direction, torch.ones(3, 5), keep_norm=[1])
     assert (edited.device.type, edited.dtype) == ("meta", torch.bfloat16)

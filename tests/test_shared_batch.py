@@ -1,0 +1,215 @@
+"""Many callers in one running batch: each gets what it would have got alone."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from runtime.families import family_model
+from tiny import tiny_model, tiny_steering
+
+from saif.errors import SteeringError
+from saif.generation import Row, Sampling, Step, decode
+from saif.runtime.batch import Batch
+from saif.runtime.model import SteerableModel
+from saif.shared_batch import SharedBatch
+
+
+@pytest.fixture
+def model() -> SteerableModel:
+    return tiny_model()
+
+
+def rows(model: SteerableModel, number: int, *, tokens: int = 12) -> list[Row]:
+    """A steered and an unsteered row; every number has another length, noise and steering."""
+    prompt = [*model.encode_text("The river is long. " * (1 + number % 4)), 5 + number]
+    sampling = Sampling(
+        max_new_tokens=tokens + number % 5, temperature=0.8 if number % 2 else 0.0, seed=number
+    )
+    steering = tiny_steering(layer=1 + number % 2, seed=number, span="response")
+    return [
+        Row(prompt_ids=prompt, sampling=sampling),
+        Row(prompt_ids=prompt, sampling=sampling, steering=steering),
+    ]
+
+
+def summary(steps: Sequence[Step]) -> dict[int, tuple[list[int | None], str, int, Any]]:
+    """row -> its tokens, text, steered positions and how it ended."""
+    found: dict[int, tuple[list[int | None], str, int, Any]] = {}
+    for step in steps:
+        for row in step:
+            tokens, text, steered, _ = found.get(row.row, ([], "", 0, None))
+            found[row.row] = (
+                [*tokens, row.token_id],
+                text + row.text,
+                steered + row.steered,
+                row.stop,
+            )
+    return found
+
+
+def alone(model: SteerableModel, asked: Sequence[Row]) -> dict[int, Any]:
+    return summary(list(decode(model, asked)))
+
+
+def idle() -> bool:
+    deadline = time.monotonic() + 5
+    while any(thread.name == "saif-decode" for thread in threading.enumerate()):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+class Passes:
+    """Counts a model's steps, and can slow them down or fail them."""
+
+    def __init__(self, model: SteerableModel, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rows: list[int] = []
+        self.seconds = 0.0
+        self.fails: Callable[[Batch], bool] = lambda batch: False
+        self._advance = model.advance
+        monkeypatch.setattr(model, "advance", self._count)
+
+    def _count(self, batch: Batch, token_ids: Sequence[int]) -> Any:
+        self.rows.append(len(batch.rows))
+        time.sleep(self.seconds)
+        if self.fails(batch):
+            raise SteeringError("This row is not steered as asked.")
+        return self._advance(batch, token_ids)
+
+
+@pytest.fixture
+def passes(model: SteerableModel, monkeypatch: pytest.MonkeyPatch) -> Passes:
+    return Passes(model, monkeypatch)
+
+
+def test_one_caller_gets_what_decode_gives(model: SteerableModel) -> None:
+    asked = rows(model, 1)
+    steps = list(SharedBatch(model).stream(asked))
+    assert steps == list(decode(model, asked))
+    assert idle()
+
+
+def test_callers_who_join_and_leave_get_what_they_would_have_got_alone(
+    model: SteerableModel, passes: Passes
+) -> None:
+    asked = [rows(model, number) for number in range(8)]
+    wanted = [alone(model, each) for each in asked]
+    n_alone, passes.rows = len(passes.rows), []
+    passes.seconds = 0.005
+    shared = SharedBatch(model)
+
+    def call(number: int) -> dict[int, Any]:
+        time.sleep(0.012 * number)  # while the ones before are in the middle of their replies
+        return summary(list(shared.stream(asked[number])))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(call, range(8))) == wanted
+    assert max(passes.rows) > 4  # they did run together
+    assert len(passes.rows) < n_alone
+    assert idle()
+
+
+def test_a_caller_who_stops_or_leaves_changes_nothing_for_the_others(
+    model: SteerableModel, passes: Passes
+) -> None:
+    asked = [rows(model, number, tokens=30) for number in range(3)]
+    wanted = alone(model, asked[0])
+    passes.seconds = 0.005
+    shared, stop = SharedBatch(model), threading.Event()
+    with ThreadPoolExecutor(3) as pool:
+        stays = pool.submit(lambda: summary(list(shared.stream(asked[0]))))
+        stops = pool.submit(lambda: summary(list(shared.stream(asked[1], cancelled=stop.is_set))))
+        leaving = shared.stream(asked[2])
+        for _ in range(3):
+            next(leaving)
+        leaving.close()
+        stop.set()
+        assert {end for *_, end in stops.result(10).values()} == {"cancelled"}
+        assert stays.result(10) == wanted
+    assert passes.rows[-1] <= 2  # the others' rows are gone
+    assert idle()
+
+
+def test_a_row_that_fails_ends_its_own_request_and_no_other(
+    model: SteerableModel, passes: Passes
+) -> None:
+    asked = [rows(model, number, tokens=20) for number in range(3)]
+    wanted = [alone(model, each) for each in asked]
+    passes.seconds = 0.005
+    bad = asked[1][1].steering
+    passes.fails = lambda batch: any(
+        row.steering is bad and len(row.token_ids) > row.prompt_length + 6 for row in batch.rows
+    )
+    shared = SharedBatch(model)
+
+    def call(number: int) -> Any:
+        try:
+            return summary(list(shared.stream(asked[number])))
+        except SteeringError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(3) as pool:
+        got = list(pool.map(call, range(3)))
+    # What was counted as steered before the failure isn't counted again after it.
+    assert (got[0], got[2]) == (wanted[0], wanted[2])
+    assert got[1] == "This row is not steered as asked."
+    assert idle()
+    assert summary(list(shared.stream(asked[0]))) == wanted[0]
+
+
+def test_a_request_that_cannot_begin_is_refused_and_the_next_one_works(
+    model: SteerableModel,
+) -> None:
+    good = rows(model, 0)
+    bad = [replace(good[1], steering=tiny_steering(layer=99))]
+    shared = SharedBatch(model)
+    with pytest.raises(SteeringError, match="layer 99"):
+        list(shared.stream(bad))
+    assert summary(list(shared.stream(good))) == alone(model, good)
+
+
+def test_a_bug_in_one_step_leaves_nobody_waiting(
+    model: SteerableModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = SharedBatch(model)
+    with monkeypatch.context() as broken:
+        broken.setattr(model, "keep", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            list(shared.stream(rows(model, 0)))
+    assert summary(list(shared.stream(rows(model, 0)))) == alone(model, rows(model, 0))
+
+
+def test_those_for_whom_there_is_no_room_wait_their_turn(
+    model: SteerableModel, passes: Passes
+) -> None:
+    passes.seconds = 0.002
+    shared = SharedBatch(model, max_rows=4)
+    asked = [rows(model, number) for number in range(5)]
+    wanted = [alone(model, each) for each in asked]
+    passes.rows = []
+    with ThreadPoolExecutor(5) as pool:
+        assert list(pool.map(lambda each: summary(list(shared.stream(each))), asked)) == wanted
+    assert max(passes.rows) == 4
+    # More rows than there is ever room for still get their turn, by themselves.
+    many = [row for each in asked for row in each]
+    assert len(summary(list(shared.stream(many)))) == len(many)
+
+
+def test_rows_of_a_sliding_window_are_not_joined_but_take_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = family_model("gemma2")
+    assert not model.rows_can_join
+    asked = [[replace(row, steering=None) for row in rows(model, n)] for n in range(3)]
+    wanted = [alone(model, each) for each in asked]
+    passes = Passes(model, monkeypatch)
+    passes.seconds = 0.01
+    shared = SharedBatch(model)
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(lambda each: summary(list(shared.stream(each))), asked)) == wanted
+    assert max(passes.rows) == 2

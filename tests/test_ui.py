@@ -3,6 +3,7 @@
 import logging
 import re
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -24,7 +25,7 @@ from ui_server import (
     page,
 )
 
-from saif.engine import Engine, LocalEngine
+from saif.engine import Engine, LocalEngine, SharedEngine
 from saif.errors import ModelError
 from saif.presets.library import Library
 
@@ -36,7 +37,7 @@ LONG = "The weather is lovely today."
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, SpyEngine]]:
     """One page for all tests that don't need their own: starting one takes a second."""
     model = tiny_model()
-    spy = SpyEngine(LocalEngine(model))
+    spy = SpyEngine(SharedEngine(model))
     library = tiny_library(tmp_path_factory.mktemp("presets"), model)
     with page(library, MODEL_ID, loaded(spy)) as address:
         yield address, spy
@@ -116,6 +117,27 @@ def test_visitors_do_not_see_each_other(url: str, spy: SpyEngine) -> None:
     assert answer.column(UNSTEERED)[0] == "yours"
     assert len(answer.column(UNSTEERED)) == 3
     assert len(spy.asked[1][0].messages) == 1
+
+
+def test_visitors_are_answered_at_the_same_time(url: str, spy: SpyEngine) -> None:
+    texts = [LONG, "hello", f"{LONG} {LONG}"]
+    visitors = [Visitor(url) for _ in texts]
+    asking = list(zip(visitors, texts, strict=True))
+    alone = [visitor.send(text, max_new_tokens=40) for visitor, text in asking]
+    for visitor in visitors:
+        visitor.client.predict(api_name="/clear")
+    spy.reset()
+    spy.seconds_per_step = 0.1
+    jobs = [visitor.start(text, max_new_tokens=40) for visitor, text in asking]
+    deadline = time.monotonic() + 10
+    while len(spy.asked) < 3:
+        assert not any(job.done() for job in jobs)
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for job, answer in zip(jobs, alone, strict=True):
+        together = Answer(job.result(timeout=30))
+        assert together.reply(STEERED) == answer.reply(STEERED)
+        assert together.reply(UNSTEERED) == answer.reply(UNSTEERED)
 
 
 def test_retry_redoes_the_last_turn_with_the_current_settings(

@@ -100,6 +100,8 @@ def test_a_page_that_shows_the_former_model_is_told_so(services: Services) -> No
 
 def test_the_model_stays_while_it_loads_and_while_a_preset_is_made(services: Services) -> None:
     loading: Future[Engine] = Future()
+    with services.replying(), pytest.raises(InputError, match="A reply is being written"):
+        workshop(services, models()).change_model(OTHER, "none")
     still = Services(services.library, MODEL_ID, loading)
     with pytest.raises(InputError, match="still loading"):
         workshop(still, models()).change_model(OTHER, "none")

@@ -23,6 +23,7 @@ from saif.experiments.effort import EFFORTS, Effort
 from saif.generation import Step, never
 from saif.presets.library import SHIPPED, Library
 from saif.presets.preset import ModelRef
+from saif.runtime.batch import Batch, StepResult
 from saif.ui.app import build_app
 from saif.ui.launch import serve
 from saif.ui.services import Services
@@ -35,6 +36,15 @@ class SpyEngine:
     def __init__(self, engine: LocalEngine) -> None:
         self.engine = engine
         self.reset()
+        model: Any = engine.steerable
+        advance = model.advance
+
+        def slowly(batch: Batch, token_ids: Sequence[int]) -> StepResult:
+            time.sleep(self.seconds_per_step)
+            result: StepResult = advance(batch, token_ids)
+            return result
+
+        model.advance = slowly
 
     def reset(self) -> None:
         self.seconds_per_step = 0.0
@@ -63,7 +73,6 @@ class SpyEngine:
                     raise ZeroDivisionError("a bug")
                 self.steps += 1
                 self.steps_after_cancel += cancelled()
-                time.sleep(self.seconds_per_step)
                 yield step
         finally:
             self.ended.set()

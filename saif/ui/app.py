@@ -17,15 +17,13 @@ from saif.ui.workshop import Workshop
 from saif.ui.workshop_handlers import WorkshopHandlers
 from saif.ui.workshop_panel import workshop_panel
 
-MAX_WAITING = 16
-"""Visitors who may wait for the model; one more is told that the queue is full."""
+MAX_ANSWERED, MAX_WAITING = 16, 16
+"""Visitors who are answered at once, as rows of one running batch, and who may wait for that; one
+more is told that the queue is full."""
 
 _HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 _QUIET: dict[str, Any] = {"queue": False, **_HIDDEN}
 """For events that only change what the page shows."""
-
-_MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
-"""For events that need the model to themselves."""
 
 _CLOSE_PANEL_ON_PHONES = """() => {
   if (innerWidth < 768) document.querySelector('#steering.open .toggle-button')?.click()
@@ -72,8 +70,9 @@ def build_app(services: Services, workshop: Workshop | None = None) -> gr.Blocks
 def _wire_turns(turns: Turns) -> None:
     chat = turns.chat
     model: dict[str, Any] = {
-        **_MODEL,
         "outputs": turns.outputs,
+        "concurrency_id": "model",
+        "concurrency_limit": MAX_ANSWERED,
         "show_progress": "minimal",
         "show_progress_on": chat.status,
     }
@@ -143,8 +142,7 @@ def _wire_workshop(
     renew: dict[str, Any],
     settle: Callable[[Dependency], None],
 ) -> None:
-    """What the owner's controls do. Nothing here waits for another visitor's turn but the change
-    of model, which waits for the reply that is being made."""
+    """What the owner's controls do. Nothing here waits for another visitor's turn."""
     model, making = handlers.tools.model, handlers.tools.making
     side: dict[str, Any] = {"concurrency_limit": None, **_HIDDEN}
     offer: dict[str, Any] = {"fn": handlers.offer, "outputs": handlers.offer_outputs, **_QUIET}
@@ -156,8 +154,7 @@ def _wire_workshop(
         [model.name, model.quantize],
         handlers.change_outputs,
         show_progress_on=handlers.turns.chat.status,
-        **_MODEL,
-        **_HIDDEN,
+        **side,
     ).success(**renew)
     settle(changed)
     for event in (changed.then(**offer), app.load(**offer)):

@@ -61,6 +61,8 @@ class Workshop:
         """
         with self._one_at_a_time:
             self._check_idle()
+            if self.services.busy:
+                raise InputError("A reply is being written.", hint="Stop it, or wait for its end.")
             found, before = model_id(name.strip()), self.asked
             old = self.services.current
             if not old.engine.done():

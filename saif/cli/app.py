@@ -3,7 +3,18 @@
 import typer
 
 from saif import __version__
-from saif.cli import compare, doctor, experiments, judge, measure, models, presets, report, setup
+from saif.cli import (
+    bench,
+    compare,
+    doctor,
+    experiments,
+    judge,
+    measure,
+    models,
+    presets,
+    report,
+    setup,
+)
 from saif.cli.failures import FailuresInWords
 
 app = typer.Typer(
@@ -27,5 +38,5 @@ def _start(
         print(context.get_help())
 
 
-for group in (compare, presets, models, doctor, setup, experiments, measure, judge, report):
+for group in (compare, presets, models, doctor, setup, experiments, measure, judge, report, bench):
     group.add_to(app)

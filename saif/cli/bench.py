@@ -1,0 +1,67 @@
+"""`bench`: how fast a model answers here, beside what else could run it."""
+
+from typing import Annotated, Any
+
+import typer
+
+from saif.cli.options import DEFAULT_MODEL, JsonOption, ModelOption, QuantizeOption, open_engine
+
+
+def bench(
+    model: ModelOption = DEFAULT_MODEL,
+    quantize: QuantizeOption = "auto",
+    rounds: Annotated[int, typer.Option(help="How often everything is measured.")] = 5,
+    steps: Annotated[int, typer.Option(help="Tokens per reply.")] = 32,
+    start_up: Annotated[
+        bool, typer.Option(help="Also time a fresh process up to its first token.")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure decoding, first tokens, reading, memory and start-up on this machine."""
+    from saif.cli.output import print_json
+    from saif.experiments.bench import run_bench
+
+    engine = open_engine(model, quantize)
+    found = run_bench(
+        engine, quantize, rounds=rounds, n_steps=steps, start_up=model if start_up else ""
+    )
+    if as_json:
+        print_json(found)
+    else:
+        _show(found)
+
+
+def _show(found: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from saif.cli.output import console, plain
+
+    out, machine = console(), found["machine"]
+    where = machine["gpu"] or f"{machine['processor']}, {machine['threads']} threads"
+    out.print(plain(f"{found['model']}, {found['about']}; {where}, {machine['vector_unit']}"))
+    table = Table("decoding", "steps/s", "slowest–fastest", "of the baseline")
+    for case in found["decoding"]:
+        table.add_row(
+            case["name"],
+            f"{case['steps_per_second']:.1f}",
+            f"{case['slowest']:.1f}–{case['fastest']:.1f}",
+            f"{case['ratio']:.2f}×",
+        )
+    out.print(table)
+    turns = ", ".join(f"{1000 * seconds:.0f}" for seconds in found["first_token_seconds"])
+    out.print(f"First token of turns 1–{len(found['first_token_seconds'])}: {turns} ms")
+    out.print(f"Reading: {found['read_tokens_per_second']:.0f} tokens/s")
+    memory = found["memory_bytes"]
+    peak = f", the process {memory['process_peak'] / 1e9:.2f} GB" if memory["process_peak"] else ""
+    out.print(f"Memory: the model {memory['model'] / 1e9:.2f} GB{peak} at most")
+    start = found["start_up_seconds"]
+    if start:
+        out.print(
+            f"Fresh process: loaded in {start['loaded']:.1f} s, first token in "
+            f"{start['first_token']:.1f} s"
+        )
+
+
+def add_to(app: typer.Typer) -> None:
+    """Hang this command into the command line."""
+    app.command()(bench)

@@ -1,0 +1,92 @@
+"""`bench` on the tiny model: real rounds, few of them."""
+
+import json
+import sys
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tiny import tiny_model
+
+from saif.engine import LocalEngine
+from saif.experiments import bench as module
+from saif.runtime import rivals
+
+CASES = [
+    "generate, 1 row",
+    "saif, 1 row",
+    "saif, 2 rows",
+    "saif, 3 rows",
+    "saif, 2 rows, one steered",
+]
+
+
+@pytest.fixture
+def bench(saif: Any, files: Any) -> Any:
+    return lambda *more: saif("bench", "--model", files.model, "--rounds", 2, "--steps", 6, *more)
+
+
+def test_everything_is_in_one_json_document(bench: Any) -> None:
+    result = bench("--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert [case["name"] for case in found["decoding"]] == CASES
+    for case in found["decoding"]:
+        assert 0 < case["slowest"] <= case["steps_per_second"] <= case["fastest"]
+    assert found["decoding"][0]["ratio"] == 1
+    assert (found["rounds"], found["steps"], found["quantize"]) == (2, 6, "auto")
+    assert len(found["first_token_seconds"]) == 5
+    assert found["last_turn_to_first"] > 0
+    assert found["read_tokens_per_second"] > 0
+    assert 0 < found["start_up_seconds"]["loaded"] < found["start_up_seconds"]["first_token"]
+    assert found["memory_bytes"]["process_peak"] > found["memory_bytes"]["model"] > 0
+    assert set(found["machine"]) == {
+        "system", "processor", "threads", "vector_unit", "gpu", "torch"
+    }  # fmt: skip
+
+
+def test_a_person_gets_a_table(bench: Any) -> None:
+    result = bench("--no-start-up")
+    assert result.exit_code == 0, result.output
+    for words in (*CASES, "1.00×", "First token of turns 1–5", "Memory"):
+        assert words in result.stdout
+    assert "Fresh process" not in result.stdout
+
+
+def test_too_few_rounds_are_refused(bench: Any) -> None:
+    result = bench("--rounds", 0)
+    assert result.exit_code == 2
+    assert "At least one round" in result.stderr
+
+
+def test_a_step_that_was_held_up_does_not_count() -> None:
+    assert module._rate([0, 1, 2, 12, 13]) == 1
+
+
+def test_llama_cpp_runs_the_same_file_where_it_is_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    """With a stand-in for its package."""
+    opened = []
+
+    class Llama:
+        def __init__(self, path: str, **options: object) -> None:
+            opened.append(path)
+
+        def generate(self, tokens: list[int], **options: object) -> Any:
+            while True:
+                time.sleep(0.001)
+                yield 65
+
+    fake = SimpleNamespace(Llama=Llama, __spec__=object())
+    monkeypatch.setitem(sys.modules, "llama_cpp", fake)
+    gguf = tmp_path / "model.gguf"
+    monkeypatch.setattr(module.embedded, "gguf_file", lambda: gguf)
+    assert rivals.has_llama_cpp()
+    engine = LocalEngine(tiny_model())
+    assert "llama.cpp, 1 row" not in module.Bench(engine, n_steps=4).cases()
+    engine.steerable.model_id = module.embedded.MODEL_ID
+    rate = module.Bench(engine, n_steps=4).cases()["llama.cpp, 1 row"]()
+    assert opened == [str(gguf)]
+    assert 0 < rate < 1000

@@ -5,6 +5,7 @@ the experiments as well as the local one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -14,6 +15,7 @@ from saif.core.steering import Steering
 from saif.errors import InputError, ModelError
 from saif.generation import Row, Sampling, Step, StopReason, decode, never
 from saif.presets.preset import ModelRef
+from saif.runtime.kv_memory import KvMemory
 from saif.runtime.model import SteerableModel
 from saif.shared_batch import SharedBatch
 
@@ -70,10 +72,23 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """The engine in this process."""
+    """The engine in this process.
 
-    def __init__(self, model: SteerableModel) -> None:
+    turn_bytes: how much memory may hold what was read in earlier turns, so that a turn reads only
+    what is new in it. It changes no reply, and nothing is kept unless it is given.
+    """
+
+    def __init__(self, model: SteerableModel, *, turn_bytes: int = 0) -> None:
         self.steerable = model
+        self._settling: ThreadPoolExecutor | None = None
+        if turn_bytes:
+            model.turns = KvMemory(turn_bytes)
+            self._settling = ThreadPoolExecutor(1, "settle")
+
+    def forget(self) -> None:
+        """Drop what is kept of every conversation; the next turn of each reads all of it again."""
+        if self.steerable.turns is not None:
+            self.steerable.turns.forget()
 
     @property
     def model(self) -> ModelRef:
@@ -105,10 +120,25 @@ class LocalEngine:
             )
             for request in requests
         ]
-        return _while_memory_lasts(self._decode(rows, cancelled))
+        return _while_memory_lasts(self._settled(rows, self._decode(rows, cancelled)))
 
     def _decode(self, rows: Sequence[Row], cancelled: Callable[[], bool]) -> Iterator[Step]:
         return decode(self.steerable, rows, cancelled=cancelled)
+
+    def _settled(self, rows: Sequence[Row], steps: Iterator[Step]) -> Iterator[Step]:
+        """The steps; after the last one, steered replies are read anew in the background while a
+        person reads them too. What was steered while it was written mostly is not as history."""
+        replies: list[list[int]] = [[] for _ in rows]
+        for step in steps:
+            for each in step:
+                if each.token_id is not None:
+                    replies[each.row].append(each.token_id)
+            yield step
+        if self._settling is not None:
+            for row, reply in zip(rows, replies, strict=True):
+                if row.steering is not None and reply:
+                    token_ids = [*row.prompt_ids, *reply]
+                    self._settling.submit(self.steerable.settle, token_ids, row.steering)
 
     def _render(self, request: Request) -> list[int]:
         messages = [{"role": m.role, "content": m.text} for m in request.messages]
@@ -125,8 +155,8 @@ class LocalEngine:
 class SharedEngine(LocalEngine):
     """The engine in this process for many callers at once, whose rows decode together."""
 
-    def __init__(self, model: SteerableModel) -> None:
-        super().__init__(model)
+    def __init__(self, model: SteerableModel, *, turn_bytes: int = 0) -> None:
+        super().__init__(model, turn_bytes=turn_bytes)
         self._batch = SharedBatch(model)
 
     def _decode(self, rows: Sequence[Row], cancelled: Callable[[], bool]) -> Iterator[Step]:

@@ -141,10 +141,12 @@ def decode(
     batch, result = model.start([RowStart(row.prompt_ids, row.steering) for row in rows])
     while True:
         if cancelled():
+            model.remember(batch, range(len(replies)))
             yield replies.cancel()
             return
         step, alive, tokens = replies.take(result.logits, result.steered)
         yield step
+        model.remember(batch, [i for i in range(len(step)) if i not in alive])
         if not alive:
             return
         model.keep(batch, alive)

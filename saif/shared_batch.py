@@ -149,6 +149,7 @@ class SharedBatch:
                 staying.append((request, len(alive)))
                 kept += alive
                 tokens += new
+        self._model.remember(group.batch, [row for row in range(first) if row not in kept])
         if not staying:
             return []
         reported = [group.reported[row] + group.result.steered[row] for row in kept]

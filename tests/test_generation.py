@@ -57,6 +57,9 @@ class ScriptedModel:
     def advance(self, batch: None, token_ids: Sequence[int]) -> StepResult:
         return self._result()
 
+    def remember(self, batch: None, rows: Sequence[int]) -> None:
+        pass
+
     def keep(self, batch: None, rows: Sequence[int]) -> None:
         self.alive = [self.alive[row] for row in rows]
 
@@ -399,7 +402,7 @@ def test_an_unsteered_row_counts_nothing(model: SteerableModel) -> None:
 
 def test_scripted_model_has_what_the_loop_uses() -> None:
     """So that the fake can't drift from the real one."""
-    names = {"tokenizer", "end_ids", "start", "advance", "keep"}
+    names = {"tokenizer", "end_ids", "start", "advance", "keep", "remember"}
     assert names <= set(dir(tiny_model())) & set(dir(ScriptedModel([65])))
 
 

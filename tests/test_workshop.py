@@ -13,7 +13,7 @@ from tiny import MODEL_ID, tiny_model
 from ui_server import EFFORT, loaded, owner_library, workshop
 
 from saif.core.spec import PLACEMENTS
-from saif.engine import Engine, LocalEngine, Message, Request, complete
+from saif.engine import Engine, LocalEngine, Message, Request, SharedEngine, complete
 from saif.errors import InputError, ModelError, SaeError
 from saif.experiments import build
 from saif.generation import Sampling
@@ -62,7 +62,11 @@ def test_another_model_takes_the_place_of_the_present_one(services: Services) ->
 
 
 def test_the_present_model_is_gone_before_the_next_one_comes(services: Services) -> None:
-    present = weakref.ref(services.current.engine.result())
+    engine = SharedEngine(tiny_model(), turn_bytes=10**6)
+    complete(engine, [Request(messages=(Message("user", "hi"),))])
+    services = Services(services.library, MODEL_ID, loaded(engine))
+    present = weakref.ref(engine.steerable)
+    del engine
     gone: list[bool] = []
 
     def load() -> Engine:

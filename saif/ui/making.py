@@ -115,6 +115,9 @@ class _GivingWay:
         self._model = model
         self._before_each_pass = before_each_pass
 
+    def remember(self, *_: Any) -> None:
+        """What is read in the background is no conversation, and would push those out."""
+
     def __getattr__(self, name: str) -> Any:
         if name in _PASSES:
             self._before_each_pass()

@@ -11,7 +11,7 @@ from tiny import D_MODEL, N_LAYERS, tiny_model, tiny_steering
 from torch import Tensor, nn
 
 import saif.runtime.edits as edits_module
-import saif.runtime.model as model_module
+import saif.runtime.reading as reading_module
 from saif.core.spec import SPANS, Span
 from saif.core.steering import Steering, pushed
 from saif.errors import InputError, SteeringError
@@ -328,7 +328,7 @@ def test_an_edit_that_is_added_twice_is_an_error(
         with edit_outputs(blocks, edits), edit_outputs(blocks, edits):
             yield
 
-    monkeypatch.setattr(model_module, "edit_outputs", doubled)
+    monkeypatch.setattr(reading_module, "edit_outputs", doubled)
     with pytest.raises(SteeringError, match=r"changed \[2\] positions instead of \[1\]"):
         model.start([RowStart(chat(model, "Hi"), tiny_steering())])
 

@@ -19,6 +19,9 @@ from saif.runtime.kv_memory import KvMemory
 from saif.runtime.model import SteerableModel
 from saif.shared_batch import SharedBatch
 
+TURN_BYTES = 500_000_000
+"""What conversations may keep in memory of what was read, unless told otherwise."""
+
 Role = Literal["system", "user", "assistant"]
 
 
@@ -155,7 +158,7 @@ class LocalEngine:
 class SharedEngine(LocalEngine):
     """The engine in this process for many callers at once, whose rows decode together."""
 
-    def __init__(self, model: SteerableModel, *, turn_bytes: int = 0) -> None:
+    def __init__(self, model: SteerableModel, *, turn_bytes: int = TURN_BYTES) -> None:
         super().__init__(model, turn_bytes=turn_bytes)
         self._batch = SharedBatch(model)
 

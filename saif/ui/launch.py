@@ -44,7 +44,7 @@ def read_options(argv: Sequence[str], env: Mapping[str, str]) -> Options:
     host = "0.0.0.0" if "SPACE_ID" in env else "127.0.0.1"
     parser = _Parser(prog="app.py", description="A steered chat beside an unsteered one.")
     parser.add_argument("--model", default=env.get("SAIF_MODEL") or DEFAULT_MODEL)
-    parser.add_argument("--quantize", default=env.get("SAIF_QUANTIZE") or "none")
+    parser.add_argument("--quantize", default=env.get("SAIF_QUANTIZE") or "auto")
     parser.add_argument("--host", default=env.get("SAIF_HOST") or host)
     parser.add_argument("--port", default=env.get("SAIF_PORT") or "7860")
     found = parser.parse_args(argv)

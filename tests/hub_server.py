@@ -8,16 +8,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
 
 COMMIT = "89abcdef0123456789abcdef0123456789abcdef"
 
 
 class HubServer:
-    """repositories: name -> file -> content. token: what may write."""
+    """repositories: name -> file -> content. token: what may write, and read what is gated."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.private: dict[str, bool] = {}
+        self.gated: set[str] = set()
         self.token = "hf_right"
         self.url = ""
 
@@ -71,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/(revision|tree)/\w+", path):
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/\w+)?", path):
             files = self.hub.repositories.get(found[1])
             if files is None:
                 self._answer({"error": "not found"}, 404, X_Error_Code="RepoNotFound")
@@ -93,13 +97,33 @@ class _Handler(BaseHTTPRequestHandler):
                     {"id": found[1], "sha": COMMIT, "siblings": siblings, "private": False}
                 )
         elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/\w+/(.+)", path):
-            content = self.hub.repositories[found[1]][found[2]]
+            allowed = self.headers.get("Authorization") == f"Bearer {self.hub.token}"
+            if found[1] in self.hub.gated and not allowed:
+                self._answer({"error": "Access is restricted"}, 401, X_Error_Code="GatedRepo")
+                return
+            content = self.hub.repositories[found[1]].get(found[2])
+            if content is None:
+                self._answer({"error": "not found"}, 404, X_Error_Code="EntryNotFound")
+                return
             headers = {"ETag": f'"{_digest(content)}"', "X_Repo_Commit": COMMIT}
             self._answer(content, **headers)
         else:
             self._answer({"error": f"unknown {path}"}, 404)
 
     do_HEAD = do_GET  # noqa: N815 - what the server calls
+
+
+@contextmanager
+def reachable_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[HubServer]:
+    """A running hub that huggingface_hub takes for the real one, with an empty cache."""
+    with hub_server() as server:
+        constants = "huggingface_hub.constants"
+        monkeypatch.setattr(f"{constants}.ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(cache))
+        monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)  # this hub is on this machine
+        yield server
 
 
 def _digest(content: bytes) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fake_hub import FakeHub, sae_weights
+from fake_hub import COMMIT, FakeHub, sae_weights
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
@@ -123,6 +123,7 @@ def test_identify_calibrate_and_compare(home: Path) -> None:
 
     preset = Library(home / "presets").preset(MODEL, "question")
     card = preset.preset
+    assert card.versions["model"] == COMMIT
     assert (card.model.id, card.model.n_layers, card.model.d_model) == (MODEL, N_LAYERS, D_MODEL)
     for part in card.placements.values():
         assert [table.layer for table in part.layers] == [LAYER]

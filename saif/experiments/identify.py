@@ -273,6 +273,10 @@ def _vectors(
     )
 
 
+def _revision(commit: str) -> dict[str, str]:
+    return {"model": commit} if commit else {}
+
+
 def _card(
     engine: LocalEngine,
     instruction: Instruction,
@@ -292,5 +296,5 @@ def _card(
             )
             for placement in PLACEMENTS
         },
-        versions={"saif": __version__},
+        versions={"saif": __version__, **_revision(engine.steerable.revision)},
     )

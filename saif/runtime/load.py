@@ -123,13 +123,13 @@ def _fitting(source: _Source, quantize: QuantizeOrAuto, freed: int = 0) -> Quant
             )
         quantize = "none"
     size = fit.size_of(config)
+    free = fit.room(freed)
+    bits = fit.choose(size, free, _bytes_per_weight("none")) if quantize == "auto" else quantize
+    fit.check_fits(source.id, size, bits, _bytes_per_weight(bits), free)
     if not source.local:
         from huggingface_hub.constants import HF_HUB_CACHE
 
         fit.check_disk(Path(HF_HUB_CACHE), size.bytes("none"))
-    free = fit.room(freed)
-    bits = fit.choose(size, free, _bytes_per_weight("none")) if quantize == "auto" else quantize
-    fit.check_fits(source.id, size, bits, _bytes_per_weight(bits), free)
     return bits
 
 

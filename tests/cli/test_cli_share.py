@@ -5,20 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_server import HubServer, hub_server
+from hub_server import HubServer, reachable_hub
 
 from saif.presets.library import Library
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    with hub_server() as server:
-        constants = "huggingface_hub.constants"
-        monkeypatch.setattr(f"{constants}.ENDPOINT", server.url)
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)  # this hub is on this machine
+    with reachable_hub(monkeypatch, tmp_path / "hub") as server:
         monkeypatch.setenv("HF_TOKEN", server.token)
         yield server
 

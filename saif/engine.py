@@ -50,6 +50,10 @@ class Reply:
     stop: StopReason
 
 
+TURN_BYTES = 512_000_000
+"""For what a chat keeps of earlier turns: some ten thousand tokens of the embedded model."""
+
+
 class Engine(Protocol):
     """Whatever can answer a batch of requests together."""
 
@@ -87,6 +91,11 @@ class LocalEngine:
         if turn_bytes:
             model.turns = KvMemory(turn_bytes)
             self._settling = ThreadPoolExecutor(1, "settle")
+
+    def settled(self) -> None:
+        """Wait until the replies of the last turns have been read anew."""
+        if self._settling is not None:
+            self._settling.submit(lambda: None).result()
 
     def forget(self) -> None:
         """Drop what is kept of every conversation; the next turn of each reads all of it again."""

@@ -19,9 +19,10 @@ def bench(
 ) -> None:
     """Measure decoding, first tokens, reading, memory and start-up on this machine."""
     from saif.cli.output import print_json
+    from saif.engine import TURN_BYTES, LocalEngine
     from saif.experiments.bench import run_bench
 
-    engine = open_engine(model, quantize)
+    engine = LocalEngine(open_engine(model, quantize).steerable, turn_bytes=TURN_BYTES)
     found = run_bench(
         engine, quantize, rounds=rounds, n_steps=steps, start_up=model if start_up else ""
     )

@@ -95,6 +95,7 @@ class Bench:
         """Seconds to the first token of each turn of a conversation in two columns."""
         columns: list[tuple[Message, ...]] = [(), ()]
         found = []
+        self._engine.forget()
         for turn in range(_TURNS):
             asked = Message("user", f"{_PROMPT} This is chapter {turn + 1}.")
             columns = [(*messages, asked) for messages in columns]
@@ -109,6 +110,7 @@ class Bench:
                     found.append(time.perf_counter() - started)
                 for row in step:
                     texts[row.row] += row.text
+            self._engine.settled()
             columns = [
                 (*messages, Message("assistant", text))
                 for messages, text in zip(columns, texts, strict=True)

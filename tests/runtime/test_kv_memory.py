@@ -11,7 +11,7 @@ from saif.core.spec import SPANS, Span
 from saif.core.steering import LatentReader, Steering
 from saif.engine import LocalEngine, Message, Reply, Request, complete
 from saif.generation import Row, Sampling, decode
-from saif.runtime.batch import RowStart
+from saif.runtime.batch import BatchRow, RowStart
 from saif.runtime.kv_memory import KvMemory
 from saif.runtime.model import SteerableModel
 
@@ -49,8 +49,7 @@ def talk(
                 for history, steering in zip(histories, steerings, strict=True)
             ],
         )
-        if engine._settling is not None:
-            engine._settling.submit(lambda: None).result()
+        engine.settled()
         found.append(replies)
         histories = [
             (*history, Message("assistant", reply.text))
@@ -79,41 +78,59 @@ def test_a_conversation_is_the_same_with_and_without_memory(
 @pytest.mark.parametrize("span", SPANS)
 def test_a_turn_reads_only_what_is_new(span: Span, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
+    model.end_ids = frozenset()  # long replies
     engine = LocalEngine(model, turn_bytes=1 << 24)
     seen = read_tokens(model, monkeypatch)
     steerings = [None, tiny_steering(1, span=span)]
-    sampling = Sampling(max_new_tokens=8)
+    sampling = Sampling(max_new_tokens=60)
     talk(engine, steerings, sampling, TURNS[:3])
     seen.clear()
     talk(engine, steerings, sampling, TURNS)  # the first three turns once more, then a new one
     # In each turn what the template puts around a message, and the message, in two rows.
-    around = len(model.render([{"role": "user", "content": ""}])) + 16
+    around = len(model.render([{"role": "user", "content": ""}])) + 20
     most = 2 * (max(map(len, TURNS)) + around)
     assert max(seen) <= most
     plain = read_tokens(model, monkeypatch)
     model.turns = None
     talk(LocalEngine(model), steerings, sampling, TURNS)
-    assert max(plain) > 2 * most
+    assert max(plain) > 3 * most
+
+
+@pytest.mark.parametrize("span", SPANS)
+def test_a_steered_reply_is_at_hand_as_history(span: Span) -> None:
+    """A `response` span leaves history alone, so the reply has to be read once more unsteered."""
+    model = tiny_model()
+    model.end_ids = frozenset()
+    engine = LocalEngine(model, turn_bytes=1 << 24)
+    messages = (Message("user", TURNS[1]),)
+    push = tiny_steering(1, span=span)
+    sampling = Sampling(max_new_tokens=30)
+    (reply,) = complete(engine, [Request(messages=messages, steering=push, sampling=sampling)])
+    engine.settled()
+    prompt = model.render([{"role": "user", "content": TURNS[1]}])
+    read = [*prompt, *reply.token_ids]
+    later = BatchRow([*read, 65, 66], len(read) + 2, push)
+    assert model._recall(later).length >= len(read) - 1
 
 
 CLAMP = LatentReader(torch.randn(2, 32), torch.zeros(2), torch.zeros(2), torch.randn(2, 32))
 
 
-def variants() -> dict[str, tuple[Steering | None, int]]:
+def variants() -> dict[str, Steering | None]:
     """Ways to steer the same tokens; none may use what another has read where it is steered."""
     base = tiny_steering(1, span="all")
     other = dict(base.directions), base.span, dict(base.dose)
     return {
-        "plain": (None, 0),
-        "base": (base, 0),
-        "other direction": (tiny_steering(1, span="all", seed=9), 0),
-        "other layer": (tiny_steering(2, span="all"), 0),
-        "longer": (tiny_steering(1, span="all", size=5.0), 0),
-        "fading": (Steering(*other, half_life=3), 6),
-        "keeps its norm": (Steering(*other, keep_norm=True), 0),
-        "clamped": (Steering(*other, clamped={1: CLAMP}), 0),
-        "in the prompt": (tiny_steering(1, span="prompt"), 0),
-        "in the response": (tiny_steering(1), 0),
+        "plain": None,
+        "base": base,
+        "other direction": tiny_steering(1, span="all", seed=9),
+        "other layer": tiny_steering(2, span="all"),
+        "longer": tiny_steering(1, span="all", size=5.0),
+        "fading": Steering(*other, half_life=3),
+        "keeps its norm": Steering(*other, keep_norm=True),
+        "clamped": Steering(*other, clamped={1: CLAMP}),
+        "in the prompt": tiny_steering(1, span="prompt"),
+        "in the response": tiny_steering(1),
     }
 
 
@@ -122,12 +139,14 @@ def variants() -> dict[str, tuple[Steering | None, int]]:
 def test_what_was_read_with_another_steering_is_not_taken(first: str, second: str) -> None:
     model = tiny_model()
     ids = model.render([{"role": "user", "content": TURNS[1]}])
-    (before, _), (now, _) = variants()[first], variants()[second]
-    sampling = Sampling(max_new_tokens=6)
-    expected = list(decode(model, [Row(prompt_ids=ids, steering=now, sampling=sampling)]))
+    before, now = variants()[first], variants()[second]
+    _, expected = model.start([RowStart(ids, now)])
     model.turns = KvMemory(1 << 24)
+    sampling = Sampling(max_new_tokens=4)
     list(decode(model, [Row(prompt_ids=ids, steering=before, sampling=sampling)]))
-    assert list(decode(model, [Row(prompt_ids=ids, steering=now, sampling=sampling)])) == expected
+    _, found = model.start([RowStart(ids, now)])
+    torch.testing.assert_close(found.logits, expected.logits, atol=1e-5, rtol=1e-5)
+    assert found.steered == expected.steered
 
 
 def test_logits_after_remembered_tokens_are_those_of_reading_all() -> None:
@@ -150,8 +169,6 @@ def entry(model: SteerableModel, text: str) -> None:
 
 
 def recalled(model: SteerableModel, text: str) -> int:
-    from saif.runtime.batch import BatchRow
-
     ids = list(text.encode())
     return model._recall(BatchRow(ids, len(ids), None)).length
 

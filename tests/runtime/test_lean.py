@@ -40,7 +40,11 @@ def small(kind: str, **options: Any) -> SteerableModel:
     for parameter in model.parameters():  # norms and biases that do something
         if parameter.ndim == 1:
             parameter.data += 0.1 * torch.randn_like(parameter)
-    return SteerableModel(f"tests/{kind}", model, tokenizer)
+    made = SteerableModel(f"tests/{kind}", model, tokenizer)
+    for block in made.blocks:
+        if hasattr(block, "self_attn"):
+            block.self_attn.scaling = 0.3  # not what a head's width alone says
+    return made
 
 
 def steering(model: SteerableModel, layer: int, span: Span, seed: int = 0):

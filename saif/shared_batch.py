@@ -5,6 +5,7 @@ would wait for nothing. Each request keeps its own steering, sampling and noise,
 that it would have got alone.
 """
 
+import contextlib
 import queue
 import threading
 from collections import deque
@@ -81,9 +82,7 @@ class SharedBatch:
             newcomers = self._newcomers(groups)
             if not newcomers and not groups:
                 return
-            for request in newcomers:
-                starts = [RowStart(row.prompt_ids, row.steering) for row in request.rows]
-                groups += self._begin(request, starts, [0] * len(starts))
+            groups += self._begin_all(newcomers)
             try:
                 groups = [left for group in self._merged(groups) for left in self._step(group)]
             except Exception as error:  # noqa: BLE001 - nobody may be left waiting
@@ -103,6 +102,23 @@ class SharedBatch:
                 found.append(self._waiting.popleft())
             self._working = bool(found or groups)
         return found
+
+    def _begin_all(self, newcomers: Sequence[_Request]) -> list[_Group]:
+        """Read the prompts of all together, or of each alone if they can't be or that fails."""
+        prompts = [
+            [RowStart(row.prompt_ids, row.steering) for row in request.rows]
+            for request in newcomers
+        ]
+        if len(newcomers) > 1 and self._model.rows_can_join:
+            together = [start for starts in prompts for start in starts]
+            with contextlib.suppress(Exception):  # whose fault it is shows when each is alone
+                batch, result = self._model.start(together)
+                return [_Group(list(newcomers), batch, result, [0] * len(together))]
+        return [
+            group
+            for request, starts in zip(newcomers, prompts, strict=True)
+            for group in self._begin(request, starts, [0] * len(starts))
+        ]
 
     def _begin(
         self, request: _Request, starts: Sequence[RowStart], reported: list[int], **group: bool

@@ -173,6 +173,44 @@ def test_a_request_that_cannot_begin_is_refused_and_the_next_one_works(
     assert summary(list(shared.stream(good))) == alone(model, good)
 
 
+def test_prompts_that_come_together_are_read_together_and_a_bad_one_refused_alone(
+    model: SteerableModel, passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+    start = model.start
+
+    def count(starts: Sequence[Any]) -> Any:
+        started.append(len(starts))
+        return start(starts)
+
+    monkeypatch.setattr(model, "start", count)
+    asked = [rows(model, number) for number in range(4)]
+    bad = replace(asked[1][1], steering=tiny_steering(layer=99))
+    wanted = [alone(model, each) for each in asked]
+    started.clear()
+    passes.rows.clear()
+    passes.seconds = 0.3  # long enough for all to arrive during the first one's first step
+    shared = SharedBatch(model)
+
+    def call(request: Sequence[Row]) -> Any:
+        try:
+            return summary(list(shared.stream(request)))
+        except SteeringError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(5) as pool:
+        first = pool.submit(call, asked[0])
+        while not passes.rows:
+            time.sleep(0.001)
+        rest = [pool.submit(call, request) for request in (asked[1], [bad], asked[2], asked[3])]
+        passes.seconds = 0.0
+        got = [future.result(20) for future in (first, *rest)]
+    assert [got[0], got[1], got[3], got[4]] == wanted
+    assert "layer 99" in got[2]
+    assert started[:2] == [2, 7]  # all together
+    assert sorted(started[2:]) == [1, 2, 2, 2]  # then each alone, because one was bad
+
+
 def test_a_bug_in_one_step_leaves_nobody_waiting(
     model: SteerableModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

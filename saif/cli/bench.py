@@ -15,16 +15,25 @@ def bench(
     start_up: Annotated[
         bool, typer.Option(help="Also time a fresh process up to its first token.")
     ] = True,
+    crowd: Annotated[
+        bool, typer.Option("--crowd", help="Also answer 1, 4, 16 and 64 people at once.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure decoding, first tokens, reading, memory and start-up on this machine."""
     from saif.cli.output import print_json
     from saif.engine import TURN_BYTES, LocalEngine
     from saif.experiments.bench import run_bench
+    from saif.experiments.crowd import SIZES
 
     engine = LocalEngine(open_engine(model, quantize).steerable, turn_bytes=TURN_BYTES)
     found = run_bench(
-        engine, quantize, rounds=rounds, n_steps=steps, start_up=model if start_up else ""
+        engine,
+        quantize,
+        rounds=rounds,
+        n_steps=steps,
+        start_up=model if start_up else "",
+        crowd=SIZES if crowd else (),
     )
     if as_json:
         print_json(found)
@@ -55,6 +64,14 @@ def _show(found: dict[str, Any]) -> None:
     memory = found["memory_bytes"]
     peak = f", the process {memory['process_peak'] / 1e9:.2f} GB" if memory["process_peak"] else ""
     out.print(f"Memory: the model {memory['model'] / 1e9:.2f} GB{peak} at most")
+    for many in found["crowd"]:
+        first, last_first = many["median_first_token_seconds"], many["last_first_token_seconds"]
+        whole, last = many["median_answer_seconds"], many["last_answer_seconds"]
+        out.print(
+            f"{many['people']} at once: {many['tokens_per_second']:.0f} tokens/s together; first "
+            f"token after {first:.1f} s (the last one's {last_first:.1f}), answered after "
+            f"{whole:.1f} s (the last one {last:.1f})"
+        )
     start = found["start_up_seconds"]
     if start:
         out.print(

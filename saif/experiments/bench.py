@@ -16,6 +16,7 @@ import torch
 from saif.core.steering import Steering
 from saif.engine import LocalEngine, Message, Request
 from saif.errors import InputError, ModelError
+from saif.experiments.crowd import measure_crowd
 from saif.experiments.progress import track
 from saif.generation import Sampling, Step
 from saif.runtime import embedded
@@ -46,7 +47,7 @@ class Bench:
         self._model = engine.steerable
         self._n = n_steps
         self._sampling = Sampling(max_new_tokens=n_steps)
-        self._push = _some_push(engine)
+        self.push = _some_push(engine)
         self._llama: LlamaCpp | None = None
         gguf = embedded.gguf_file() if self._model.model_id == embedded.MODEL_ID else None
         if gguf is not None and has_llama_cpp():
@@ -57,7 +58,7 @@ class Bench:
         found: dict[str, Callable[[], float]] = {BASELINE: self._generate}
         for n_rows in (1, 2, 3):
             found[f"saif, {n_rows} row{'s' * (n_rows > 1)}"] = self._rows(n_rows, None)
-        found["saif, 2 rows, one steered"] = self._rows(2, self._push)
+        found["saif, 2 rows, one steered"] = self._rows(2, self.push)
         if self._llama is not None:
             found["llama.cpp, 1 row"] = self._in_llama_cpp
         return found
@@ -86,6 +87,7 @@ class Bench:
         for step in self._engine.stream(requests):
             times.append(time.perf_counter())
             steps.append(step)
+        self._engine.settled()  # what goes on in the background is no part of the next case
         return steps, times
 
     def _prompt(self) -> list[int]:
@@ -101,7 +103,7 @@ class Bench:
             columns = [(*messages, asked) for messages in columns]
             requests = [
                 Request(messages=messages, steering=push, sampling=self._sampling)
-                for messages, push in zip(columns, (None, self._push), strict=True)
+                for messages, push in zip(columns, (None, self.push), strict=True)
             ]
             started = time.perf_counter()
             texts = ["", ""]
@@ -126,10 +128,16 @@ class Bench:
 
 
 def run_bench(
-    engine: LocalEngine, quantize: QuantizeOrAuto, *, rounds: int, n_steps: int, start_up: str = ""
+    engine: LocalEngine,
+    quantize: QuantizeOrAuto,
+    *,
+    rounds: int,
+    n_steps: int,
+    start_up: str = "",
+    crowd: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Everything measured, ready for JSON. start_up: the model's name, to also start a fresh
-    process that loads it."""
+    process that loads it. crowd: how many people to answer at once."""
     if rounds < 1 or n_steps < 4:
         raise InputError("At least one round of four steps is needed.")
     bench = Bench(engine, n_steps=n_steps)
@@ -156,6 +164,7 @@ def run_bench(
         "last_turn_to_first": statistics.median(turn[-1] / turn[0] for turn in turns),
         "read_tokens_per_second": 1 / statistics.median(reading),
         "memory_bytes": {"model": engine.steerable.memory, "process_peak": _peak_memory()},
+        "crowd": measure_crowd(engine, bench.push, sizes=crowd, n_steps=n_steps) if crowd else [],
         "start_up_seconds": _start_up(start_up, quantize) if start_up else None,
     }
 

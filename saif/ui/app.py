@@ -17,9 +17,9 @@ from saif.ui.workshop import Workshop
 from saif.ui.workshop_handlers import WorkshopHandlers
 from saif.ui.workshop_panel import workshop_panel
 
-MAX_ANSWERED, MAX_WAITING = 16, 16
-"""Visitors who are answered at once, as rows of one running batch, and who may wait for that; one
-more is told that the queue is full."""
+MAX_ANSWERED, MAX_WAITING = 64, 64
+"""Visitors whose turns are taken at once, as rows of one running batch for as many as there is room
+for, and who may wait for that; one more is told that the queue is full."""
 
 _HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 _QUIET: dict[str, Any] = {"queue": False, **_HIDDEN}

@@ -11,6 +11,7 @@ from tiny import tiny_model
 
 from saif.engine import LocalEngine
 from saif.experiments import bench as module
+from saif.experiments import crowd
 from saif.runtime import rivals
 
 CASES = [
@@ -52,6 +53,17 @@ def test_a_person_gets_a_table(bench: Any) -> None:
     for words in (*CASES, "1.00×", "First token of turns 1–5", "Memory"):
         assert words in result.stdout
     assert "Fresh process" not in result.stdout
+
+
+def test_a_crowd_is_answered_together(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crowd, "SIZES", (1, 3))
+    found = json.loads(bench("--no-start-up", "--crowd", "--json").stdout)["crowd"]
+    assert [many["people"] for many in found] == [1, 3]
+    for many in found:
+        assert many["tokens_per_second"] > 0
+        assert many["median_first_token_seconds"] <= many["last_first_token_seconds"]
+        assert many["last_first_token_seconds"] <= many["last_answer_seconds"]
+    assert "3 at once" in bench("--no-start-up", "--crowd").stdout
 
 
 def test_too_few_rounds_are_refused(bench: Any) -> None:

@@ -45,6 +45,17 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = keys[:, :, :end], values[:, :, :end]
         return self.keys, self.values
 
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """`update` for one more column: key and value (rows, heads, width)."""
+        filled, buffers = self.get_seq_length(), self._buffers
+        if buffers is None or filled == buffers[0].shape[-2] or not self._lies_in(buffers):
+            return self.update(key[:, :, None], value[:, :, None])
+        for buffer, new in zip(buffers, (key, value), strict=True):
+            buffer.select(2, filled).copy_(new)
+        end = filled + 1
+        self.keys, self.values = buffers[0][:, :, :end], buffers[1][:, :, :end]
+        return self.keys, self.values
+
     @property
     def _filled(self) -> tuple[Tensor, Tensor]:
         assert self.keys is not None

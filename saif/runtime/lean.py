@@ -122,8 +122,8 @@ class LeanDecoder:
                 dim=1,
             )
         turned = torch.addcmul(turned * cos, turned.roll(width // 2, dims=-1), sin)
-        keys, values = cache.layers[attention.layer_idx].update(
-            turned[:, n_query:, None], heads[:, n_query + n_kv :, None]
+        keys, values = cache.layers[attention.layer_idx].append(
+            turned[:, n_query:], heads[:, n_query + n_kv :]
         )
         # Queries that share keys stand where several query positions would.
         queries = turned[:, :n_query].view(rows, n_kv, groups, width)
@@ -146,7 +146,10 @@ class _Side:
 
 
 def _rms_norm(x: Tensor, norm: Any) -> Tensor:
-    return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
+    """What F.rms_norm gives, which on a CPU is put together of twice as many calls."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    mean_square = length.square_().mul_(1 / x.shape[-1])
+    return (x * mean_square.add_(norm.variance_epsilon).rsqrt_()).mul_(norm.weight)
 
 
 def can_be_lean(model: Any, blocks: Sequence[nn.Module]) -> bool:

@@ -50,3 +50,17 @@ def test_a_cropped_cache_goes_on_from_where_it_was_cut() -> None:
     layer.crop(-2)
     keys, _ = layer.update(*columns(1, 1))
     assert torch.equal(keys, torch.cat([columns(5, 0)[0][:, :, :3], columns(1, 1)[0]], dim=2))
+
+
+def test_a_column_is_appended_as_it_would_be_in_an_update() -> None:
+    one, other = RoomyLayer(), RoomyLayer()
+    for layer in (one, other):
+        layer.update(*columns(5, 0))
+    for step in range(_ROOM + 3):  # past the first room
+        keys, values = columns(1, step)
+        if step == 9:
+            for layer in (one, other):
+                layer.reorder_cache(torch.tensor([1, 0]))
+        found = one.append(keys[:, :, 0], values[:, :, 0])
+        for mine, expected in zip(found, other.update(keys, values), strict=True):
+            assert torch.equal(mine, expected)

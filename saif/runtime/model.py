@@ -46,8 +46,16 @@ class SteerableModel(ReadableModel):
         """Decode without the class's overhead, and with weights in 4 or 8 bits if `packed`, where
         the model is of a shape for it. Prompts are read by the model itself as ever, and so is
         everything under "Reading"."""
-        if can_be_lean(self._model, self.blocks):
+        if not can_be_lean(self._model, self.blocks):
+            return
+        threads = torch.get_num_threads()
+        # Packing is thousands of short calls, and each waits for the slowest thread: on a machine
+        # that is busy with something else, two threads took eight times as long as one.
+        torch.set_num_threads(1)
+        try:
             self.lean = LeanDecoder(self._model, self.blocks, packed=packed)
+        finally:
+            torch.set_num_threads(threads)
 
     @property
     def memory(self) -> int:

@@ -26,15 +26,16 @@ def generate_times(model: SteerableModel, token_ids: list[int], n: int) -> list[
 
     clock = Clock()
     ids = torch.tensor([token_ids], device=model.device)
-    model._model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        do_sample=False,
-        min_new_tokens=n,
-        max_new_tokens=n,
-        pad_token_id=0,
-        streamer=clock,
-    )
+    with model._lock:  # a pass with hooks on the blocks may be under way
+        model._model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            min_new_tokens=n,
+            max_new_tokens=n,
+            pad_token_id=0,
+            streamer=clock,
+        )
     return clock.times[1:]  # the first is the prompt's
 
 

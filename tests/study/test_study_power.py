@@ -1,0 +1,110 @@
+"""The number of participants, against the published table and a second simulation."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from saif.errors import InputError
+from saif.study.power import Scenario, obrien_fleming, participants_needed, power
+
+
+@pytest.mark.parametrize(
+    ("rate", "votes", "icc", "wanted"),
+    [  # found by another simulation, of 80 % power
+        (0.60, 10, 0.1, 39),
+        (0.60, 20, 0.3, 65),
+        (0.65, 10, 0.2, 26),
+        (0.70, 10, 0.05, 9),
+        (0.55, 20, 0.1, 115),
+    ],
+)
+def test_the_number_of_participants_in_the_plan(
+    rate: float, votes: int, icc: float, wanted: int
+) -> None:
+    found = participants_needed(Scenario(rate=rate, votes=votes, icc=icc))
+    assert found.participants == pytest.approx(wanted, rel=0.07, abs=1)
+    assert found.recruit == found.participants
+    assert found.power >= 0.8
+
+
+def test_power_agrees_with_a_simulation_that_asks_vote_by_vote() -> None:
+    """Correlated votes made another way: each repeats the participant's first, or is new."""
+    rng = np.random.default_rng(9)
+    n, votes, rate, icc, sets = 30, 10, 0.62, 0.15, 1500
+    # P(two votes come from the same draw) = √icc · √icc.
+    own = rng.random((sets, n, 1)) < rate
+    repeats = rng.random((sets, n, votes)) < np.sqrt(icc)
+    new = rng.random((sets, n, votes)) < rate
+    means = np.where(repeats, own, new).mean(axis=2)
+    p = stats.ttest_1samp(means, 0.5, axis=1).pvalue
+    share, error = power(Scenario(rate=rate, votes=votes, icc=icc), n)
+    assert share == pytest.approx((p < 0.05).mean(), abs=0.04)
+    assert 0 < error < 0.01
+
+
+def test_no_effect_is_found_as_often_as_alpha_says() -> None:
+    share, _ = power(Scenario(rate=0.5, icc=0.1), 40)
+    assert share == pytest.approx(0.05, abs=0.012)
+
+
+def test_ties_random_answers_and_families_cost_power() -> None:
+    plain, _ = power(Scenario(rate=0.62), 40)
+    assert plain == pytest.approx(0.87, abs=0.02)
+    assert power(Scenario(rate=0.62, ties=0.3), 40)[0] == pytest.approx(0.81, abs=0.02)
+    assert power(Scenario(rate=0.62, random=0.09), 40)[0] == pytest.approx(0.81, abs=0.03)
+    assert power(Scenario(rate=0.62, presets=5), 40)[0] < plain - 0.1
+
+
+def test_exclusions_and_dropouts_are_made_up_for() -> None:
+    found = participants_needed(Scenario(rate=0.65, exclusion=0.1, dropout=0.2), studies=1000)
+    assert found.recruit == -(-found.participants * 100 // 72)
+
+
+@pytest.mark.parametrize(
+    ("looks", "c"),  # Jennison and Turnbull (2000), table 2.3
+    [(1, 1.960), (2, 1.977), (3, 2.004), (5, 2.040)],
+)
+def test_obrien_fleming_bounds_are_the_published_ones(looks: int, c: float) -> None:
+    bounds = obrien_fleming(looks)
+    assert bounds[-1] == pytest.approx(c, abs=0.002)
+    assert bounds[0] == pytest.approx(c * np.sqrt(looks), abs=0.005)
+
+
+def test_looks_do_not_raise_the_false_alarms() -> None:
+    share, _ = power(Scenario(rate=0.5, looks=4), 80)
+    assert share == pytest.approx(0.05, abs=0.015)
+    # The same looks without bounds, as a researcher would who peeks.
+    rng = np.random.default_rng(0)
+    means = rng.binomial(10, 0.5, (2000, 80)) / 10
+    peeked = [stats.ttest_1samp(means[:, :n], 0.5, axis=1).pvalue < 0.05 for n in (20, 40, 60, 80)]
+    assert np.any(peeked, axis=0).mean() > 0.1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rate": 0.0},
+        {"rate": float("nan")},
+        {"votes": 0},
+        {"icc": 1.0},
+        {"ties": 1.0},
+        {"presets": 0},
+        {"looks": 9},
+        {"alpha": 0.0},
+        {"dropout": 1.0},
+    ],
+)
+def test_impossible_scenarios_are_refused_by_name(wrong: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        Scenario(**{"rate": 0.6, **wrong})
+
+
+def test_what_no_number_can_show_is_refused() -> None:
+    with pytest.raises(InputError, match="no preference"):
+        participants_needed(Scenario(rate=0.5))
+    with pytest.raises(InputError, match="would be needed"):
+        participants_needed(Scenario(rate=0.506, votes=1), studies=10)
+    with pytest.raises(InputError, match="participants must lie"):
+        power(Scenario(rate=0.6), 1)
+    with pytest.raises(InputError, match="target"):
+        participants_needed(Scenario(rate=0.6), target=1.0)

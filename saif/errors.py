@@ -36,3 +36,7 @@ class SteeringError(SaifError):
 
 class InputError(SaifError):
     """What the user typed can't be used: empty, too long, out of range."""
+
+
+class StudyError(SaifError):
+    """A study file, its published version or its store is wrong, or the study forbids the step."""

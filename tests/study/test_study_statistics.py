@@ -355,6 +355,17 @@ def test_all_wins_count_one_vote_per_participant() -> None:
     assert estimate(scores).headline() == EXACT((0.025 ** (1 / n), 1), abs=1e-10)
 
 
+def test_few_or_unanimous_participants_get_the_exact_interval() -> None:
+    few, more = (
+        estimate(preference_scores(planted(0, people, 10, 0.6), "steered")) for people in (14, 15)
+    )
+    assert few.headline() == few.clopper_pearson() != few.wilson()
+    assert more.headline() == more.wilson() != more.clopper_pearson()
+    for value in (0.0, 1.0):
+        agreed = estimate([Score(f"p{i}", None, value) for i in range(20)])
+        assert agreed.headline() == agreed.clopper_pearson() != agreed.wilson()
+
+
 def test_no_votes_are_refused() -> None:
     for analyse in (estimate, estimate_two_way, icc, sign_flip_p):
         with pytest.raises(InputError, match="no votes"):

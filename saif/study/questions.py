@@ -1,0 +1,121 @@
+"""The questions of a study: the vote on two answers, and what is asked beside and after it."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from saif.errors import InputError
+
+Text = Annotated[str, Field(min_length=1, max_length=2000)]
+Label = Annotated[str, Field(min_length=1, max_length=120)]
+Id = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+"""A column in the export, so letters, digits and underscores."""
+
+When = Literal["trial", "end"]
+"""Asked after every main trial's vote, or once after the last."""
+
+MAX_ANSWER = 5000
+"""Characters of a free-text answer."""
+
+
+class Strict(BaseModel):
+    """What every part of a study file is: frozen, with no unknown key and no silent conversion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def refuse_twice(field: str, names: Iterable[str]) -> None:
+    """Raises ValueError naming the first name that stands there twice."""
+    twice = next((name for name, n in Counter(names).items() if n > 1), None)
+    if twice is not None:
+        raise ValueError(f"{field}: '{twice}' is given twice")
+
+
+class Preference(Strict):
+    """The vote: which of the two answers is better? tie and both_bad: offer these, too.
+
+    strength: labels from slightly to clearly, asked of whoever chose a side; empty for none.
+    """
+
+    text: Text
+    tie: bool = True
+    both_bad: bool = True
+    strength: Annotated[list[Label], Field(max_length=7)] = []
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        return ("L", "R", *["tie"] * self.tie, *["both_bad"] * self.both_bad, "skip")
+
+
+class _Asked(Strict):
+    id: Id
+    text: Text
+    when: When
+    required: bool = True
+
+
+class ChoiceQuestion(_Asked):
+    """One of some options."""
+
+    kind: Literal["choice"]
+    options: Annotated[list[Label], Field(min_length=2, max_length=20)]
+
+    @model_validator(mode="after")
+    def _options_differ(self) -> "ChoiceQuestion":
+        refuse_twice("options", self.options)
+        return self
+
+    def accepts(self, value: object) -> bool:
+        return value in self.options
+
+
+class LikertQuestion(_Asked):
+    """A rating from 1 to `points`; low and high say what the ends mean."""
+
+    kind: Literal["likert"]
+    points: Annotated[int, Field(ge=2, le=11)]
+    low: Label
+    high: Label
+
+    def accepts(self, value: object) -> bool:
+        return type(value) is int and 1 <= value <= self.points
+
+
+class TextQuestion(_Asked):
+    """Free text of up to `max_length` characters."""
+
+    kind: Literal["text"]
+    max_length: Annotated[int, Field(ge=1, le=MAX_ANSWER)] = 1000
+
+    def accepts(self, value: object) -> bool:
+        return isinstance(value, str) and len(value) <= self.max_length
+
+
+class GuessQuestion(Strict):
+    """Asked once at the end: on which side was the changed answer of the last main trial? Bang's
+    blinding index is computed from it."""
+
+    kind: Literal["guess"]
+    id: Id
+    text: Text
+    when: Literal["end"] = "end"
+    required: bool = True
+
+    def accepts(self, value: object) -> bool:
+        return value in ("L", "R", "unsure")
+
+
+Question = Annotated[
+    ChoiceQuestion | LikertQuestion | TextQuestion | GuessQuestion, Field(discriminator="kind")
+]
+
+
+def check_answer(question: Question, value: object) -> None:
+    """Raises InputError where `value` is no answer to the question; None is one if it need not be
+    answered."""
+    if value is None and not question.required:
+        return
+    if not question.accepts(value):
+        raise InputError(f"That is no answer to '{question.id}'.")

@@ -223,7 +223,7 @@ def test_two_way_coverage_where_prompts_differ(prompts: int) -> None:
 
 
 def test_the_order_of_rows_changes_no_digit() -> None:
-    votes = planted(1, 15, 8, 0.6, 0.2, ties=0.2)
+    votes = planted(1, 20, 8, 0.6, 0.2, ties=0.2)  # enough for drawn sign flips
     shuffled = random.Random(0).sample(votes, len(votes))
     for analyse in (estimate, estimate_two_way, icc, sign_flip_p):
         assert analyse(preference_scores(votes, "steered")) == analyse(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from saif.errors import InputError, StudyError
 from saif.study import trials
-from saif.study.questions import check_answer
+from saif.study.questions import check_answer, is_text
 from saif.study.steps import going_on, must_go_on, own
 from saif.study.store import Store
 from saif.study.trials import Trial
@@ -153,5 +153,5 @@ def _check_ballot(store: Store, trial: Trial, ballot: Ballot) -> None:
         ballot.choice in ("L", "R") and 1 <= ballot.strength <= len(preference.strength)
     ):
         raise InputError("That strength of preference was not offered.")
-    if len(ballot.reason or "") > MAX_REASON:
-        raise InputError(f"A reason can have up to {MAX_REASON} characters.")
+    if not is_text(ballot.reason or "") or len(ballot.reason or "") > MAX_REASON:
+        raise InputError(f"A reason is a text of up to {MAX_REASON} characters.")

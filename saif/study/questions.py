@@ -90,7 +90,7 @@ class TextQuestion(_Asked):
     max_length: Annotated[int, Field(ge=1, le=MAX_ANSWER)] = 1000
 
     def accepts(self, value: object) -> bool:
-        return isinstance(value, str) and len(value) <= self.max_length
+        return is_text(value) and len(str(value)) <= self.max_length
 
 
 class GuessQuestion(Strict):
@@ -110,6 +110,18 @@ class GuessQuestion(Strict):
 Question = Annotated[
     ChoiceQuestion | LikertQuestion | TextQuestion | GuessQuestion, Field(discriminator="kind")
 ]
+
+
+def is_text(value: object) -> bool:
+    """Whether it is a text that can be stored: half of a surrogate pair, which a page may send, is
+    no character and has no UTF-8."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_answer(question: Question, value: object) -> None:

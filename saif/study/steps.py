@@ -15,6 +15,7 @@ from saif.errors import InputError, StudyError
 from saif.study import trials
 from saif.study.design import FixedPrompts, ProlificRecruitment
 from saif.study.participant import GOING_ON, Participant, Status
+from saif.study.questions import is_text
 from saif.study.store import Store, is_paused
 from saif.study.trials import Trial, VoidReason
 
@@ -100,7 +101,8 @@ def call_off(store: Store, token: str, trial_id: str, reason: VoidReason, detail
     with store.database.transaction() as db:
         who = going_on(store, db, token)
         trials.void(db, own(db, who, trial_id), reason, who.plan_seed)
-        payload = {"reason": reason, "detail": detail[:MAX_DETAIL]}
+        told = detail.encode("utf-8", "replace").decode()[:MAX_DETAIL]
+        payload = {"reason": reason, "detail": told}
         store.note(db, who, "void", trial_id, payload)
 
 
@@ -189,7 +191,7 @@ def _message(store: Store, trial: Trial, k: int, text: str | None) -> str:
     if isinstance(prompts, FixedPrompts):
         wanted = {prompt.id: prompt.text for prompt in [*prompts.items, *prompts.practice]}
         return wanted[trial.prompts[k]]
-    if not text:
+    if not text or not is_text(text):
         raise InputError("Please type a message.")
     return text
 

@@ -174,7 +174,7 @@ def test_an_answer_must_fit_its_question() -> None:
         (fluent, [1, 5, None], [0, 6, "3", True, 2.0]),
         (guess, ["L", "R", "unsure"], ["tie", None, 1]),
         (french, ["none", "well"], ["Well", "", None, ["well"]]),
-        (remarks, ["", "x" * 1000, None], ["x" * 1001, 5]),
+        (remarks, ["", "x" * 1000, None], ["x" * 1001, 5, "\ud800"]),
     ]:
         for value in good:
             check_answer(question, value)

@@ -283,6 +283,32 @@ def test_a_full_disk_says_that_the_vote_is_not_saved(tmp_path: Path) -> None:
     sound(store)
 
 
+def change_and_raise(store: Store, error: type[BaseException]) -> None:
+    with store.database.transaction() as db:
+        db.execute("UPDATE participant SET status = 'stale'")
+        raise error
+
+
+def test_what_was_written_before_an_error_is_undone(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    complete(store)
+    before = rows(store, "SELECT * FROM participant")
+    for error in (ValueError, KeyboardInterrupt, sqlite3.IntegrityError):
+        with pytest.raises(error):
+            change_and_raise(store, error)
+        assert rows(store, "SELECT * FROM participant") == before
+
+
+def test_a_reference_to_nothing_is_noticed(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    complete(store)
+    db = connect(store.database.path)
+    db.execute("UPDATE consent SET participant_id = 'nobody'")  # where keys are not enforced
+    db.close()
+    with pytest.raises(StudyError, match="references to rows that are not there"):
+        store.database.check()
+
+
 def test_a_damaged_store_is_noticed(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     complete(store)

@@ -377,6 +377,7 @@ def test_nobody_votes_for_another(store: Store) -> None:
         {"choice": "L", "strength": 4},
         {"choice": "tie", "strength": 1},
         {"choice": "L", "reason": "x" * 2001},
+        {"choice": "L", "reason": "\ud800"},
     ],
 )
 def test_a_ballot_that_was_not_offered_is_refused(store: Store, wrong: dict[str, object]) -> None:
@@ -406,7 +407,10 @@ def test_a_failed_or_reported_trial_is_called_off_and_issued_again(store: Store)
     token = token_of(store)
     cast(store, token, made_ready(store, token))
     trial = made_ready(store, token)
-    call_off(store, token, trial.trial_id, "reported", "it was rude" + "!" * 5000)
+    call_off(store, token, trial.trial_id, "reported", "it was rude \ud800" + "!" * 5000)
+    told = json.loads(rows(store, "SELECT payload FROM outbox WHERE kind = 'void'")[0][0])
+    assert told["detail"].startswith("it was rude ?!")
+    assert len(told["detail"]) == 2000
     again = made_ready(store, token)
     assert (again.position, again.attempt) == (trial.position, 2)
     cast(store, token, again)
@@ -452,8 +456,9 @@ def test_a_free_chat_takes_its_messages_from_the_participant(tmp_path: Path) -> 
     token = token_of(store)
     trial = begin(store, token)
     assert trial is not None
-    with pytest.raises(InputError, match="type a message"):
-        add_turn(store, token, trial.trial_id, answers(trial), "")
+    for nothing in ("", None, "half a pair: \udc00"):
+        with pytest.raises(InputError, match="type a message"):
+            add_turn(store, token, trial.trial_id, answers(trial), nothing)
     assert add_turn(store, token, trial.trial_id, answers(trial), "Hi!").state == "running"
     assert add_turn(store, token, trial.trial_id, answers(trial), "Bye!").state == "ready"
     assert rows(store, "SELECT user_text FROM turn ORDER BY k") == [("Hi!",), ("Bye!",)]
@@ -625,6 +630,8 @@ def drop_triggers(db: sqlite3.Connection) -> None:
     [
         ("UPDATE audit SET actor = 'x' WHERE seq = 5", "at row 5"),
         ("UPDATE audit SET at = '2030' WHERE seq = 5", "at row 5"),
+        ("UPDATE audit SET sha = rehash(seq, at, 'x', action, object, payload_sha, prev_sha), "
+         "actor = 'x' WHERE seq = 5", "at row 6"),
         ("UPDATE audit SET action = 'x' WHERE seq = 1", "at row 1"),
         ("DELETE FROM audit WHERE seq = 7", "at row 7"),
         ("DELETE FROM audit WHERE seq > 7", "cut off after row 7"),
@@ -640,10 +647,8 @@ def test_tampering_is_found(store: Store, forgery: str, message: str) -> None:
     with store.database.reading() as db:
         head = audit.verify(db)
     with store.database.transaction() as db:
-        for (name,) in db.execute(
-            "SELECT name FROM sqlite_master WHERE type = 'trigger'"
-        ).fetchall():
-            db.execute(f"DROP TRIGGER {name}")
+        drop_triggers(db)
+        db.create_function("rehash", 7, audit._sha)
         db.execute(forgery)
     with store.database.reading() as db, pytest.raises(StudyError, match=message):
         audit.verify(db, since=head)
@@ -654,10 +659,7 @@ def test_a_rewritten_chain_is_found_by_an_earlier_head(store: Store) -> None:
     with store.database.reading() as db:
         head = audit.verify(db)
     with store.database.transaction() as db:
-        for (name,) in db.execute(
-            "SELECT name FROM sqlite_master WHERE type = 'trigger'"
-        ).fetchall():
-            db.execute(f"DROP TRIGGER {name}")
+        drop_triggers(db)
         old = db.execute("SELECT * FROM audit ORDER BY seq").fetchall()
         db.execute("DELETE FROM audit")
         last = audit.START

@@ -55,7 +55,7 @@ TABLES: dict[str, tuple[str, tuple[Column, ...]]] = {
         ),
     ),
     "trials": (
-        "SELECT trial_id AS trial, participant_id AS participant, position, attempt, kind, "
+        "SELECT participant_id AS participant, position, attempt, trial_id AS trial, kind, "
         "retest_of, check_id AS attention_check, preset, prompts_json AS prompts, left_arm, "
         "right_arm, gen_seed, state, void_reason, revision, choice, "
         "CASE choice WHEN 'L' THEN left_arm = :first WHEN 'R' THEN right_arm = :first "
@@ -68,10 +68,10 @@ TABLES: dict[str, tuple[str, tuple[Column, ...]]] = {
         "started_at, server_at AS voted_at "
         "FROM trial LEFT JOIN last_vote USING(trial_id) WHERE state IN ('voted', 'void')",
         (
-            _TRIAL,
             _PARTICIPANT,
             Column("position", "integer", "place in the participant's plan, from 1"),
             Column("attempt", "integer", "counts how often the trial was issued, from 1"),
+            _TRIAL,
             Column("kind", "text", "what the trial is for", levels={
                 "practice": "to get used to it", "main": "analysed",
                 "attention": "a check that tells what to choose",
@@ -107,7 +107,7 @@ TABLES: dict[str, tuple[str, tuple[Column, ...]]] = {
         ),
     ),
     "turns": (
-        "SELECT trial_id AS trial, participant_id AS participant, k AS turn, user_text, "
+        "SELECT participant_id AS participant, trial_id AS trial, k AS turn, user_text, "
         "left_answer.output_text AS left_text, right_answer.output_text AS right_text, "
         "left_answer.stop_reason AS left_stop, right_answer.stop_reason AS right_stop, "
         "left_answer.ttft_ms AS left_ttft_ms, right_answer.ttft_ms AS right_ttft_ms, "
@@ -118,8 +118,8 @@ TABLES: dict[str, tuple[str, tuple[Column, ...]]] = {
         "JOIN generation AS right_answer ON right_answer.turn_id = turn.turn_id "
         " AND right_answer.side = 'R'",
         (
-            _TRIAL,
             _PARTICIPANT,
+            _TRIAL,
             Column("turn", "integer", "place in the conversation, from 1"),
             Column("user_text", "text", "the message", typed=True),
             # An answer may quote the message, so it is as private.

@@ -78,12 +78,12 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """One snapshot: what others write meanwhile is not seen. Raises StudyError as above."""
-        with self._opened() as db:
+        with self._opened("The study's data can't be read") as db:
             db.execute("BEGIN")
             yield db
 
     @contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection]:
+    def _opened(self, failed: str = "That was not saved") -> Iterator[sqlite3.Connection]:
         db = None
         try:
             db = self._connect(self.path)
@@ -94,9 +94,7 @@ class Database:
         except sqlite3.IntegrityError:
             raise  # a rule of the schema was broken: a bug, and nothing to try again
         except sqlite3.Error as error:
-            raise StudyError(
-                f"That was not saved: {error}.", hint="Please try again in a moment."
-            ) from error
+            raise StudyError(f"{failed}: {error}.", hint="Please try again in a moment.") from error
         finally:
             if db is not None:
                 db.close()

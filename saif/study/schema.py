@@ -77,6 +77,10 @@ CREATE TABLE audit(
 CREATE TABLE outbox(
   seq INTEGER PRIMARY KEY, participant_id TEXT, kind TEXT NOT NULL, payload TEXT, acked_at TEXT);
 
+CREATE INDEX outbox_waiting ON outbox(seq) WHERE acked_at IS NULL;
+CREATE INDEX outbox_of ON outbox(participant_id);
+CREATE INDEX event_of ON event(participant_id);
+
 CREATE TABLE erasing(participant_id TEXT PRIMARY KEY);
 """
 """`erasing` names whom the current transaction erases; it is empty whenever one has ended."""

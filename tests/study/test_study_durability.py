@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from saif.study.publish import canonical
 from saif.study.results import flow, votes
 from saif.study.steps import add_turn, begin, call_off, finish
 from saif.study.store import Store
+from saif.study.trials import Trial
 
 ROOT = Path(__file__).parents[2]
 
@@ -190,30 +192,22 @@ def faulty(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=5, isolation_level=None, factory=Faulty)
 
 
-STEPS: dict[str, Callable[[Store, str], object]] = {
-    "enrol": lambda store, token: store.enrol(person("new"), share_text=True),
-    "begin": lambda store, token: begin(store, token),
-    "vote": lambda store, token: cast(store, token, trial_of(store)),
-    "respond": lambda store, token: respond(store, token, "remarks", "none"),
-    "call_off": lambda store, token: call_off(store, token, trial_of(store).trial_id, "failed"),
+Step = Callable[[Store, str, Trial], object]
+
+STEPS: dict[str, Step] = {
+    "enrol": lambda store, token, trial: store.enrol(person("new"), share_text=True),
+    "begin": lambda store, token, trial: begin(store, token),
+    "vote": lambda store, token, trial: cast(store, token, trial),
+    "respond": lambda store, token, trial: respond(store, token, "remarks", "none"),
+    "call_off": lambda store, token, trial: call_off(store, token, trial.trial_id, "failed"),
 }
 
 
-def trial_of(store: Store) -> Any:
-    from saif.study import trials
-
-    with store.database.reading() as db:
-        row = db.execute("SELECT trial_id FROM trial WHERE state = 'ready'").fetchone()
-        return trials.by_id(db, row["trial_id"])
-
-
-def fault_after(
-    budget: int, do: Callable[[Store, str], object], store: Store, token: str, step: str
-) -> StudyError | None:
-    """Let `budget` of the step's statements go well; what it says of the one that does not."""
-    Faulty.budget = budget + (2 if step in ("vote", "call_off") else 0)  # to find the trial
+def fault_after(budget: int, do: Callable[[], object]) -> StudyError | None:
+    """Let `budget` of a step's statements go well; what it says of the one that does not."""
+    Faulty.budget = budget
     try:
-        do(store, token)
+        do()
     except StudyError as error:
         return error
     finally:
@@ -225,11 +219,13 @@ def fault_after(
 def test_a_fault_at_any_statement_saves_nothing_and_says_so(tmp_path: Path, step: str) -> None:
     store = make_store(tmp_path, connect=faulty)
     token = store.enrol(person(), share_text=True).token
-    if step != "begin":
-        made_ready(store, token)
+    trial = made_ready(store, token)
+    if step == "begin":
+        cast(store, token, trial)  # so that there is another to begin
     before = rows(store, "SELECT * FROM audit"), rows(store, "SELECT * FROM trial")
     budget = 0
-    while (fault := fault_after(budget, STEPS[step], store, token, step)) is not None:
+    do = partial(STEPS[step], store, token, trial)
+    while (fault := fault_after(budget, do)) is not None:
         assert "not saved: disk I/O error" in str(fault)
         assert "try again" in fault.hint
         # With enrol, the identity's own file may be what failed: they are enrolled by then.

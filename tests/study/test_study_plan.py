@@ -271,6 +271,14 @@ def test_a_place_given_back_is_the_next_one_taken(db: sqlite3.Connection) -> Non
     assert pool.take(db, made, "v", "z", "later") not in first
 
 
+def test_an_old_block_is_filled_up_before_the_new_one_goes_on(db: sqlite3.Connection) -> None:
+    made = many()
+    taken = [pool.take(db, made, "v", f"p{i}", "later") for i in range(14)]
+    assert {number for number, _ in taken} == {1, 2}
+    pool.give_back(db, "p7")
+    assert pool.take(db, made, "v", "x", "later") == taken[7]
+
+
 def test_versions_have_pools_of_their_own(db: sqlite3.Connection) -> None:
     made = many()
     assert pool.take(db, made, "v1", "a", "t") == pool.take(db, made, "v2", "b", "t")
@@ -285,7 +293,8 @@ def test_a_sign_of_life_keeps_a_place(db: sqlite3.Connection) -> None:
     assert pool.overdue(db, "2026-01-01T10") == []
     assert pool.overdue(db, "2026-01-01T11") == ["b"]
     pool.hold(db, "c", "2026-01-01T09")  # complete: nothing to hold any more
-    assert pool.overdue(db, "2026-01-01T11") == ["b"]
+    held = db.execute("SELECT held_until FROM cell_pool WHERE participant_id = 'c'").fetchone()
+    assert held == (None,)
 
 
 def test_one_participant_has_one_place(db: sqlite3.Connection) -> None:

@@ -5,9 +5,11 @@ would wait for nothing. Each request keeps its own steering, sampling and noise,
 that it would have got alone.
 """
 
+import atexit
 import contextlib
 import queue
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +23,18 @@ from saif.runtime.model import SteerableModel
 
 MAX_ROWS = 64
 """Rows that run at once; requests beyond that wait their turn, first come, first served."""
+
+
+_LAST_STEP_SECONDS = 5.0
+
+_ALL: "weakref.WeakSet[SharedBatch]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """A thread that is in the middle of a step when Python ends takes the process down with it."""
+    for batch in list(_ALL):
+        batch.close()
 
 
 @dataclass(eq=False)
@@ -56,7 +70,15 @@ class SharedBatch:
         self._max_rows = max_rows
         self._waiting: deque[_Request] = deque()
         self._guard = threading.Lock()
-        self._working = False
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        _ALL.add(self)
+
+    def close(self) -> None:
+        """End every reply at its next step, and wait for that."""
+        self._closing = True
+        if (thread := self._thread) is not None:
+            thread.join(_LAST_STEP_SECONDS)
 
     def stream(
         self, rows: Sequence[Row], *, cancelled: Callable[[], bool] = never
@@ -65,9 +87,9 @@ class SharedBatch:
         request = _Request(rows, Replies(self._model, rows), cancelled)
         with self._guard:
             self._waiting.append(request)
-            if not self._working:
-                self._working = True
-                threading.Thread(target=self._work, name="saif-decode", daemon=True).start()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="saif-decode", daemon=True)
+                self._thread.start()
         try:
             while (step := request.steps.get()) is not None:
                 if isinstance(step, Exception):
@@ -100,7 +122,8 @@ class SharedBatch:
                 if n_rows > self._max_rows and (groups or found):
                     break
                 found.append(self._waiting.popleft())
-            self._working = bool(found or groups)
+            if not found and not groups:
+                self._thread = None
         return found
 
     def _begin_all(self, newcomers: Sequence[_Request]) -> list[_Group]:
@@ -197,7 +220,7 @@ class SharedBatch:
     ) -> tuple[list[int], list[int]]:
         """Give a request its step; which of its `own` rows go on, and with which tokens."""
         try:
-            if request.dropped or request.cancelled():
+            if self._closing or request.dropped or request.cancelled():
                 request.steps.put(request.replies.cancel())
                 request.steps.put(None)
                 return [], []

@@ -1,10 +1,14 @@
 """Many callers in one running batch: each gets what it would have got alone."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +20,8 @@ from saif.generation import Row, Sampling, Step, decode
 from saif.runtime.batch import Batch
 from saif.runtime.model import SteerableModel
 from saif.shared_batch import SharedBatch
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -209,6 +215,37 @@ def test_prompts_that_come_together_are_read_together_and_a_bad_one_refused_alon
     assert "layer 99" in got[2]
     assert started[:2] == [2, 7]  # all together
     assert sorted(started[2:]) == [1, 2, 2, 2]  # then each alone, because one was bad
+
+
+def test_closing_ends_every_reply_at_its_next_step(model: SteerableModel, passes: Passes) -> None:
+    passes.seconds = 0.02
+    shared = SharedBatch(model)
+    steps = shared.stream(rows(model, 0, tokens=200))
+    next(steps)
+    shared.close()
+    assert {row.stop for row in list(steps)[-1]} == {"cancelled"}
+    assert idle()
+
+
+def test_a_process_that_ends_in_the_middle_of_a_reply_ends_well() -> None:
+    code = """
+from tiny import tiny_model
+from saif.generation import Row, Sampling
+from saif.shared_batch import SharedBatch
+model = tiny_model()
+row = Row(prompt_ids=[5, 6, 7], sampling=Sampling(max_new_tokens=512))
+steps = SharedBatch(model).stream([row])
+next(steps)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_bug_in_one_step_leaves_nobody_waiting(

@@ -117,7 +117,7 @@ class LocalEngine:
         steerable = self.steerable
         bits = f"{steerable.bits}-bit" if steerable.quantize == "none" else steerable.quantize
         if steerable.lean and steerable.lean.packed:
-            bits += ", decoding in fewer"
+            bits += " to read, 4 to 8 to write"
         base = "" if steerable.is_chat else "base model, "
         return f"{base}{bits}, {steerable.memory / 1e9:.1f} GB on {steerable.device.type}"
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # torch loads with a model, not with its name
 
 QuantizeOrAuto = Literal["none", "int8", "4bit", "auto"]
 """auto: as many bits as fit into the GPU's memory. On a CPU all of them to read with, and where
-that is possible 4 or 8 to decode with, which is faster (docs/decisions/0010)."""
+that is possible 4 or 8 to decode with, which is faster (docs/decisions/0011)."""
 
 DEFAULT_MODEL = MODELS[0].name
 

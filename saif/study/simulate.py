@@ -51,8 +51,11 @@ def simulate(store: Store, n: int, crowd: Crowd, *, seed: int = 0) -> Counter[st
     """Let `n` made-up participants join one after the other; how many ended how.
 
     complete: with a code; left: dropped out; refused: the study was full or paused. The store knows
-    them as bots. Raises StudyError where a step is refused: a bot does nothing that is not due.
+    them as bots. Raises StudyError where it holds people, or where a step is refused: a bot does
+    nothing that is not due.
     """
+    with store.database.reading() as db:
+        store.keep_apart(db, "bot")
     rng = random.Random(seed)
     ended: Counter[str] = Counter()
     for number in range(n):

@@ -18,7 +18,7 @@ from pathlib import Path
 from saif.errors import StudyError
 from saif.study import audit, outbox, pool, trials
 from saif.study.database import Connect, Database, connect
-from saif.study.identities import Person, keyed_hash, remember
+from saif.study.identities import Person, Source, keyed_hash, remember
 from saif.study.participant import GOING_ON, Entry, Participant, Status, participant_of, token_hash
 from saif.study.plan import draw_plan, plan_seed
 from saif.study.publish import Version, canonical
@@ -120,6 +120,7 @@ class Store:
             self.expire(db)
             known = self._known(db, pid_hmac)
             if known is None:
+                self.keep_apart(db, person.source)
                 self._admit(db)
                 entry = self._new(db, person, pid_hmac, share_text)
             else:
@@ -164,6 +165,15 @@ class Store:
             (self.study.id, pid_hmac),
         ).fetchone()
         return row
+
+    def keep_apart(self, db: sqlite3.Connection, source: Source) -> None:
+        """Raises StudyError where people would meet made-up participants, or the reverse."""
+        bots = source == "bot"
+        if db.execute("SELECT 1 FROM participant WHERE (source = 'bot') <> ?", (bots,)).fetchone():
+            raise StudyError(
+                f"{self.folder} holds {'people' if bots else 'made-up participants'}.",
+                hint="Play a study in a folder of its own.",
+            )
 
     def _admit(self, db: sqlite3.Connection) -> None:
         if is_paused(db):

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
-from made_up_participants import KEY, Clock, make_store, rows
+from made_up_participants import KEY, Clock, make_store, person, rows
 
-from saif.errors import InputError
+from saif.errors import InputError, StudyError
 from saif.presets.library import Library
 from saif.study import audit
 from saif.study.design import read_study
 from saif.study.export import check_export, export, read_votes
+from saif.study.identities import Person
 from saif.study.publish import publish
 from saif.study.results import flow, missed_checks, votes
 from saif.study.simulate import Crowd, simulate
@@ -110,6 +111,19 @@ def test_the_same_seed_plays_the_same_study(tmp_path: Path) -> None:
         simulate(store, 5, Crowd(), seed=4)
         told.append(rows(store, "SELECT position, choice FROM vote JOIN trial USING(trial_id)"))
     assert sorted(told[0]) == sorted(told[1])
+
+
+def test_people_and_bots_never_share_a_store(tmp_path: Path) -> None:
+    played, real = make_store(tmp_path / "played"), make_store(tmp_path / "real")
+    simulate(played, 1, Crowd())
+    with pytest.raises(StudyError, match="holds made-up participants"):
+        played.enrol(person(), share_text=False)
+    real.enrol(person(), share_text=False)
+    with pytest.raises(StudyError, match="holds people"):
+        simulate(real, 1, Crowd())
+    with pytest.raises(StudyError, match="holds people"):
+        real.enrol(Person("bot", "bot-1"), share_text=False)
+    assert len(rows(real, "SELECT * FROM participant")) == 1
 
 
 @pytest.mark.parametrize("wrong", [{"rate": 1.0}, {"ties": 1.0}, {"dropout": float("nan")}])

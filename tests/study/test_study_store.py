@@ -248,6 +248,17 @@ def test_the_place_of_who_is_away_too_long_goes_to_another(store: Store, clock: 
     assert begin(store, busy) is not None
 
 
+def test_coming_back_is_a_sign_of_life(store: Store, clock: Clock) -> None:
+    token_of(store, "here")
+    clock.pass_by(minutes=100)
+    entry = store.enter(person("here"))
+    assert entry is not None
+    clock.pass_by(minutes=100)
+    token_of(store, "new")
+    assert begin(store, entry.token) is not None
+    assert flow(store)["stale"] == 0
+
+
 def test_who_is_complete_gets_the_code_again(store: Store) -> None:
     token = token_of(store)
     walk(store, token)

@@ -340,6 +340,17 @@ def test_an_edited_version_is_refused(tmp_path: Path, place: str) -> None:
             read_version(path)
 
 
+def test_a_version_written_in_another_way_is_refused(tmp_path: Path) -> None:
+    """Its id would no longer be the checksum of its file."""
+    version, path = publish(study(), small_library(tmp_path / "presets"), tmp_path / "out")
+    path.write_text(json.dumps(json.loads(path.read_bytes()), indent=1), "utf-8")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_suffix(".sha256").write_text(sha256, "utf-8")
+    for version_id in (None, version.id):
+        with pytest.raises(StudyError, match="was changed"):
+            read_version(path, version_id=version_id)
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"number": 1}'])
 def test_what_is_no_version_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "version-001.json"

@@ -380,6 +380,15 @@ def test_nobody_votes_for_another(store: Store) -> None:
     assert census(store) == before
 
 
+def test_who_has_ended_casts_no_vote_that_was_open(store: Store) -> None:
+    token = token_of(store)
+    trial = made_ready(store, token)
+    screen_out(store, token)
+    with pytest.raises(StudyError, match=r"has ended \(screened\)"):
+        cast(store, token, trial)
+    assert rows(store, "SELECT * FROM vote") == []
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

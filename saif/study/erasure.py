@@ -79,7 +79,6 @@ def _erase_rows(store: Store, participant: str, actor: str) -> None:
         for table in ("response", "event", "trial"):  # turns and answers go with their trial
             db.execute(f"DELETE FROM {table} WHERE participant_id = ?", (who.id,))
         db.execute("DELETE FROM erasing")
-        db.execute("UPDATE outbox SET payload = NULL WHERE participant_id = ?", (who.id,))
         store.leave(db, who, "erased")
         db.execute("UPDATE outbox SET payload = NULL WHERE participant_id = ?", (who.id,))
         db.execute(

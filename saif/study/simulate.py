@@ -7,6 +7,7 @@ which must find the preference that was planted.
 import random
 from collections import Counter
 from dataclasses import dataclass
+from typing import Literal
 
 from saif.errors import InputError, StudyError
 from saif.study.ballots import Ballot, respond, vote
@@ -142,10 +143,11 @@ class _Bot:
             return next(check.answer for check in study.attention if check.id == trial.check_id)
         if self._careless:
             return "L" if self._rng.random() < 0.5 else "R"
-        ties: list[Choice] = [
-            *(["tie"] if study.preference.tie else []),
-            *(["both_bad"] if study.preference.both_bad else []),
-        ]
+        ties: list[Choice] = []
+        if study.preference.tie:
+            ties.append("tie")
+        if study.preference.both_bad:
+            ties.append("both_bad")
         if ties and self._chance("ties"):
             return self._rng.choice(ties)
         first_left = trial.left == study.arms[0]
@@ -155,6 +157,7 @@ class _Bot:
 
     def _texts(self, trial: Trial) -> list[Answer]:
         n = self._rng.randint(5, 60)
+        sides: list[tuple[Literal["L", "R"], str]] = [("L", trial.left), ("R", trial.right)]
         return [
             Answer(
                 arm=arm,
@@ -165,7 +168,7 @@ class _Bot:
                 ttft_ms=200.0 + n,
                 total_ms=2000.0 + n,
             )
-            for side, arm in (("L", trial.left), ("R", trial.right))
+            for side, arm in sides
         ]
 
     def _answer(self, question: Question) -> object:

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from made_up_participants import (
 )
 
 from saif.errors import InputError, StudyError
-from saif.study import audit, outbox
+from saif.study import audit, outbox, trials
 from saif.study.ballots import Ballot, reopen, respond, vote
 from saif.study.events import MAX_EVENTS, note_event
 from saif.study.identities import KEY_VARIABLE, Person, key_from_environment
@@ -30,6 +31,7 @@ from saif.study.plan import draw_plan
 from saif.study.results import flow, missed_checks, votes
 from saif.study.steps import add_turn, begin, call_off, finish, screen_out
 from saif.study.store import Store
+from saif.study.trials import State, Trial
 
 
 @pytest.fixture
@@ -408,6 +410,34 @@ def test_a_ballot_that_was_not_offered_is_refused(store: Store, wrong: dict[str,
         cast(store, token, trial, **wrong)
     assert census(store) == before
     cast(store, token, trial, "L", strength=3, reason="x" * 2000)
+
+
+@pytest.mark.parametrize(
+    ("state", "wanted"),
+    [
+        ("planned", "ready"), ("planned", "voted"), ("planned", "void"), ("running", "voted"),
+        ("running", "planned"), ("ready", "running"), ("voted", "ready"), ("void", "planned"),
+        ("void", "voted"),
+    ],
+)  # fmt: skip
+def test_a_trial_skips_no_state(store: Store, state: State, wanted: State) -> None:
+    trial = begin(store, token_of(store))
+    assert trial is not None
+    before = census(store)
+    with pytest.raises(StudyError, match=f"is {state}, so it can't become {wanted}"):
+        move_from(store, trial, state, wanted)
+    assert census(store) == before
+
+
+def move_from(store: Store, trial: Trial, state: State, wanted: State) -> None:
+    with store.database.transaction() as db:
+        trials.move(db, replace(trial, state=state), wanted)
+
+
+def test_a_trial_that_changed_meanwhile_is_not_moved(store: Store) -> None:
+    trial = made_ready(store, token_of(store))
+    with pytest.raises(StudyError, match="has changed meanwhile"):
+        move_from(store, trial, "running", "ready")
 
 
 def test_an_attention_check_has_two_sides_and_no_tie(store: Store) -> None:

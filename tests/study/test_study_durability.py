@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from made_up_participants import (
+    Clock,
     answers,
     cast,
     complete,
@@ -349,15 +350,17 @@ def write_canaries(store: Store, who: str) -> tuple[str, str]:
     return entry.participant_id, entry.receipt
 
 
-def chatting(tmp_path: Path) -> Store:
-    return make_store(tmp_path, prompts={"kind": "free", "task": "Chat."})
+def chatting(tmp_path: Path, clock: Clock | None = None) -> Store:
+    return make_store(tmp_path, clock, prompts={"kind": "free", "task": "Chat."})
 
 
 def test_erasing_leaves_no_byte_of_a_participant(tmp_path: Path) -> None:
-    store = chatting(tmp_path)
+    clock = Clock()
+    store = chatting(tmp_path, clock)
     gone, receipt = write_canaries(store, "gone")
     stays, _ = write_canaries(store, "stays")
     backup(store)
+    clock.pass_by(hours=1)  # so that the next backup has another name
     keeper = sqlite3.connect(store.database.path)  # keeps a write-ahead log in being
     keeper.execute("SELECT COUNT(*) FROM vote").fetchone()
     assert len(canaries(store.folder, "CANARY-gone")) >= 3  # store, identities, backups

@@ -236,7 +236,8 @@ def test_answers_that_were_offered_are_in_every_profile(tmp_path: Path) -> None:
     token = store.enrol(person(), share_text=False).token
     trial = made_ready(store, token)
     cast(store, token, trial)
-    respond(store, token, "fluent", 4, trial_id=trial.trial_id)
+    respond(store, token, "fluent", 2, trial_id=trial.trial_id)
+    respond(store, token, "fluent", 4, trial_id=trial.trial_id)  # the last answer counts
     respond(store, token, "remarks", "private")
     export(store, tmp_path / "out", actor="me")
     told = {row["item"]: row["value"] for row in read_table(tmp_path / "out" / "responses.csv")}

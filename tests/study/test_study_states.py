@@ -230,7 +230,7 @@ def run(examples: int, steps: int) -> None:
 
 
 def test_any_order_of_calls_keeps_the_store_consistent() -> None:
-    run(examples=12, steps=25)
+    run(examples=8, steps=22)
 
 
 @pytest.mark.slow

@@ -8,9 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from made_up_studies import study
+from made_up_studies import LIBRARY, study
 
-from saif.presets.library import Library
 from saif.study.ballots import Ballot, Saved, respond, vote
 from saif.study.database import Connect, connect
 from saif.study.design import Study
@@ -62,7 +61,7 @@ def published(**changes: Any) -> Version:
 @cache
 def _published(changes: str) -> Version:
     with tempfile.TemporaryDirectory() as folder:
-        return publish(small_study(**json.loads(changes)), Library(), Path(folder))[0]
+        return publish(small_study(**json.loads(changes)), LIBRARY, Path(folder))[0]
 
 
 def make_store(

@@ -2,12 +2,14 @@
 
 import copy
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from saif.presets.library import SHIPPED, Library
+from saif.presets.preset import LoadedPreset
 from saif.study.design import Study
 
 EXAMPLE = SHIPPED / "studies" / "example.yaml"
@@ -28,6 +30,17 @@ def plain(**changes: Any) -> dict[str, Any]:
 
 def study(**changes: Any) -> Study:
     return Study.model_validate(plain(**changes))
+
+
+class ReadOnce(Library):
+    """The presets that ship, each read only once: they are megabytes."""
+
+    @cache
+    def preset(self, model_id: str, name: str) -> LoadedPreset:
+        return super().preset(model_id, name)
+
+
+LIBRARY = ReadOnce()
 
 
 def small_library(folder: Path, *presets: str) -> Library:

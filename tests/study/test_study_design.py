@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
-from made_up_studies import EXAMPLE, MODEL_FOLDER, plain, small_library, study
+from made_up_studies import EXAMPLE, LIBRARY, MODEL_FOLDER, plain, small_library, study
 
 from saif.errors import InputError, StudyError
-from saif.presets.library import Library
 from saif.study.check import check
 from saif.study.design import Study, read_study
 from saif.study.publish import (
@@ -29,7 +28,7 @@ from saif.study.questions import check_answer
 def test_the_example_that_ships_is_valid_and_publishable() -> None:
     found = read_study(EXAMPLE)
     assert found.arms == ["steered", "unsteered"]
-    assert {finding.field for finding in check(found, Library())} == {"ethics.irb", "prompts.items"}
+    assert {finding.field for finding in check(found, LIBRARY)} == {"ethics.irb", "prompts.items"}
 
 
 PROMPTS = plain()["prompts"]["items"]
@@ -193,7 +192,7 @@ def test_the_choices_are_those_offered() -> None:
 
 
 def fields_of(made: Study, severity: str) -> set[str]:
-    return {one.field for one in check(made, Library()) if one.severity == severity}
+    return {one.field for one in check(made, LIBRARY) if one.severity == severity}
 
 
 @pytest.mark.parametrize(
@@ -225,7 +224,7 @@ def test_what_is_wrong_is_said_and_keeps_the_study_from_being_published(
     made = study(**changes)
     assert fields_of(made, "wrong") == {field}
     with pytest.raises(StudyError, match=f"wrong: {field}"):
-        publish(made, Library(), tmp_path)
+        publish(made, LIBRARY, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -265,7 +264,7 @@ def test_what_is_doubtful_is_said(field: str, changes: dict[str, Any]) -> None:
 def test_a_consent_text_that_says_little_is_told_what_it_lacks() -> None:
     missing = [
         finding.message
-        for finding in check(study(consent__text="This research takes ten minutes."), Library())
+        for finding in check(study(consent__text="This research takes ten minutes."), LIBRARY)
         if finding.field == "consent.text"
     ]
     assert any("withdraw" in message for message in missing)
@@ -364,9 +363,9 @@ def test_what_is_no_version_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_another_study_is_not_published_into_the_same_folder(tmp_path: Path) -> None:
-    publish(study(), Library(), tmp_path)
+    publish(study(), LIBRARY, tmp_path)
     with pytest.raises(StudyError, match="holds the study 'two-answers'"):
-        publish(study(id="another"), Library(), tmp_path)
+        publish(study(id="another"), LIBRARY, tmp_path)
 
 
 @pytest.mark.parametrize("suffix", [".json", ".safetensors"])
@@ -381,7 +380,7 @@ def test_a_preset_that_changed_since_is_refused(tmp_path: Path, suffix: str) -> 
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:
-    version, _ = publish(study(), Library(), tmp_path)
+    version, _ = publish(study(), LIBRARY, tmp_path)
     check_fingerprint(version, version.fingerprint)
     with pytest.raises(StudyError, match="not those the study was published with"):
         check_fingerprint(version, "0000")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 from made_up_participants import KEY, Clock, make_store, person, rows
+from made_up_studies import LIBRARY
 
 from saif.errors import InputError, StudyError
-from saif.presets.library import Library
 from saif.study import audit
 from saif.study.design import read_study
 from saif.study.export import check_export, export, read_votes
@@ -92,8 +92,8 @@ def test_who_dropped_out_is_replaced(tmp_path: Path) -> None:
 
 
 def test_the_example_study_that_ships_can_be_played(tmp_path: Path) -> None:
-    study = read_study(Library().root / "studies" / "example.yaml")
-    version, _ = publish(study, Library(), tmp_path / "published")
+    study = read_study(LIBRARY.root / "studies" / "example.yaml")
+    version, _ = publish(study, LIBRARY, tmp_path / "published")
     store = Store(tmp_path / "store", version, KEY)
     ended = simulate(store, 5, Crowd(dropout=0.0, returning=0.2, failing=0.2))
     assert ended == {"complete": 5}

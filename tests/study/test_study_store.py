@@ -621,8 +621,8 @@ def test_events_are_few_and_of_known_kinds(store: Store, monkeypatch: pytest.Mon
         "UPDATE trial SET state = 'void' WHERE position = 1",
         "UPDATE trial SET state = 'ready'",
         "INSERT INTO trial SELECT trial_id || 'x', participant_id, position, 9, kind, retest_of, "
-        "check_id, preset, prompts_json, left_arm, right_arm, gen_seed, 'planned', NULL, NULL, NULL "
-        "FROM trial LIMIT 1",
+        "check_id, preset, prompts_json, left_arm, right_arm, gen_seed, 'planned', NULL, NULL, "
+        "NULL FROM trial LIMIT 1",
         "INSERT INTO vote SELECT vote_id || 'x', trial_id, revision, choice, strength, reason, "
         "shown_ms, decided_ms, server_at FROM vote",
     ],

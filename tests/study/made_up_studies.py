@@ -2,7 +2,6 @@
 
 import copy
 import shutil
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +34,14 @@ def study(**changes: Any) -> Study:
 class ReadOnce(Library):
     """The presets that ship, each read only once: they are megabytes."""
 
-    @cache
+    def __init__(self) -> None:
+        super().__init__()
+        self._read: dict[tuple[str, str], LoadedPreset] = {}
+
     def preset(self, model_id: str, name: str) -> LoadedPreset:
-        return super().preset(model_id, name)
+        if (model_id, name) not in self._read:
+            self._read[model_id, name] = super().preset(model_id, name)
+        return self._read[model_id, name]
 
 
 LIBRARY = ReadOnce()

@@ -138,3 +138,10 @@ def test_what_cannot_be_compared_is_refused() -> None:
     for few in ([], [vote("1", "p0"), vote("2", "p0", "R")]):
         with pytest.raises(InputError, match="at least two"):
             bradley_terry(few, resamples=10)
+
+
+def test_a_resample_without_the_only_one_who_saw_an_arm_does_not_fall_apart() -> None:
+    votes = [vote(f"{i}-{c}", f"p{i}", c) for i in range(5) for c in "LLR"]
+    votes += [vote(f"x-{i}", "only", c, right="rare") for i, c in enumerate("LR")]
+    found = bradley_terry(votes, resamples=100)
+    assert set(found.strengths) == {"steered", "unsteered", "rare"}

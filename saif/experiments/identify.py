@@ -37,7 +37,7 @@ from saif.presets.preset import (
     Preset,
     SaeRef,
 )
-from saif.runtime.batch import RowStart
+from saif.runtime.batch import RowStart, shared_prefix
 from saif.runtime.model import SteerableModel
 from saif.runtime.sae import Sae
 
@@ -119,11 +119,12 @@ def last_residuals(
 ) -> Residuals:
     """The residual stream at the last prompt token of each text as a user message, float32."""
     prompts = [model.render([{"role": "user", "content": text}]) for text in texts]
+    skip = min(shared_prefix(prompts), min(map(len, prompts)) - 1)  # read once a batch
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     found = {layer: torch.empty(len(prompts), model.d_model) for layer in layers}
     for start in range(0, len(order), _BATCH):
         rows = order[start : start + _BATCH]
-        residuals, _ = model.residuals([prompts[i] for i in rows], layers)
+        residuals, _ = model.residuals([prompts[i] for i in rows], layers, skip=skip)
         for layer, resid in residuals.items():
             found[layer][rows] = resid[:, -1].float().cpu()  # left-padded: the last is the newest
         heard("prompts", len(rows))
@@ -273,15 +274,12 @@ def _vectors(
     )
 
 
-def _revision(commit: str) -> dict[str, str]:
-    return {"model": commit} if commit else {}
-
-
 def _card(
     engine: LocalEngine,
     instruction: Instruction,
     tables: dict[tuple[str, Placement], list[LayerTable]],
 ) -> Preset:
+    commit = engine.steerable.revision
     return Preset(
         schema_version=1,
         id=instruction.id,
@@ -296,5 +294,5 @@ def _card(
             )
             for placement in PLACEMENTS
         },
-        versions={"saif": __version__, **_revision(engine.steerable.revision)},
+        versions={"saif": __version__} | ({"model": commit} if commit else {}),
     )

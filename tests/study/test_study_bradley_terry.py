@@ -141,7 +141,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
 
 
 def test_a_resample_without_the_only_one_who_saw_an_arm_does_not_fall_apart() -> None:
-    votes = [vote(f"{i}-{c}", f"p{i}", c) for i in range(5) for c in "LLR"]
+    votes = [vote(f"{i}-{k}", f"p{i}", c) for i in range(5) for k, c in enumerate("LLR")]
     votes += [vote(f"x-{i}", "only", c, right="rare") for i, c in enumerate("LR")]
     found = bradley_terry(votes, resamples=100)
     assert set(found.strengths) == {"steered", "unsteered", "rare"}

@@ -34,9 +34,10 @@ def _run(argv: Sequence[str]) -> None:
     engine: Future[Engine] = Future()
 
     def load(name: str, quantize: "QuantizeOrAuto") -> "LocalEngine":
-        from saif.engine import SharedEngine
+        from saif.engine import LocalEngine, SharedEngine
 
-        return SharedEngine(load_model(name, quantize=quantize))
+        kind = LocalEngine if options.zero_gpu else SharedEngine  # a lent process has one caller
+        return kind(load_model(name, quantize=quantize))
 
     if options.zero_gpu:  # where everything that wants a GPU has to be there before the page is
         from saif.zero_gpu import ZeroGpuEngine

@@ -11,7 +11,7 @@ from saif.chat import Comparison, Turn, TurnState, take_turn
 from saif.core.spec import PLACEMENTS
 from saif.core.steering import Steering
 from saif.core.verifiers import detect_language
-from saif.engine import LocalEngine, Message, Request, complete
+from saif.engine import LocalEngine, Message, Request, SharedEngine, complete
 from saif.generation import Sampling
 from saif.presets.instructions import place
 from saif.presets.library import Library
@@ -130,6 +130,33 @@ def test_four_bits_lose_nothing_of_the_embedded_weights(packed: LocalEngine) -> 
     blocks = [part for b in lean._blocks for part in (b.qkv, b.out, b.gate_up, b.down)]
     assert {part.bits for part in blocks} == {4}
     assert packed.model == LocalEngine(load_model()).model  # its presets fit
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_strength_zero_is_the_unsteered_column_in_few_bits_too(
+    packed: LocalEngine, temperature: float
+) -> None:
+    """As the page has it: a third column of another length beside them, the second turn on what is
+    kept of the first."""
+    engine = SharedEngine(packed.steerable)
+    comparison = Comparison()
+    for text in (CONTENT, "And what about tomorrow?"):
+        turn = Turn(
+            text=text,
+            preset=tiny_preset(engine.steerable),
+            instruction=Library().instruction("translate-french"),
+            controls=Controls(strength=0),
+            sampling=Sampling(max_new_tokens=24, temperature=temperature, seed=3),
+            with_prompted=True,
+        )
+        *_, state = take_turn(engine, comparison, turn)
+        comparison = state.comparison
+        replies = {column.name: column.reply for column in state.columns}
+        assert replies["steered"] == replies["unsteered"]
+        assert replies["steered"].steered == 0
+        assert replies["prompted"].text != replies["unsteered"].text
+        engine.settled()
+    packed.steerable.turns = None
 
 
 def told(engine: LocalEngine, starts: list[RowStart], script: list[int]) -> torch.Tensor:

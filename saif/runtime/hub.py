@@ -21,6 +21,14 @@ def cached(model_id: str) -> bool:
     return isinstance(config, str) and any(Path(config).parent.glob("*.safetensors"))
 
 
+def commit_of(model_id: str, revision: str) -> str:
+    """The commit that a cached model's files are of; "" if it isn't in the cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(model_id, "config.json", revision=revision)
+    return Path(config).parent.name if isinstance(config, str) else ""
+
+
 def only_cached(model_id: str) -> bool:
     """Whether to load from the cache and not ask the hub.
 

@@ -60,6 +60,8 @@ def load_model(name: str = DEFAULT_MODEL, *, quantize: QuantizeOrAuto = "none") 
         tokenizer = AutoTokenizer.from_pretrained(source.path, **source.options)
         model = _load(source, bits)
     steerable = SteerableModel(source.id, model, tokenizer, quantize=bits)
+    if source.path == source.id:
+        steerable.revision = hub.commit_of(source.id, source.revision)
     steerable.make_lean(packed=quantize == "auto" and _is_room_to_pack(steerable.memory))
     return steerable
 

@@ -45,8 +45,7 @@ class ReadableModel:
         self.end_ids = anatomy.end_ids(model, tokenizer)
         self._pad_id = tokenizer.pad_token_id or tokenizer.eos_token_id or 0
         self.fingerprint = anatomy.fingerprint(model)
-        # The commit on the hub that the weights came from; "" for a local folder.
-        self.revision: str = getattr(model.config, "_commit_hash", None) or ""
+        self.revision = ""  # the commit on the hub that the weights came from, if they did
 
     @property
     def device(self) -> torch.device:

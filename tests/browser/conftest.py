@@ -6,9 +6,10 @@ from look import CHROMIUM, missing_browser
 from playwright.sync_api import Browser, sync_playwright
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium. Without one its tests are skipped, or fail where they are required."""
+    """Chromium. Without one its tests are skipped, or fail where they are required. For a module
+    only: playwright keeps an event loop running, which tests of other modules want to run."""
     if missing := missing_browser():
         if os.environ.get("SAIF_REQUIRE_BROWSER") == "1":
             pytest.fail(f"Browser tests are required, but there is {missing}.", pytrace=False)

@@ -188,7 +188,7 @@ class SharedBatch:
                 staying.append((request, len(alive)))
                 kept += alive
                 tokens += new
-        self._model.remember(group.batch, [row for row in range(first) if row not in kept])
+        self._model.remember(group.batch, sorted(set(range(first)) - set(kept)))
         if not staying:
             return []
         reported = [group.reported[row] + group.result.steered[row] for row in kept]

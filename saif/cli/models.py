@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -12,7 +12,6 @@ from rich.table import Column, Table
 from saif.cli.options import JsonOption, PresetsOption, open_library
 from saif.cli.output import console, plain, print_json
 from saif.errors import ModelError
-from saif.runtime.published import Quantize
 
 if TYPE_CHECKING:
     from saif.runtime.at_hand import AtHand
@@ -59,7 +58,7 @@ class ModelRow:
             "n_layers": entry.n_layers,
             "chat": entry.chat,
             "gated": entry.gated,
-            "memory_gb": _gigabytes(entry),
+            "memory_gb": entry.gigabytes,
             "last_layer_has_sae": entry.last_layer_has_sae,
             "saes": [
                 {
@@ -114,7 +113,7 @@ def _list(rows: list[ModelRow]) -> None:
         if row.entry is not None:
             kind = ("chat" if row.entry.chat else "base") + (" gated" if row.entry.gated else "")
             saes = f"{len(row.entry.saes[0].layers)} of {row.entry.n_layers}"
-            sizes = "  ".join(map(str, _gigabytes(row.entry).values()))
+            sizes = "  ".join(map(str, row.entry.gigabytes.values()))
         presets = str(len(row.presets) or "")
         table.add_row(plain(row.name), kind, saes, sizes, _WHERE[row.at_hand], presets)
     screen = console()
@@ -136,7 +135,7 @@ def _show(row: ModelRow) -> None:
         return
     kind = "Trained to chat." if entry.chat else "A base model: it gets a plain-text template."
     screen.print(kind + (" Its licence has to be accepted on the hub." if entry.gated else ""))
-    sizes = _gigabytes(entry).values()
+    sizes = entry.gigabytes.values()
     screen.print("Memory for the weights: {} GB, {} GB in 8 bits, {} GB in 4.".format(*sizes))
     table = Table(
         Column("SAEs", overflow="fold"), "Width", "Layers", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
@@ -152,11 +151,6 @@ def _show(row: ModelRow) -> None:
 
 def _layers(layers: tuple[int, ...], n_layers: int) -> str:
     return "every one" if len(layers) == n_layers else ", ".join(map(str, layers))
-
-
-def _gigabytes(entry: "KnownModel") -> dict[str, float]:
-    """What the weights take in memory: in full, in 8 bits, in 4."""
-    return {way: round(entry.size.bytes(way) / 1e9, 1) for way in get_args(Quantize)}
 
 
 def _rows(presets: Path | None) -> Iterator[ModelRow]:

@@ -2,11 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saif.core.spec import Placement, Span
+from saif.core.spec import Placement, Span, Thoroughness
 from saif.errors import PresetError
 from saif.runtime.load import DEFAULT_MODEL, QuantizeOrAuto
 
@@ -59,7 +59,7 @@ SaesOption = Annotated[
     ),
 ]
 EffortOption = Annotated[
-    Literal["thorough", "quick"],
+    Thoroughness,
     typer.Option(help="How long to search; quick takes a third of the work and finds less."),
 ]
 

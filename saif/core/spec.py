@@ -86,6 +86,16 @@ class Site:
         return cls(layer)
 
 
+def check_between(name: str, value: float, low: float, high: float) -> None:
+    """Raise InputError unless `value`, which a person gave as `name`, lies within the limits."""
+    if not low <= value <= high:  # also refuses NaN
+        raise InputError(f"{name} must lie between {low} and {high}, not {value}.")
+
+
+Thoroughness = Literal["thorough", "quick"]
+"""Of a calibration. quick: a third of the work, for a preset to try."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """How the next token is drawn. temperature 0 is greedy; top_p 1 keeps every token;
@@ -106,5 +116,4 @@ class Sampling:
             ("seed", self.seed, 0, 2**63 - 1),
         ]
         for name, value, low, high in limits:
-            if not low <= value <= high:  # also refuses NaN
-                raise InputError(f"{name} must lie between {low} and {high}, not {value}.")
+            check_between(name, value, low, high)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 from saif.core.aboutness import N_DISTRACTORS
-from saif.core.spec import PLACEMENTS
+from saif.core.spec import PLACEMENTS, Thoroughness
 from saif.engine import LocalEngine
 from saif.errors import InputError, SaeError
 from saif.experiments.calibrate import calibrate, keep_choice
 from saif.experiments.contents import read_contents
 from saif.experiments.directions import CONDITIONS, Subject
-from saif.experiments.effort import EFFORTS, Thoroughness
+from saif.experiments.effort import EFFORTS
 from saif.experiments.evaluate import Evaluation
 from saif.experiments.identify import build_presets, prompts_read, read_prompts
 from saif.experiments.progress import Heard, Part, bar, nobody

@@ -1,13 +1,10 @@
 """How much work a calibration may do: what it searches, on how many texts."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
+from saif.core.spec import Thoroughness
 from saif.presets.instructions import ContentKind
 from saif.presets.push import LatentPush
-
-Thoroughness = Literal["thorough", "quick"]
-"""quick: a third of the work, for a preset to try. What ships was made thoroughly."""
 
 HALF_LIFE = 16
 """Of a fading push, in tokens. Steady pushes have sent most replies into loops, so the search

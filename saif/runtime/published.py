@@ -1,7 +1,7 @@
 """What is said of a model that is published: its size, and the SAEs that exist for it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Quantize = Literal["none", "int8", "4bit"]
 
@@ -67,6 +67,11 @@ class KnownModel:
         billion = 1_000_000_000
         linear, other = self.parameters - self.embedding, self.embedding
         return Size(round(linear * billion), round(other * billion))
+
+    @property
+    def gigabytes(self) -> dict[Quantize, float]:
+        """What the weights take in memory: in full, in 8 bits, in 4."""
+        return {way: round(self.size.bytes(way) / 1e9, 1) for way in get_args(Quantize)}
 
     @property
     def last_layer_has_sae(self) -> bool:

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from saif.core.spec import check_between
 from saif.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,8 +57,7 @@ class Scenario:
             ("alpha", self.alpha, 0.0001, 0.2),
         ]
         for name, value, low, high in limits:
-            if not low <= value <= high:  # also refuses NaN
-                raise InputError(f"{name} must lie between {low} and {high}, not {value}.")
+            check_between(name, value, low, high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,7 @@ def participants_needed(
     The same simulated people are used at every number, so that power rises with it nearly evenly.
     Raises InputError at a rate of ½, or where MAX_PARTICIPANTS don't suffice.
     """
-    if not 0.05 <= target <= 0.99:
-        raise InputError(f"target must lie between 0.05 and 0.99, not {target}.")
+    check_between("target", target, 0.05, 0.99)
     if abs(scenario.rate - 0.5) < 0.005:
         raise InputError(
             "A rate of ½ is what the test calls no preference; no number of participants shows it.",
@@ -137,8 +136,7 @@ def obrien_fleming(looks: int, alpha: float = 0.05) -> list[float]:
     from scipy.optimize import brentq
     from scipy.stats import multivariate_normal, norm
 
-    if not 1 <= looks <= MAX_LOOKS:
-        raise InputError(f"looks must lie between 1 and {MAX_LOOKS}, not {looks}.")
+    check_between("looks", looks, 1, MAX_LOOKS)
     if looks == 1:
         return [float(norm.isf(alpha / 2))]
     k = np.arange(1, looks + 1)

@@ -9,7 +9,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from saif.errors import InputError, StudyError
+from saif.core.spec import check_between
+from saif.errors import StudyError
 from saif.study.ballots import Ballot, respond, vote
 from saif.study.identities import Person
 from saif.study.questions import Question
@@ -44,8 +45,7 @@ class Crowd:
         for name in self.__slots__:
             value = getattr(self, name)
             low, high = (0.01, 0.99) if name == "rate" else (0.0, 0.95)
-            if not low <= value <= high:  # also refuses NaN
-                raise InputError(f"{name} must lie between {low} and {high}, not {value}.")
+            check_between(name, value, low, high)
 
 
 def simulate(store: Store, n: int, crowd: Crowd, *, seed: int = 0) -> Counter[str]:

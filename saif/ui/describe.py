@@ -150,9 +150,7 @@ def model_line(entry: KnownModel | None, where: str) -> str:
         return '<p class="fine">A hub id or a local folder of any language model.</p>'
     kind = "Trained to chat." if entry.chat else "A base model: it continues text."
     gate = " Its licence has to be accepted on the hub." if entry.gated else ""
-    sizes = " · ".join(
-        f"{bits} {entry.size.bytes(way) / 1e9:.1f} GB" for way, bits in _BITS.items()
-    )
+    sizes = " · ".join(f"{_BITS[way]} {size} GB" for way, size in entry.gigabytes.items())
     layers = entry.saes[0].layers if entry.saes else ()
     saes = f"SAEs at {len(layers)} of {entry.n_layers} layers."
     return f'<p class="fine">{kind}{gate} {escape(where)} {saes}<br>{sizes}</p>'

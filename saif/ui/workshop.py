@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from saif.core.spec import Thoroughness
 from saif.errors import InputError, SaifError
 from saif.presets.instructions import Instruction
 from saif.runtime.load import QuantizeOrAuto, model_id
@@ -14,7 +15,6 @@ from saif.ui.services import Current, Services
 
 if TYPE_CHECKING:
     from saif.engine import Engine, LocalEngine
-    from saif.experiments.effort import Thoroughness
     from saif.experiments.progress import Heard, Part
 
 Load = Callable[[str, QuantizeOrAuto], "Engine"]
@@ -107,7 +107,7 @@ class Workshop:
         library = self.services.library
         return [library.instruction(name) for name in makeable(library) if name not in done]
 
-    def cost(self, name: str, effort: "Thoroughness") -> Cost:
+    def cost(self, name: str, effort: Thoroughness) -> Cost:
         """What making the preset would take; measures how fast the model is at the first call.
         Raises SaifError if it can't be made."""
         from saif.experiments.pace import seconds_for
@@ -115,7 +115,7 @@ class Workshop:
         work, pace = self._work(name, effort)
         return Cost(work["prompts"], work["replies"], seconds_for(work, pace))
 
-    def make(self, name: str, effort: "Thoroughness") -> Making:
+    def make(self, name: str, effort: Thoroughness) -> Making:
         """Begin to make a preset. Raises SaifError if it can't be made."""
         from saif.engine import LocalEngine
         from saif.experiments.build import make_presets
@@ -153,9 +153,7 @@ class Workshop:
                 hint="Wait until it is done, or cancel it.",
             )
 
-    def _work(
-        self, name: str, effort: "Thoroughness"
-    ) -> "tuple[dict[Part, int], dict[Part, float]]":
+    def _work(self, name: str, effort: Thoroughness) -> "tuple[dict[Part, int], dict[Part, float]]":
         from saif.experiments.build import work_left
         from saif.experiments.pace import measure_pace
 

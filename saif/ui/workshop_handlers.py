@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from saif.core.spec import Thoroughness
 from saif.presets.instructions import Instruction
 from saif.runtime.load import QuantizeOrAuto
 from saif.runtime.registry import known
@@ -20,7 +21,6 @@ from saif.ui.workshop import Workshop
 from saif.ui.workshop_panel import WorkshopPanel
 
 if TYPE_CHECKING:
-    from saif.experiments.effort import Thoroughness
     from saif.ui.making import Making
 
 _WHERE = {
@@ -90,7 +90,7 @@ class WorkshopHandlers:
             making.fold: gr.Accordion() if cards else gr.Accordion(open=True),
         }
 
-    async def cost(self, name: str | None, effort: "Thoroughness") -> AsyncGenerator[Any, None]:
+    async def cost(self, name: str | None, effort: Thoroughness) -> AsyncGenerator[Any, None]:
         """What the chosen preset would take, once that has been measured."""
         name = name or _first(_choices(self.workshop.makeable()))  # the page may not know it yet
         making = self.workshop.making
@@ -110,7 +110,7 @@ class WorkshopHandlers:
             yield cost_line(cost.prompts, cost.replies, cost.seconds)
 
     async def cost_if_without(
-        self, name: str | None, effort: "Thoroughness"
+        self, name: str | None, effort: Thoroughness
     ) -> AsyncGenerator[Any, None]:
         """The cost without being asked, where the first thing to do is to make a preset."""
         if self.workshop.services.cards()[0]:
@@ -133,7 +133,7 @@ class WorkshopHandlers:
             self.turns.chat.notice,
         ]
 
-    async def make(self, name: str | None, effort: "Thoroughness") -> AsyncGenerator[Updates, None]:
+    async def make(self, name: str | None, effort: Thoroughness) -> AsyncGenerator[Updates, None]:
         """Make a preset, tell how far it is, and choose it when it is there."""
         controls = self.tools.making
         if name is None:

@@ -10,7 +10,7 @@ from saif.ui.chat_panel import chat_panel
 from saif.ui.describe import problems_line
 from saif.ui.head import head, watch
 from saif.ui.panel_handlers import PanelHandlers
-from saif.ui.services import Services, no_preset
+from saif.ui.services import Services
 from saif.ui.steering_panel import sidebar, steering_panel
 from saif.ui.turns import Turns
 from saif.ui.workshop import Workshop
@@ -35,15 +35,13 @@ def build_app(services: Services, workshop: Workshop | None = None) -> gr.Blocks
 
     workshop: for a page whose visitor owns the machine.
     """
-    cards, problems = services.cards()
-    if not cards and not problems:
-        problems = [no_preset(services.current.model_id, makeable=workshop is not None).sentence]
+    makeable = workshop is not None
+    cards, problems = services.offer(makeable=makeable)
     with gr.Blocks(title="SAIF", analytics_enabled=False, fill_height=True) as app:
         with sidebar():
             panel = steering_panel(cards)
             tools = workshop and workshop_panel(workshop.asked[0], without_presets=not cards)
         chat = chat_panel(head(services), problems_line(problems))
-        makeable = workshop is not None
         handlers = PanelHandlers(services, panel, chat.examples, makeable)
         shown = gr.State(None)
         turns = Turns(services, chat, panel, gr.State(()), gr.State(None), shown, makeable)

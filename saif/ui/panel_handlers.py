@@ -16,7 +16,7 @@ from saif.ui.describe import (
     said,
     scores_table,
 )
-from saif.ui.services import Services, no_preset
+from saif.ui.services import Services
 from saif.ui.steering_panel import SteeringPanel
 
 SHOWN_EXAMPLES = 4
@@ -35,9 +35,7 @@ class PanelHandlers:
         """The presets of the model that answers now, which model that is, and what to say if it
         has none."""
         services = self.services
-        cards, problems = services.cards()
-        if not cards and not problems:
-            problems = [no_preset(services.current.model_id, makeable=self.makeable).sentence]
+        cards, problems = services.offer(makeable=self.makeable)
         shown = services.current.model_id
         presets = gr.Dropdown(preset_choices(cards), value=first_choice(cards))
         return [shown, presets, problems_line(problems)]

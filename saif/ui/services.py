@@ -67,6 +67,14 @@ class Services:
                 cards[name] = card
         return cards, problems
 
+    def offer(self, *, makeable: bool) -> tuple[dict[str, Preset], list[str]]:
+        """As `cards`, with a sentence where there is nothing to choose from. makeable: whether a
+        visitor can make presets."""
+        cards, problems = self.cards()
+        if not cards and not problems:
+            problems = [no_preset(self.current.model_id, makeable=makeable).sentence]
+        return cards, problems
+
     def card(self, name: str) -> Preset:
         """A preset of the current model. Raises PresetError."""
         return self.library.card(self.current.model_id, name)

@@ -35,6 +35,9 @@ ONLY_IN = {  # packages that only these files or folders may import
     "huggingface_hub": ("runtime/",),
     "sae_lens": ("runtime/", "experiments/train_sae.py"),
     "typer": ("cli/",),
+    "fastapi": ("study/pages/",),
+    "starlette": ("study/pages/",),
+    "uvicorn": ("study/pages/",),
     "httpx": ("experiments/llm_judge.py",),
     "tenacity": ("experiments/llm_judge.py",),
 }

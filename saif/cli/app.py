@@ -14,6 +14,7 @@ from saif.cli import (
     presets,
     report,
     setup,
+    study,
 )
 from saif.cli.failures import FailuresInWords
 
@@ -38,5 +39,17 @@ def _start(
         print(context.get_help())
 
 
-for group in (compare, presets, models, doctor, setup, experiments, measure, judge, report, bench):
+for group in (
+    compare,
+    presets,
+    models,
+    doctor,
+    setup,
+    experiments,
+    measure,
+    judge,
+    report,
+    bench,
+    study,
+):
     group.add_to(app)

@@ -1,14 +1,16 @@
-"""Votes, and the answers to questions: written once, kept for good.
+"""Votes, reports and the answers to questions: written once, kept for good.
 
 As in `saif.study.steps`, each function is one transaction and refuses what is not due.
 """
 
 import json
 import secrets
+import sqlite3
 from dataclasses import dataclass
 
 from saif.errors import InputError, StudyError
 from saif.study import trials
+from saif.study.participant import Participant
 from saif.study.questions import check_answer, is_text
 from saif.study.steps import going_on, must_go_on, own
 from saif.study.store import Store
@@ -68,21 +70,30 @@ def vote(store: Store, token: str, ballot: Ballot) -> Saved:
                 "SELECT COUNT(*) FROM vote WHERE trial_id = ?", (trial.trial_id,)
             ).fetchone()[0]
         )
-        row = {
-            "vote_id": ballot.vote_id,
-            "trial_id": trial.trial_id,
-            "revision": revision,
-            "choice": ballot.choice,
-            "strength": ballot.strength,
-            "reason": ballot.reason,
-            "shown_ms": ballot.shown_ms,
-            "decided_ms": ballot.decided_ms,
-            "server_at": store.now(),
-        }
-        db.execute("INSERT INTO vote VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", tuple(row.values()))
-        store.note(db, who, "vote", ballot.vote_id, row)
+        _write(store, db, who, trial, ballot, revision)
         store.alive(db, who)
     return Saved(ballot.vote_id, revision, repeated=False)
+
+
+def report(store: Store, token: str, trial_id: str, reason: str = "") -> None:
+    """The participant won't go on with a comparison, wherever it stands: it counts as skipped, and
+    neither it nor a retest of it comes again.
+
+    Again is acknowledged and changes nothing. reason: in their words, cut at MAX_REASON characters.
+    """
+    with store.database.transaction() as db:
+        who = going_on(store, db, token)
+        trial = own(db, who, trial_id)
+        if trial.state == "voted":
+            return
+        trials.move(db, trial, "voted")
+        assert trial.vote_id is not None, "it has begun"
+        told = reason.encode("utf-8", "replace").decode()[:MAX_REASON]
+        skipped = Ballot(vote_id=trial.vote_id, choice="skip", reason=told)
+        _write(store, db, who, trial, skipped, revision=1)
+        trials.drop_retests(db, trial)
+        store.note(db, who, "report", trial_id, {"vote_id": trial.vote_id})
+        store.alive(db, who)
 
 
 def reopen(store: Store, token: str, trial_id: str) -> str:
@@ -139,6 +150,29 @@ def respond(
         store.note(db, who, "respond", item, payload)
         store.alive(db, who)
     return revision
+
+
+def _write(
+    store: Store,
+    db: sqlite3.Connection,
+    who: Participant,
+    trial: Trial,
+    ballot: Ballot,
+    revision: int,
+) -> None:
+    row = {
+        "vote_id": ballot.vote_id,
+        "trial_id": trial.trial_id,
+        "revision": revision,
+        "choice": ballot.choice,
+        "strength": ballot.strength,
+        "reason": ballot.reason,
+        "shown_ms": ballot.shown_ms,
+        "decided_ms": ballot.decided_ms,
+        "server_at": store.now(),
+    }
+    db.execute("INSERT INTO vote VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", tuple(row.values()))
+    store.note(db, who, "vote", ballot.vote_id, row)
 
 
 def _check_ballot(store: Store, trial: Trial, ballot: Ballot) -> None:

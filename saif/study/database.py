@@ -26,6 +26,10 @@ def connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
 
 
+class NotSavedError(StudyError):
+    """The disk or the database refuses; what was to be saved was not, and may be tried again."""
+
+
 class Database:
     """One file. Every call has a connection of its own, so any thread or process may call.
 
@@ -94,7 +98,9 @@ class Database:
         except sqlite3.IntegrityError:
             raise  # a rule of the schema was broken: a bug, and nothing to try again
         except sqlite3.Error as error:
-            raise StudyError(f"{failed}: {error}.", hint="Please try again in a moment.") from error
+            raise NotSavedError(
+                f"{failed}: {error}.", hint="Please try again in a moment."
+            ) from error
         finally:
             if db is not None:
                 db.close()

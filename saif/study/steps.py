@@ -14,6 +14,7 @@ from typing import Literal
 from saif.errors import InputError, StudyError
 from saif.study import trials
 from saif.study.design import FixedPrompts, ProlificRecruitment
+from saif.study.due import unanswered_at_the_end, unanswered_on
 from saif.study.participant import GOING_ON, Participant, Status
 from saif.study.questions import is_text
 from saif.study.store import Store, is_paused
@@ -122,6 +123,16 @@ def finish(store: Store, token: str) -> str:
     return code_for(store, who, "complete")
 
 
+def stop_early(store: Store, token: str) -> str:
+    """The participant leaves, or the researcher has stopped the study: what they did is kept, their
+    place is another's. The code for taking part in part."""
+    with store.database.transaction() as db:
+        who = store.participant(db, token)
+        if who.status in GOING_ON:
+            store.leave(db, who, "stale")
+    return code_for(store, who, "stale")
+
+
 def screen_out(store: Store, token: str) -> str:
     """The participant doesn't fit, or failed a check that ends it: the code for that."""
     with store.database.transaction() as db:
@@ -214,14 +225,8 @@ def _store_answer(db: sqlite3.Connection, turn: int | None, answer: Answer) -> N
 
 
 def _nothing_unanswered(store: Store, db: sqlite3.Connection, who: Participant) -> None:
-    answered = {
-        row["item_id"]
-        for row in db.execute("SELECT item_id FROM response WHERE participant_id = ?", (who.id,))
-    }
-    main = [trial for trial in trials.all_of(db, who.id) if trial.kind == "main"]
-    for question in store.study.questions:
-        items = [question.id]
-        if question.when == "trial":
-            items = [f"{question.id}@{trial.trial_id}" for trial in main]
-        if question.required and not answered.issuperset(items):
+    main = trials.all_of(db, who.id)
+    left = [one for trial in main for one in unanswered_on(db, store.study, trial)]
+    for question in [*left, *unanswered_at_the_end(db, store.study, who)]:
+        if question.required:
             raise StudyError(f"The question '{question.id}' is still to be answered.")

@@ -29,6 +29,10 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+class DisconnectedError(StudyError):
+    """A token that is nobody's, or was before another tab took over."""
+
+
 class Store:
     """The store of one published version of a study, in `folder`.
 
@@ -142,12 +146,12 @@ class Store:
             return None if known is None else self._again(db, known)
 
     def participant(self, db: sqlite3.Connection, token: str) -> Participant:
-        """Whose token this is. Raises StudyError where it is nobody's, or another tab took over."""
+        """Whose token this is. Raises DisconnectedError where it is nobody's."""
         row = db.execute(
             "SELECT * FROM participant WHERE token_hash = ?", (token_hash(token),)
         ).fetchone()
         if row is None:
-            raise StudyError(
+            raise DisconnectedError(
                 "This page is no longer connected to your session.",
                 hint="If you opened the study again, go on there; else open its link again.",
             )

@@ -21,7 +21,7 @@ VoidReason = Literal["interrupted", "failed", "reported", "restarted"]
 
 MOVES: dict[State, set[State]] = {
     "planned": {"running"},
-    "running": {"ready", "void"},
+    "running": {"ready", "voted", "void"},  # voted: reported, before both answers were there
     "ready": {"voted", "void"},
     "voted": {"void"},  # only where a participant starts afresh
     "void": set(),
@@ -150,6 +150,15 @@ def void(db: sqlite3.Connection, trial: Trial, reason: VoidReason, plan_seed: st
             seed,
             trial.trial_id,
         ),
+    )
+
+
+def drop_retests(db: sqlite3.Connection, trial: Trial) -> None:
+    """Leave out the retests of a trial that its participant doesn't want to see again."""
+    db.execute(
+        "UPDATE trial SET state = 'void', void_reason = 'reported' "
+        "WHERE participant_id = ? AND retest_of = ? AND state = 'planned'",
+        (trial.participant_id, trial.position),
     )
 
 

@@ -415,7 +415,7 @@ def test_a_ballot_that_was_not_offered_is_refused(store: Store, wrong: dict[str,
 @pytest.mark.parametrize(
     ("state", "wanted"),
     [
-        ("planned", "ready"), ("planned", "voted"), ("planned", "void"), ("running", "voted"),
+        ("planned", "ready"), ("planned", "voted"), ("planned", "void"),
         ("running", "planned"), ("ready", "running"), ("voted", "ready"), ("void", "planned"),
         ("void", "voted"),
     ],

@@ -84,11 +84,13 @@ class Trials(Strict):
 
 
 class Generation(Strict):
-    """How answers are drawn; both arms of a trial share their seed."""
+    """How answers are drawn; both arms of a trial share their seed. quantize: load the weights in
+    fewer bits; with none, an answer is token for token what it would be without the other one."""
 
     max_new_tokens: Annotated[int, Field(ge=1, le=2048)] = 128
     temperature: Annotated[float, Field(ge=0, le=5)] = 0.0
     top_p: Annotated[float, Field(ge=0.01, le=1)] = 1.0
+    quantize: Literal["none", "auto", "int8", "4bit"] = "none"
 
 
 class AttentionCheck(Strict):

@@ -13,12 +13,13 @@ from typing import Literal
 
 from saif.errors import InputError, StudyError
 from saif.study import trials
-from saif.study.design import FixedPrompts, ProlificRecruitment
+from saif.study.design import ProlificRecruitment
 from saif.study.due import unanswered_at_the_end, unanswered_on
 from saif.study.participant import GOING_ON, Participant, Status
 from saif.study.questions import is_text
 from saif.study.store import Store, is_paused
 from saif.study.trials import Trial, VoidReason
+from saif.study.turns import fixed_message
 
 MAX_DETAIL = 2000
 """Characters of what is said about a trial that is called off."""
@@ -128,9 +129,11 @@ def stop_early(store: Store, token: str) -> str:
     place is another's. The code for taking part in part."""
     with store.database.transaction() as db:
         who = store.participant(db, token)
-        if who.status in GOING_ON:
-            store.leave(db, who, "stale")
-    return code_for(store, who, "stale")
+        status = who.status
+        if status in GOING_ON:
+            status = "stale"
+            store.leave(db, who, status)
+    return code_for(store, who, status)
 
 
 def screen_out(store: Store, token: str) -> str:
@@ -198,10 +201,9 @@ def _show_again(db: sqlite3.Connection, trial: Trial) -> None:
 
 def _message(store: Store, trial: Trial, k: int, text: str | None) -> str:
     """The user's message of turn `k`, counted from 0."""
-    prompts = store.study.prompts
-    if isinstance(prompts, FixedPrompts):
-        wanted = {prompt.id: prompt.text for prompt in [*prompts.items, *prompts.practice]}
-        return wanted[trial.prompts[k]]
+    fixed = fixed_message(store.study, trial, k)
+    if fixed is not None:
+        return fixed
     if not text or not is_text(text):
         raise InputError("Please type a message.")
     return text

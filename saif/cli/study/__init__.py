@@ -2,8 +2,11 @@
 
 import typer
 
+from saif.cli.study import serving
+
 group = typer.Typer(help="Run a study with people: design it, serve it, analyse it.")
 
 
 def add_to(app: typer.Typer) -> None:
+    group.command()(serving.serve)
     app.add_typer(group, name="study")

@@ -1,0 +1,242 @@
+"""A participant's way through the study: one page, and the steps it may take.
+
+Nothing that is sent says which answer is which, and every participant gets the same page. A step
+carries the participant's token in its header; there are no cookies, and nothing is stored of
+anyone before they agree to take part.
+"""
+
+import sqlite3
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header
+from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
+from jinja2 import Environment, FileSystemLoader
+from markdown_it import MarkdownIt
+
+from saif.errors import StudyError
+from saif.study import ballots, recruitment, steps
+from saif.study.due import Due, due
+from saif.study.erasure import withdraw
+from saif.study.events import note_event
+from saif.study.pages import bodies
+from saif.study.pages.desk import AtDesk, Desk
+from saif.study.pages.streaming import next_in, turn_due
+from saif.study.participant import Entry, Participant
+from saif.study.recruitment import WayOut, way_out
+from saif.study.store import DisconnectedError
+from saif.study.trials import Trial
+from saif.study.turns import exchanges
+
+FOLDER = Path(__file__).parent / "participant"
+
+Answer = dict[str, Any]
+
+router = APIRouter(prefix="/study/{study_id}")
+
+
+def _token(authorization: Annotated[str, Header()] = "") -> str:
+    scheme, _, token = authorization.partition(" ")
+    if scheme != "Bearer" or not token:
+        raise DisconnectedError(
+            "This page is not connected to your session.", hint="Please open your link again."
+        )
+    return token
+
+
+Token = Annotated[str, Depends(_token)]
+
+
+# Before anything is known of anyone
+
+
+@router.get("", response_class=HTMLResponse)
+def page(desk: AtDesk) -> str:
+    """The same bytes for everyone: nothing in it is about one participant or one arm."""
+    env = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True)
+    version = desk.store.version
+    return env.get_template("page.html").render(
+        study=version.study,
+        consent_sha256=version.consent_sha256,
+        consent=_html(version.study.consent.text),
+    )
+
+
+@router.get("/consent.txt", response_class=PlainTextResponse)
+def consent_to_keep(desk: AtDesk) -> str:
+    study = desk.store.study
+    irb = f"\nEthics approval: {study.ethics.irb}" if study.ethics.irb else ""
+    return f"{study.title}\n\n{study.consent.text}\n\nContact: {study.ethics.contact}{irb}\n"
+
+
+@router.post("/enter")
+def enter(body: bodies.Enter, desk: AtDesk) -> Answer:
+    if recruitment.is_preview(desk.store.study, body.query):
+        return {"page": "preview"}
+    entry = desk.store.enter(recruitment.person_of(desk.store.study, body.query))
+    return {"page": "consent"} if entry is None else _entered(desk, entry)
+
+
+@router.post("/consent")
+def consent(body: bodies.Consent, desk: AtDesk) -> Answer:
+    study = desk.store.study
+    if recruitment.is_preview(study, body.query):
+        raise StudyError("This is a preview.", hint="Accept the task first.")
+    if body.consent_sha256 != desk.store.version.consent_sha256:
+        raise StudyError("The text has changed meanwhile.", hint="Please reload the page.")
+    share = body.share_text and study.consent.ask_to_share
+    person = recruitment.person_of(study, body.query)
+    return _entered(desk, desk.store.enrol(person, share_text=share))
+
+
+@router.post("/decline")
+def decline(desk: AtDesk) -> Answer:
+    """Nothing is stored of who says no."""
+    return {"way_out": _way(recruitment.declined(desk.store.study))}
+
+
+# A participant's steps
+
+
+@router.post("/next")
+def next_page(token: Token, desk: AtDesk) -> Answer:
+    return _next(desk, token)
+
+
+@router.post("/begin")
+def begin(token: Token, desk: AtDesk) -> Answer:
+    trial = steps.begin(desk.store, token)
+    return {"trial": None if trial is None else _begun(desk, trial)}
+
+
+@router.post("/turn")
+def turn(body: bodies.Turn, token: Token, desk: AtDesk) -> StreamingResponse:
+    found = turn_due(desk.store, token, body.trial, body.k, body.text)
+    return StreamingResponse(
+        desk.streams.stream(token, found),
+        media_type="application/x-ndjson",
+        headers={"X-Accel-Buffering": "no"},  # a proxy would hold the lines back
+    )
+
+
+@router.post("/vote")
+def vote(body: bodies.Vote, token: Token, desk: AtDesk) -> Answer:
+    saved = ballots.vote(desk.store, token, ballots.Ballot(**body.model_dump()))
+    return {"saved": saved.vote_id, "revision": saved.revision}
+
+
+@router.post("/reopen")
+def reopen(body: bodies.OfTrial, token: Token, desk: AtDesk) -> Answer:
+    return {"vote_id": ballots.reopen(desk.store, token, body.trial)}
+
+
+@router.post("/respond")
+def respond(body: bodies.Respond, token: Token, desk: AtDesk) -> Answer:
+    revision = ballots.respond(desk.store, token, body.question, body.value, trial_id=body.trial)
+    return {"saved": body.question, "revision": revision}
+
+
+@router.post("/report")
+def report(body: bodies.Report, token: Token, desk: AtDesk) -> Answer:
+    ballots.report(desk.store, token, body.trial, body.reason)
+    return {"saved": body.trial}
+
+
+@router.post("/events")
+def events(body: bodies.Event, token: Token, desk: AtDesk) -> Answer:
+    room = note_event(
+        desk.store, token, body.kind, t_client_ms=body.t_client_ms, trial_id=body.trial
+    )
+    return {"saved": room}
+
+
+@router.post("/finish")
+def finish(token: Token, desk: AtDesk) -> Answer:
+    steps.finish(desk.store, token)
+    desk.finished()
+    return _next(desk, token)
+
+
+@router.post("/stop")
+def stop(body: bodies.Stop, token: Token, desk: AtDesk) -> Answer:
+    """Leave early; with a scope, withdraw as well."""
+    code = steps.stop_early(desk.store, token)
+    if body.scope is not None:
+        with desk.store.database.reading() as db:
+            who = desk.store.participant(db, token)
+        withdraw(desk.store, who.id, body.scope, actor="participant")
+    return {"way_out": _way(_early(desk, code)), "debrief": _html(desk.store.study.debrief)}
+
+
+@router.post("/withdraw")
+def withdraw_later(body: bodies.Withdraw, desk: AtDesk) -> Answer:
+    participant = desk.store.of_receipt(body.receipt)
+    withdraw(desk.store, participant, body.scope, actor="participant")
+    return {"done": body.scope}
+
+
+def _html(text: str) -> str:
+    """A text of the study file as a page shows it: Markdown, in which HTML is only text."""
+    return str(MarkdownIt("commonmark", {"html": False}).disable("image").render(text))
+
+
+def _entered(desk: Desk, entry: Entry) -> Answer:
+    found = {"token": entry.token, "receipt": entry.receipt, "returning": entry.returning}
+    return {**found, **_next(desk, entry.token)}
+
+
+def _next(desk: Desk, token: str) -> Answer:
+    """What the page is to show."""
+    with desk.store.database.reading() as db:
+        who = desk.store.participant(db, token)
+        return _shown(desk, db, who, due(db, desk.store.study, who))
+
+
+def _shown(desk: Desk, db: sqlite3.Connection, who: Participant, found: Due) -> Answer:
+    answer: Answer = {"page": found.page}
+    if found.trial is not None:
+        answer |= {"place": found.place, "of": found.n_trials}
+    if found.questions:
+        answer["questions"] = [question.model_dump() for question in found.questions]
+    if found.page == "trial_questions" and found.trial is not None:
+        answer["trial"] = {"id": found.trial.trial_id, "turns": _turns(db, found.trial)}
+    if found.page == "ended":
+        if who.status == "complete" and not desk.is_safe(who.id):
+            return {"page": "finish"}  # its last rows are still on their way
+        code = steps.code_for(desk.store, who, who.status)
+        way = way_out(desk.store.study, code) if who.status == "complete" else _early(desk, code)
+        answer |= {
+            "status": who.status,
+            "way_out": _way(way),
+            "debrief": _html(desk.store.study.debrief),
+        }
+    return answer
+
+
+def _begun(desk: Desk, trial: Trial) -> Answer:
+    """A trial that was begun. A retest looks like any other comparison."""
+    study = desk.store.study
+    found: Answer = {"id": trial.trial_id, "practice": trial.kind == "practice"}
+    if trial.kind == "attention":
+        text = next(check.text for check in study.attention if check.id == trial.check_id)
+        return {**found, "check": text, "turns": [], "vote_id": trial.vote_id}
+    if trial.state == "ready" and trial.kind != "retest":  # the page was reloaded
+        with desk.store.database.reading() as db:
+            return {**found, "turns": _turns(db, trial), "vote_id": trial.vote_id}
+    return {**found, "turns": [], **next_in(desk.store, trial, 0)}
+
+
+def _turns(db: sqlite3.Connection, trial: Trial) -> list[Answer]:
+    return [{"message": one.message, "L": one.left, "R": one.right} for one in exchanges(db, trial)]
+
+
+def _early(desk: Desk, code: str) -> WayOut | None:
+    """Where someone goes who didn't get to the end. A receipt is no code for anyone else."""
+    found = way_out(desk.store.study, code)
+    return None if found.link is None else found
+
+
+def _way(found: WayOut | None) -> Answer | None:
+    if found is None:
+        return None
+    return {"code": found.code, "link": found.link, "form": found.form}

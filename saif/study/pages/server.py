@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -44,6 +45,7 @@ def build_app(desk: Desk, *, in_space: bool = False) -> FastAPI:
 
     app.add_exception_handler(SaifError, _refusal)
     app.add_exception_handler(RequestValidationError, _malformed)
+    app.add_exception_handler(HTTPException, _plain)
     app.add_exception_handler(Exception, _bug)
     app.add_middleware(_SmallBodies)
     app.add_middleware(_Headers, headers=_headers(study, in_space))
@@ -101,10 +103,6 @@ class _Headers:
         await self._app(scope, receive, with_headers)
 
 
-class _TooLargeError(Exception):
-    """More was sent than any step needs."""
-
-
 class _SmallBodies:
     """Refuses a body over MAX_BODY_BYTES, whatever it says of its own length."""
 
@@ -119,13 +117,10 @@ class _SmallBodies:
             message = await receive()
             n += len(message.get("body", b""))
             if n > MAX_BODY_BYTES:
-                raise _TooLargeError
+                raise HTTPException(413, "That is too long to be sent.")
             return message
 
-        try:
-            await self._app(scope, counted, send)
-        except _TooLargeError:
-            await _said(413, "That is too long to be sent.")(scope, receive, send)
+        await self._app(scope, counted, send)
 
 
 def _said(status: int, error: str, hint: str = "") -> JSONResponse:
@@ -145,6 +140,11 @@ def _refusal(_request: Request, error: Exception) -> Response:
     elif isinstance(error, StudyError):
         status = 409
     return _said(status, str(error), error.hint)
+
+
+def _plain(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _said(error.status_code, f"{error.detail}")
 
 
 def _malformed(_request: Request, _error: Exception) -> Response:

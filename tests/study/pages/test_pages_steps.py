@@ -52,8 +52,8 @@ def test_nothing_is_stored_before_consent(running: Running) -> None:
     [
         ("next", {}), ("begin", {}), ("turn", {"trial": "t", "k": 0}), ("finish", {}),
         ("vote", {"vote_id": "v", "choice": "L"}), ("report", {"trial": "t"}),
-        ("respond", {"question": "remarks", "value": "x"}), ("events", {"kind": "shown"}), ("stop", {"scope": None}),
-        ("reopen", {"trial": "t"}),
+        ("respond", {"question": "remarks", "value": "x"}), ("events", {"kind": "shown"}),
+        ("stop", {"scope": None}), ("reopen", {"trial": "t"}),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("token", ["", "made-up"])

@@ -41,9 +41,12 @@ class Turn(OfTrial):
 
 
 class Vote(_Body):
+    """clearly: the strength of the preference, 1 is the weakest. No word that is also a condition's
+    is on the wire, so that a search for one finds nothing."""
+
     vote_id: _Id
     choice: Choice
-    strength: Annotated[int, Field(ge=1, le=7)] | None = None
+    clearly: Annotated[int, Field(ge=1, le=7)] | None = None
     shown_ms: _Ms | None = None
     decided_ms: _Ms | None = None
 

@@ -5,6 +5,7 @@ carries the participant's token in its header; there are no cookies, and nothing
 anyone before they agree to take part.
 """
 
+import json
 import sqlite3
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +24,7 @@ from saif.study.pages import bodies
 from saif.study.pages.desk import AtDesk, Desk
 from saif.study.pages.streaming import next_in, turn_due
 from saif.study.participant import Entry, Participant
+from saif.study.questions import Preference
 from saif.study.recruitment import WayOut, way_out
 from saif.study.store import DisconnectedError
 from saif.study.trials import Trial
@@ -59,6 +61,7 @@ def page(desk: AtDesk) -> str:
         study=version.study,
         consent_sha256=version.consent_sha256,
         consent=_html(version.study.consent.text),
+        ballot=_ballot(version.study.preference),
     )
 
 
@@ -121,7 +124,14 @@ def turn(body: bodies.Turn, token: Token, desk: AtDesk) -> StreamingResponse:
 
 @router.post("/vote")
 def vote(body: bodies.Vote, token: Token, desk: AtDesk) -> Answer:
-    saved = ballots.vote(desk.store, token, ballots.Ballot(**body.model_dump()))
+    ballot = ballots.Ballot(
+        vote_id=body.vote_id,
+        choice=body.choice,
+        strength=body.clearly,
+        shown_ms=body.shown_ms,
+        decided_ms=body.decided_ms,
+    )
+    saved = ballots.vote(desk.store, token, ballot)
     return {"saved": saved.vote_id, "revision": saved.revision}
 
 
@@ -173,6 +183,12 @@ def withdraw_later(body: bodies.Withdraw, desk: AtDesk) -> Answer:
     participant = desk.store.of_receipt(body.receipt)
     withdraw(desk.store, participant, body.scope, actor="participant")
     return {"done": body.scope}
+
+
+def _ballot(preference: Preference) -> str:
+    """The vote as the page offers it."""
+    offered = {"text": preference.text, "choices": preference.choices}
+    return json.dumps({**offered, "clearly": preference.strength})
 
 
 def _html(text: str) -> str:

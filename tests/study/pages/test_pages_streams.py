@@ -192,5 +192,6 @@ def texts(running: Running) -> list[tuple[object, ...]]:
     return rows(
         running.store,
         "SELECT plan_seed, position, attempt, arm, output_text "
-        "FROM generation JOIN turn USING(turn_id) JOIN trial USING(trial_id) JOIN participant USING(participant_id) ORDER BY 1, 2, 3, 4",
+        "FROM generation JOIN turn USING(turn_id) JOIN trial USING(trial_id) "
+        "JOIN participant USING(participant_id) ORDER BY 1, 2, 3, 4",
     )

@@ -124,21 +124,21 @@ async function allTurns(trial, signal) {
 }
 
 function ballotFields(isCheck) {
-  const offered = ["L", "R", ...(ballot.tie && !isCheck ? ["tie"] : []), ...(ballot.both_bad && !isCheck ? ["both_bad"] : []), "skip"];
+  const offered = isCheck ? ["L", "R", "skip"] : ballot.choices;
   const choices = group(
     isCheck ? "Your choice" : ballot.text,
     ...offered.map((choice) => radio("choice", choice, CHOICES[choice], true)),
   );
-  const strength = group(
+  const clearly = group(
     "How clearly?",
-    ...ballot.strength.map((label, i) => radio("strength", i + 1, label, true)),
+    ...ballot.clearly.map((label, i) => radio("clearly", i + 1, label, true)),
   );
-  strength.hidden = strength.disabled = true;
+  clearly.hidden = clearly.disabled = true;
   choices.onchange = () => {
     const side = ["L", "R"].includes(chosen(part(".vote"), "choice"));
-    strength.hidden = strength.disabled = !side || isCheck || ballot.strength.length === 0;
+    clearly.hidden = clearly.disabled = !side || isCheck || ballot.clearly.length === 0;
   };
-  return [choices, strength];
+  return [choices, clearly];
 }
 
 // Resolves once the vote is on the server's disk.
@@ -156,11 +156,11 @@ async function vote(trial, voteId, times) {
   });
   for (const field of form.elements) field.disabled = field.disabled || field.type === "submit";
   say("Saving …");
-  const strength = part(".vote fieldset:nth-of-type(2)").hidden ? null : chosen(form, "strength");
+  const clearly = part(".vote fieldset:nth-of-type(2)").hidden ? null : chosen(form, "clearly");
   await post("vote", {
     vote_id: voteId,
     choice: chosen(form, "choice"),
-    strength: strength === null ? null : Number(strength),
+    clearly: clearly === null ? null : Number(clearly),
     shown_ms: Math.round(times.shown),
     decided_ms: Math.round(performance.now() - times.complete),
   });

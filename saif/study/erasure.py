@@ -9,7 +9,6 @@ import secrets
 from typing import Literal
 
 from saif.errors import StudyError
-from saif.study import outbox
 from saif.study.backup import backup, backups
 from saif.study.identities import forget
 from saif.study.store import Store
@@ -80,7 +79,6 @@ def _erase_rows(store: Store, participant: str, actor: str) -> None:
             db.execute(f"DELETE FROM {table} WHERE participant_id = ?", (who.id,))
         db.execute("DELETE FROM erasing")
         store.leave(db, who, "erased")
-        db.execute("UPDATE outbox SET payload = NULL WHERE participant_id = ?", (who.id,))
         db.execute(
             "UPDATE participant SET pid_hmac = ?, token_hash = ?, salt = NULL "
             "WHERE participant_id = ?",
@@ -93,4 +91,3 @@ def _erase_rows(store: Store, participant: str, actor: str) -> None:
             (votes,),
         )
         db.execute("INSERT OR REPLACE INTO setting VALUES ('shred_due', 'yes')")
-        outbox.put(db, "forget", {"about": who.id}, None)

@@ -1,58 +1,71 @@
-"""What still has to be copied to a remote place, in the order in which it happened.
+"""Whose rows still have to be copied to a remote place, in the order in which they changed.
 
-A row is put here in the transaction that makes it true, so a crash loses neither or both. Rows
-are sent in order and marked when the remote side has them; one that is sent again after a crash
-carries the same number, by which the remote side knows it.
+A mark is put here in the transaction that changes something, so a crash loses neither or both. It
+says who changed and not how: the rows are read when they are sent, so many marks of one participant
+are one copy, and nothing that was typed is kept twice.
 """
 
-import json
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from saif.study.database import Database
 
+ERASED = "erased"
+"""The kind of mark whose participant must disappear from what was copied before."""
+
+Load = TypeVar("Load")
+
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
-    """seq: its number, without gaps. payload: None once its participant was erased."""
+class Mark:
+    """seq: its number, which only grows. participant: whose rows; None for those of the study."""
 
     seq: int
     kind: str
-    payload: dict[str, Any] | None
+    participant: str | None
 
 
-def put(
-    db: sqlite3.Connection, kind: str, payload: Mapping[str, object], participant: str | None
-) -> int:
-    """Add a row inside the caller's transaction; its number. participant: whose data it holds."""
-    row = db.execute(
-        "INSERT INTO outbox(participant_id, kind, payload) VALUES (?, ?, ?)",
-        (participant, kind, json.dumps(payload, ensure_ascii=False)),
-    )
-    assert row.lastrowid is not None
-    return row.lastrowid
+def put(db: sqlite3.Connection, kind: str, participant: str | None) -> None:
+    """Add a mark inside the caller's transaction."""
+    db.execute("INSERT INTO outbox(participant_id, kind) VALUES (?, ?)", (participant, kind))
 
 
 def drain(
-    database: Database, send: Callable[[Sequence[Parcel]], None], *, now: str, batch: int = 100
+    database: Database,
+    pack: Callable[[sqlite3.Connection, Sequence[Mark]], Load],
+    send: Callable[[Load], None],
+    *,
+    now: str,
 ) -> int:
-    """Send what waits, a batch at a time, and mark what was sent; how much that was.
+    """Pack all that waits, from one snapshot, send it, and note that it has arrived; how many marks
+    that were.
 
-    `send` raises what it likes where the remote side is down: then nothing of its batch is marked,
-    and the next call begins with it.
+    `send` raises what it likes where the remote side is down: then all of it still waits. What
+    changes meanwhile waits for the next call.
     """
-    sent = 0
-    while parcels := _waiting(database, batch):
-        send(parcels)
-        with database.transaction() as db:
-            db.execute(
-                "UPDATE outbox SET acked_at = ? WHERE seq BETWEEN ? AND ? AND acked_at IS NULL",
-                (now, parcels[0].seq, parcels[-1].seq),
-            )
-        sent += len(parcels)
-    return sent
+    with database.reading() as db:
+        marks = waiting(db)
+        if not marks:
+            return 0
+        load = pack(db, marks)
+    send(load)
+    with database.transaction() as db:
+        acknowledge(db, marks[-1].seq, now)
+    return len(marks)
+
+
+def waiting(db: sqlite3.Connection) -> list[Mark]:
+    rows = db.execute(
+        "SELECT seq, kind, participant_id FROM outbox WHERE acked_at IS NULL ORDER BY seq"
+    )
+    return [Mark(*row) for row in rows]
+
+
+def acknowledge(db: sqlite3.Connection, up_to: int, now: str) -> None:
+    """Everything up to this number has been copied."""
+    db.execute("UPDATE outbox SET acked_at = ? WHERE seq <= ? AND acked_at IS NULL", (now, up_to))
 
 
 def is_copied(db: sqlite3.Connection, participant: str) -> bool:
@@ -61,15 +74,3 @@ def is_copied(db: sqlite3.Connection, participant: str) -> bool:
         "SELECT 1 FROM outbox WHERE participant_id = ? AND acked_at IS NULL LIMIT 1", (participant,)
     ).fetchone()
     return row is None
-
-
-def _waiting(database: Database, batch: int) -> list[Parcel]:
-    with database.reading() as db:
-        rows = db.execute(
-            "SELECT seq, kind, payload FROM outbox WHERE acked_at IS NULL ORDER BY seq LIMIT ?",
-            (batch,),
-        ).fetchall()
-    return [
-        Parcel(row["seq"], row["kind"], json.loads(row["payload"]) if row["payload"] else None)
-        for row in rows
-    ]

@@ -119,7 +119,32 @@ CREATE VIEW last_vote AS
   ) USING(trial_id, revision);
 """
 
-MIGRATIONS = (_FIRST + CELL_POOL + _guards() + _VIEW,)
+_SECOND = """
+ALTER TABLE trial ADD COLUMN void_detail TEXT;
+UPDATE trial SET void_detail = (
+  SELECT NULLIF(json_extract(payload, '$.detail'), '') FROM outbox
+  WHERE kind = 'void' AND json_extract(payload, '$.about') = trial_id) WHERE state = 'void';
+ALTER TABLE outbox DROP COLUMN payload;
+
+CREATE TRIGGER a_turn_is_copied AFTER INSERT ON turn
+BEGIN
+  INSERT INTO outbox(participant_id, kind)
+  SELECT participant_id, 'turn' FROM trial WHERE trial_id = NEW.trial_id;
+END;
+CREATE TRIGGER an_event_is_copied AFTER INSERT ON event
+BEGIN
+  INSERT INTO outbox(participant_id, kind) VALUES (NEW.participant_id, 'event');
+END;
+CREATE TRIGGER a_reopened_vote_is_copied AFTER UPDATE OF vote_id ON trial
+BEGIN
+  INSERT INTO outbox(participant_id, kind) VALUES (NEW.participant_id, 'vote_id');
+END;
+"""
+"""The outbox says whose rows have changed and no longer what they say: they are read when they are
+sent. What was reported of a trial, which only the outbox knew, moves to the trial. What is changed
+without an entry in the audit trail marks the outbox by a trigger."""
+
+MIGRATIONS = (_FIRST + CELL_POOL + _guards() + _VIEW, _SECOND)
 
 IDENTITIES = """
 CREATE TABLE IF NOT EXISTS identity(

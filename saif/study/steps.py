@@ -102,8 +102,8 @@ def call_off(store: Store, token: str, trial_id: str, reason: VoidReason, detail
     detail: for the researcher, at most MAX_DETAIL characters."""
     with store.database.transaction() as db:
         who = going_on(store, db, token)
-        trials.void(db, own(db, who, trial_id), reason, who.plan_seed)
         told = detail.encode("utf-8", "replace").decode()[:MAX_DETAIL]
+        trials.void(db, own(db, who, trial_id), reason, who.plan_seed, detail=told)
         payload = {"reason": reason, "detail": told}
         store.note(db, who, "void", trial_id, payload)
 

@@ -109,7 +109,7 @@ class Store:
             payload=payload,
             salt=who.salt if who else b"",
         )
-        outbox.put(db, action, {"about": about, **payload}, who.id if who else None)
+        outbox.put(db, action, who.id if who else None)
 
     # Coming in
 

@@ -121,16 +121,20 @@ def move(db: sqlite3.Connection, trial: Trial, state: State) -> None:
         raise StudyError("This comparison has changed meanwhile.", hint="Please reload the page.")
 
 
-def void(db: sqlite3.Connection, trial: Trial, reason: VoidReason, plan_seed: str) -> None:
+def void(
+    db: sqlite3.Connection, trial: Trial, reason: VoidReason, plan_seed: str, *, detail: str = ""
+) -> None:
     """Call off a trial and issue it again, with a new sampling seed. What was written of it stays.
+    detail: what was said about it.
 
     A retest that is still to come will show the new answers, so it takes over the new seed.
     """
     if "void" not in MOVES[trial.state] or (trial.state == "voted" and reason != "restarted"):
         raise StudyError(f"This comparison is {trial.state}, so it can't be called off.")
     db.execute(
-        "UPDATE trial SET state = 'void', void_reason = ?, vote_id = NULL WHERE trial_id = ?",
-        (reason, trial.trial_id),
+        "UPDATE trial SET state = 'void', void_reason = ?, void_detail = ?, vote_id = NULL "
+        "WHERE trial_id = ?",
+        (reason, detail or None, trial.trial_id),
     )
     seed = trial.gen_seed
     if trial.retest_of is None:

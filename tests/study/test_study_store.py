@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ from saif.study import audit, outbox, trials
 from saif.study.ballots import Ballot, reopen, respond, vote
 from saif.study.events import MAX_EVENTS, note_event
 from saif.study.identities import KEY_VARIABLE, Person, key_from_environment
-from saif.study.outbox import Parcel
+from saif.study.outbox import Mark
 from saif.study.plan import draw_plan
 from saif.study.results import flow, missed_checks, votes
 from saif.study.steps import add_turn, begin, call_off, finish, screen_out
@@ -458,9 +459,9 @@ def test_a_failed_or_reported_trial_is_called_off_and_issued_again(store: Store)
     cast(store, token, made_ready(store, token))
     trial = made_ready(store, token)
     call_off(store, token, trial.trial_id, "reported", "it was rude \ud800" + "!" * 5000)
-    told = json.loads(rows(store, "SELECT payload FROM outbox WHERE kind = 'void'")[0][0])
-    assert told["detail"].startswith("it was rude ?!")
-    assert len(told["detail"]) == 2000
+    told = rows(store, "SELECT void_detail FROM trial WHERE state = 'void'")[0][0]
+    assert told.startswith("it was rude ?!")
+    assert len(told) == 2000
     again = made_ready(store, token)
     assert (again.position, again.attempt) == (trial.position, 2)
     cast(store, token, again)
@@ -622,7 +623,7 @@ def test_events_are_few_and_of_known_kinds(store: Store, monkeypatch: pytest.Mon
         "UPDATE trial SET state = 'ready'",
         "INSERT INTO trial SELECT trial_id || 'x', participant_id, position, 9, kind, retest_of, "
         "check_id, preset, prompts_json, left_arm, right_arm, gen_seed, 'planned', NULL, NULL, "
-        "NULL FROM trial LIMIT 1",
+        "NULL, NULL FROM trial LIMIT 1",
         "INSERT INTO vote SELECT vote_id || 'x', trial_id, revision, choice, strength, reason, "
         "shown_ms, decided_ms, server_at FROM vote",
     ],
@@ -739,28 +740,55 @@ def test_the_audit_trail_holds_no_personal_text(store: Store) -> None:
 
 def test_the_outbox_is_sent_in_order_once_and_goes_on_after_a_failure(store: Store) -> None:
     complete(store)
-    arrived: list[Parcel] = []
+    arrived: list[Mark] = []
     down = True
 
-    def send(parcels: list[Parcel]) -> None:
-        if down and len(arrived) >= 8:
+    def pack(db: sqlite3.Connection, marks: Sequence[Mark]) -> list[Mark]:
+        return list(marks)
+
+    def send(marks: list[Mark]) -> None:
+        if down:
             raise ConnectionError("the remote side is down")
-        arrived.extend(parcels)
+        arrived.extend(marks)
+        complete(store, "meanwhile")
 
     with pytest.raises(ConnectionError):
-        outbox.drain(store.database, send, now="t", batch=4)
+        outbox.drain(store.database, pack, send, now="t")
     name = rows(store, "SELECT participant_id FROM participant")[0][0]
     with store.database.reading() as db:
         assert not outbox.is_copied(db, name)
     down = False
-    outbox.drain(store.database, send, now="t", batch=4)
-    waiting = rows(store, "SELECT seq FROM outbox ORDER BY seq")
-    assert [parcel.seq for parcel in arrived] == [row[0] for row in waiting]
-    assert outbox.drain(store.database, send, now="t") == 0
+    n = len(rows(store, "SELECT seq FROM outbox"))
+    assert outbox.drain(store.database, pack, send, now="t") == n
+    assert [mark.seq for mark in arrived] == list(range(1, n + 1))
     with store.database.reading() as db:
         assert outbox.is_copied(db, name)
-    sent = {parcel.payload["vote_id"] for parcel in arrived if parcel.kind == "vote"}  # type: ignore[index]
-    assert sent == {row[0] for row in rows(store, "SELECT vote_id FROM vote")}
+        assert not outbox.is_copied(db, arrived_meanwhile(store, name))
+        assert outbox.waiting(db)[0].seq == n + 1
+
+
+def arrived_meanwhile(store: Store, first: str) -> str:
+    ((name,),) = rows(
+        store, "SELECT participant_id FROM participant WHERE participant_id <> ?", first
+    )
+    return str(name)
+
+
+def test_whatever_changes_rows_of_a_participant_marks_the_outbox(store: Store) -> None:
+    """Also what leaves no trace in the audit trail."""
+    token = token_of(store)
+    trial = begin(store, token)
+    assert trial is not None
+    note = lambda: note_event(store, token, "shown")  # noqa: E731
+    turn = lambda: add_turn(store, token, trial.trial_id, answers(trial))  # noqa: E731
+    again = lambda: reopen(store, token, trial.trial_id)  # noqa: E731
+    for step in (note, turn, lambda: cast(store, token, trial), again):
+        with store.database.transaction() as db:
+            outbox.acknowledge(db, outbox.waiting(db)[-1].seq, "t")
+            assert outbox.is_copied(db, trial.participant_id)
+        step()
+        with store.database.reading() as db:
+            assert not outbox.is_copied(db, trial.participant_id)
 
 
 def test_times_are_utc_and_sort_as_text(store: Store, clock: Clock) -> None:

@@ -8,7 +8,7 @@ from saif.study import trials
 from saif.study.design import Study
 from saif.study.participant import GOING_ON, Participant
 from saif.study.questions import Question
-from saif.study.store import is_paused
+from saif.study.settings import is_paused
 from saif.study.trials import Trial
 
 Page = Literal["trial", "trial_questions", "end_questions", "finish", "paused", "ended"]

@@ -11,6 +11,7 @@ from typing import Literal
 from saif.errors import StudyError
 from saif.study.backup import backup, backups
 from saif.study.identities import forget
+from saif.study.settings import SHRED_DUE, change, setting
 from saif.study.store import Store
 
 Scope = Literal["analysis", "erase"]
@@ -35,14 +36,14 @@ def withdraw(store: Store, participant: str, scope: Scope, *, actor: str) -> Non
         ).fetchone()
     # First who they are: after the next step nobody could tell which identity was theirs.
     forget(store.identities, row["pid_hmac"])
-    _erase_rows(store, participant, actor)
+    erase_rows(store, participant, actor)
     finish_erasures(store)
 
 
 def finish_erasures(store: Store) -> None:
     """Overwrite what erasures have deleted, if any is due; to be called when a store is opened."""
     with store.database.reading() as db:
-        due = db.execute("SELECT 1 FROM setting WHERE name = 'shred_due'").fetchone()
+        due = setting(db, SHRED_DUE)
     if not due:
         return
     store.database.shred()
@@ -50,7 +51,7 @@ def finish_erasures(store: Store) -> None:
         old.unlink()
     backup(store)
     with store.database.transaction() as db:
-        db.execute("DELETE FROM setting WHERE name = 'shred_due'")
+        db.execute("DELETE FROM setting WHERE name = ?", (SHRED_DUE,))
 
 
 def _leave_out(store: Store, participant: str, actor: str) -> None:
@@ -66,8 +67,9 @@ def _leave_out(store: Store, participant: str, actor: str) -> None:
         store.leave(db, who, "withdrawn")
 
 
-def _erase_rows(store: Store, participant: str, actor: str) -> None:
-    """Delete all content in one transaction, and note that the bytes are to be overwritten."""
+def erase_rows(store: Store, participant: str, actor: str) -> None:
+    """Delete all content in one transaction, and note that the bytes are to be overwritten, which
+    `finish_erasures` does. Nothing where that was done before."""
     with store.database.transaction() as db:
         who = store.by_id(db, participant)
         if who.status == "erased":
@@ -90,4 +92,4 @@ def _erase_rows(store: Store, participant: str, actor: str) -> None:
             "ON CONFLICT(name) DO UPDATE SET value = value + excluded.value",
             (votes,),
         )
-        db.execute("INSERT OR REPLACE INTO setting VALUES ('shred_due', 'yes')")
+        change(db, SHRED_DUE, "yes")

@@ -56,8 +56,11 @@ def key_from_environment() -> bytes:
     return key
 
 
-def keyed_hash(key: bytes, *parts: str) -> bytes:
-    """HMAC-SHA256 of the parts; their ends are marked, so ("a", "bc") is not ("ab", "c")."""
+def keyed_hash(key: bytes | None, *parts: str) -> bytes:
+    """HMAC-SHA256 of the parts; their ends are marked, so ("a", "bc") is not ("ab", "c"). Raises
+    StudyError without a key."""
+    if key is None:
+        raise StudyError("The study was opened without its key, to look only.")
     message = b"".join(len(part.encode()).to_bytes(4, "big") + part.encode() for part in parts)
     return hmac.new(key, message, hashlib.sha256).digest()
 
@@ -70,6 +73,12 @@ def remember(database: Database, pid_hmac: bytes, person: Person, study: str) ->
             "VALUES (?, ?, ?, ?, ?)",
             (pid_hmac, person.source, person.pid, study, person.session),
         )
+
+
+def forget_everybody(database: Database) -> None:
+    with database.transaction() as db:
+        db.execute("DELETE FROM identity")
+    database.shred()
 
 
 def forget(database: Database, pid_hmac: bytes) -> None:

@@ -17,7 +17,8 @@ from saif.study.design import ProlificRecruitment
 from saif.study.due import unanswered_at_the_end, unanswered_on
 from saif.study.participant import GOING_ON, Participant, Status
 from saif.study.questions import is_text
-from saif.study.store import Store, is_paused
+from saif.study.settings import is_paused
+from saif.study.store import Store
 from saif.study.trials import Trial, VoidReason
 from saif.study.turns import fixed_message
 

@@ -23,6 +23,7 @@ from saif.study.participant import GOING_ON, Entry, Participant, Status, partici
 from saif.study.plan import draw_plan, plan_seed
 from saif.study.publish import Version, canonical
 from saif.study.schema import IDENTITIES, MIGRATIONS
+from saif.study.settings import PAUSED, change, check_may_open, is_paused
 
 
 def utc_now() -> datetime:
@@ -36,16 +37,16 @@ class DisconnectedError(StudyError):
 class Store:
     """The store of one published version of a study, in `folder`.
 
-    key: of the identities' hashes, see `saif.study.identities.key_from_environment`. clock: tells
-    the time, with a time zone. Raises StudyError where the files are of another study, or damaged
-    or made by a newer saif.
+    key: of the identities' hashes, see `saif.study.keys`; None to look only. clock: tells the time,
+    with a time zone. Raises StudyError where the files are of another study, or damaged or made by
+    a newer saif, where the key is not theirs, and where the data were deleted when due.
     """
 
     def __init__(
         self,
         folder: Path,
         version: Version,
-        key: bytes,
+        key: bytes | None,
         *,
         clock: Callable[[], datetime] = utc_now,
         connect: Connect = connect,
@@ -70,6 +71,9 @@ class Store:
             ).fetchone()
             if other:
                 raise StudyError(f"{self.folder} holds the data of the study '{other[0]}'.")
+            if self._key is None:
+                return
+            check_may_open(db, self._key, self.study.id)
             added = db.execute(
                 "INSERT OR IGNORE INTO study_version VALUES (?, ?, ?, ?, ?)",
                 (
@@ -273,7 +277,7 @@ class Store:
         """The researcher's stop: while it is on, nobody joins and no trial begins."""
         with self.database.transaction() as db:
             value = "yes" if paused else "no"
-            db.execute("INSERT OR REPLACE INTO setting VALUES ('paused', ?)", (value,))
+            change(db, PAUSED, value)
             self.note(db, None, "pause", self.study.id, {"paused": value}, actor=actor)
 
     # Keys
@@ -292,8 +296,3 @@ class Store:
         if not hmac.compare_digest(self.receipt(name).encode(), receipt.strip().encode()):
             raise StudyError("That code is not known.", hint="Please copy it once more, whole.")
         return name
-
-
-def is_paused(db: sqlite3.Connection) -> bool:
-    row = db.execute("SELECT value FROM setting WHERE name = 'paused'").fetchone()
-    return row is not None and row["value"] == "yes"

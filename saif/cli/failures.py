@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import typer
 from typer import TyperException
 from typer.core import TyperGroup
 
@@ -39,7 +40,7 @@ class FailuresInWords(TyperGroup):
             status = _say(error.sentence, 2)
         except TyperException as error:
             status = _say(_usage(error), 2)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, typer.Abort):  # Abort: a question met the end of the input
             status = 130
         except Exception:  # noqa: BLE001 - the boundary: a bug becomes a reference and a log entry
             reference = secrets.token_hex(4)

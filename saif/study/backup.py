@@ -6,6 +6,7 @@ from pathlib import Path
 from saif.errors import StudyError
 from saif.presets.files import replace_file
 from saif.study import audit
+from saif.study.publish import Version, write_version
 from saif.study.store import Store
 
 KEPT = 48
@@ -35,7 +36,7 @@ def backups(folder: Path) -> list[Path]:
 
 
 def restore(copy: Path, folder: Path) -> None:
-    """Make a store of a backup, in a folder that has none yet.
+    """Make a store of a backup, in a folder that has none yet, with the versions it was of.
 
     Raises StudyError where there is one, or the backup is not sound.
     """
@@ -43,7 +44,7 @@ def restore(copy: Path, folder: Path) -> None:
         raise StudyError(
             f"{folder} holds a store already.", hint="Move it away first; nothing is overwritten."
         )
-    _check(copy)
+    known = _check(copy)
     other = copy.with_name(copy.name.replace("study-", "identities-", 1))
     folder.mkdir(parents=True, exist_ok=True)
     for name, source in (("identities.db", other), ("study.db", copy)):
@@ -52,14 +53,16 @@ def restore(copy: Path, folder: Path) -> None:
         except OSError as error:
             raise StudyError(f"{source.name} can't be restored: {error}") from error
         (folder / name).chmod(0o600)
+    for version in known:
+        write_version(folder, version)
 
 
 def _of(folder: Path, name: str) -> list[Path]:
     return sorted(folder.glob(f"{name}-*.db"))
 
 
-def _check(copy: Path) -> None:
-    """Read-only, so that a look leaves no file beside the copy."""
+def _check(copy: Path) -> list[Version]:
+    """The versions in a copy, if it is sound. Read-only, so a look leaves no file beside it."""
     try:
         db = sqlite3.connect(f"{copy.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
     except sqlite3.Error as error:
@@ -69,6 +72,8 @@ def _check(copy: Path) -> None:
         if db.execute("PRAGMA integrity_check").fetchone()[0] != "ok":
             raise StudyError(f"{copy.name} is damaged.")
         audit.verify(db)
+        found = db.execute("SELECT config_json FROM study_version ORDER BY number")
+        return [Version.model_validate_json(row["config_json"]) for row in found]
     except sqlite3.Error as error:
         raise StudyError(f"{copy.name} can't be read: {error}.") from error
     finally:

@@ -82,13 +82,18 @@ def publish(
     if earlier and found != earlier[-1]:
         number += 1
         found = found.model_copy(update={"number": number})
-    path = folder / f"version-{number:03d}.json"
+    return found, write_version(folder, found)
+
+
+def write_version(folder: Path, found: Version) -> Path:
+    """Put a version into a folder, unless it is there; its file."""
+    path = folder / f"version-{found.number:03d}.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         # The checksum first: after a crash between the two, publishing again completes the pair.
         replace_file(path.with_suffix(".sha256"), f"{found.id}  {path.name}\n".encode())
         replace_file(path, canonical(found).encode())
-    return found, path
+    return path
 
 
 def versions(folder: Path) -> list[Version]:

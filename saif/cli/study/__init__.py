@@ -2,11 +2,21 @@
 
 import typer
 
-from saif.cli.study import serving
+from saif.cli.study import data, design, serving
 
 group = typer.Typer(help="Run a study with people: design it, serve it, analyse it.")
 
 
 def add_to(app: typer.Typer) -> None:
+    group.command()(design.init)
+    group.command()(design.check)
+    group.command()(design.publish)
     group.command()(serving.serve)
+    group.command()(data.status)
+    group.command()(data.pause)
+    group.command()(data.resume)
+    group.command()(data.erase)
+    group.command()(data.backup)
+    group.command()(data.restore)
+    group.command()(data.verify)
     app.add_typer(group, name="study")

@@ -8,6 +8,7 @@ import typer
 from saif.errors import StudyError
 
 if TYPE_CHECKING:
+    from saif.study.publish import Version
     from saif.study.store import Store
 
 StudyFolder = Annotated[
@@ -15,11 +16,9 @@ StudyFolder = Annotated[
 ]
 
 
-def open_study(folder: Path) -> "Store":
-    """The store of the newest version in `folder`. Raises StudyError where none was published."""
-    from saif.study.identities import key_from_environment
+def newest_version(folder: Path) -> "Version":
+    """Raises StudyError where none was published."""
     from saif.study.publish import versions
-    from saif.study.store import Store
 
     found = versions(folder)
     if not found:
@@ -27,4 +26,19 @@ def open_study(folder: Path) -> "Store":
             f"No study was published to {folder}.",
             hint="Publish one with `python -m saif study publish STUDY.yaml --to DIR`.",
         )
-    return Store(folder, found[-1], key_from_environment())
+    return found[-1]
+
+
+def open_study(folder: Path, *, to_look: bool = False) -> "Store":
+    """The store of the newest version in `folder`. to_look: without the key, which takes no one in
+    and checks no receipt. Raises StudyError."""
+    from saif.study.keys import key_of
+    from saif.study.store import Store
+
+    version = newest_version(folder)
+    if to_look and not (folder / "study.db").exists():
+        raise StudyError(
+            f"The study in {folder} was never served, so there is nothing to see.",
+            hint=f"Open it with `python -m saif study serve {folder}`.",
+        )
+    return Store(folder, version, None if to_look else key_of(version.study.id))

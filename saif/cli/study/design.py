@@ -87,7 +87,7 @@ def publish(
 def link_shape(study: "Study") -> str:
     """The address that participants are sent to; what recruitment services fill in stands in their
     own brackets."""
-    host = "https://YOUR-SERVER/"
+    host = f"https://YOUR-SERVER/study/{study.id}"
     match study.recruitment.kind:
         case "prolific":
             return (

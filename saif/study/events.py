@@ -3,6 +3,7 @@
 Events help to judge the data and are not data themselves, so they are kept out of the audit trail.
 """
 
+import sqlite3
 from typing import Literal, get_args
 
 from saif.errors import InputError
@@ -12,6 +13,9 @@ from saif.study.store import Store
 EventKind = Literal[
     "shown", "first_token", "complete", "first_click", "focus_lost", "focus_regained", "reloaded"
 ]
+
+Canary = Literal["canary_equal", "canary_differs", "canary_failed"]
+"""Each answer, made once more without the other, was the same or was not; or that failed."""
 
 MAX_EVENTS = 5000
 """Per participant; what comes after is dropped, so that a broken page can't fill the disk."""
@@ -36,9 +40,26 @@ def note_event(
         ]
         if n >= MAX_EVENTS:
             return False
-        db.execute(
-            "INSERT INTO event(participant_id, trial_id, t_client_ms, server_at, kind) "
-            "VALUES (?, ?, ?, ?, ?)",
-            (who.id, trial_id, t_client_ms, store.now(), kind),
-        )
+        _write(store, db, who.id, trial_id, t_client_ms, kind)
     return True
+
+
+def note_canary(store: Store, participant: str, trial_id: str, found: Canary) -> None:
+    """Write down what making a trial's answers one by one showed."""
+    with store.database.transaction() as db:
+        _write(store, db, participant, trial_id, None, found)
+
+
+def _write(
+    store: Store,
+    db: sqlite3.Connection,
+    participant: str,
+    trial_id: str | None,
+    t_client_ms: float | None,
+    kind: EventKind | Canary,
+) -> None:
+    db.execute(
+        "INSERT INTO event(participant_id, trial_id, t_client_ms, server_at, kind) "
+        "VALUES (?, ?, ?, ?, ?)",
+        (participant, trial_id, t_client_ms, store.now(), kind),
+    )

@@ -21,24 +21,25 @@ def serve(
     """Serve a published study to its participants."""
     from saif.engine import SharedEngine
     from saif.study.answers import Answering
-    from saif.study.erasure import finish_erasures
+    from saif.study.keeping import Housekeeper
     from saif.study.pages import server
     from saif.study.pages.desk import Desk
     from saif.study.pages.streaming import Streams
     from saif.study.publish import check_fingerprint, check_presets
 
     store = open_study(folder)
-    finish_erasures(store)
     library = open_library(presets)
     check_presets(store.version, library)
     loaded = open_engine(store.study.model, store.study.generation.quantize)
     engine = SharedEngine(loaded.steerable, turn_bytes=0)
     check_fingerprint(store.version, engine.model.fingerprint)
     streams = Streams(store, Answering(store.study, library, engine))
-    app = server.build_app(Desk(store, streams))
+    keeper = Housekeeper(store)
+    app = server.build_app(Desk(store, streams, keeper.is_safe_to_finish, keeper.wake))
     sys.stderr.write(f"The study is at http://{host}:{port}/study/{store.study.id} (Ctrl+C ends)\n")
     try:
-        server.serve(app, host, port)
+        with keeper:
+            server.serve(app, host, port)
     finally:
         streams.close()
         store.close()

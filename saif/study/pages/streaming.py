@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from saif.chat import check_message
 from saif.errors import InputError, SaifError, StudyError
 from saif.study.answers import Answering, Released, TwoAnswers
+from saif.study.events import Canary, note_canary
 from saif.study.steps import add_turn, call_off, going_on, own
 from saif.study.store import DisconnectedError, Store
 from saif.study.trials import Trial
@@ -191,14 +192,11 @@ class Streams:
     def _canary(self, due: TurnDue, made: TwoAnswers) -> None:
         """Note whether both answers are what they would have been without each other."""
         try:
-            kind = "canary_equal" if made.solo else "canary_differs"
+            found: Canary = "canary_equal" if made.solo else "canary_differs"
         except SaifError:
-            kind = "canary_failed"
-        with suppress(StudyError), self._store.database.transaction() as db:
-            db.execute(
-                "INSERT INTO event(participant_id, trial_id, server_at, kind) VALUES (?, ?, ?, ?)",
-                (due.participant, due.trial.trial_id, self._store.now(), kind),
-            )
+            found = "canary_failed"
+        with suppress(StudyError):
+            note_canary(self._store, due.participant, due.trial.trial_id, found)
 
 
 async def _again(told: Exchange) -> AsyncIterator[Line]:

@@ -198,10 +198,11 @@ function reported(trial, stop) {
   return new Promise((done) => {
     part(".report form").onsubmit = async (event) => {
       event.preventDefault();
+      const reason = part("#reason").value;
       stop.abort();
-      clear();
+      clear(); // nobody has to look at it while it is being stored
       say("Saving …");
-      await post("report", { trial: trial.id, reason: part("#reason").value });
+      await post("report", { trial: trial.id, reason });
       done();
     };
   });

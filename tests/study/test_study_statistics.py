@@ -397,3 +397,12 @@ def test_one_participant_with_most_of_the_votes() -> None:
 def test_a_score_that_is_none_is_refused(value: float) -> None:
     with pytest.raises(InputError, match="between 0 and 1"):
         estimate([Score("a", None, value), Score("b", None, 1)])
+
+
+def test_new_names_of_participants_change_no_digit_of_a_drawn_permutation_test() -> None:
+    scores = preference_scores(planted(5, 30, 6, 0.6, icc=0.2), "steered")
+    renamed = [Score(score.participant[::-1], score.prompt, score.value) for score in scores]
+    assert [name[::-1] for name in sorted({s.participant for s in renamed})] != sorted(
+        {s.participant for s in scores}
+    )
+    assert sign_flip_p(renamed) == sign_flip_p(scores)

@@ -18,7 +18,7 @@ from saif.presets.files import replace_file
 from saif.study.publish import canonical
 from saif.study.results import flow
 from saif.study.store import Store
-from saif.study.tables import TABLES, Column, Profile, Row, Value, codebook, prompts_of, tables
+from saif.study.tables import TABLES, Column, Profile, Row, Value, codebook, tables, vote_of
 from saif.study.votes import Vote
 
 SUMS = "SHA256SUMS"
@@ -90,14 +90,7 @@ def read_votes(path: Path, *, preset: str | None = None) -> list[Vote]:
     Rows that stand there twice are left in: the statistics refuse them.
     """
     return [
-        Vote(
-            trial=str(row["trial"]),
-            participant=str(row["participant"]),
-            prompt=next(iter(prompts_of(row)), None),
-            left=str(row["left_arm"]),
-            right=str(row["right_arm"]),
-            choice=row["choice"],  # type: ignore[arg-type]  # the schema allows no other
-        )
+        vote_of(row)
         for row in read_table(path)
         if (row["kind"], row["state"]) == ("main", "voted") and preset in (None, row["preset"])
     ]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from saif.study.store import Store
+from saif.study.votes import Vote
 
 Profile = Literal["full", "deidentified", "public"]
 """full: everything; deidentified: nothing that a participant typed; public: what was typed only by
@@ -220,3 +221,15 @@ def codebook() -> dict[str, dict[str, dict[str, object]]]:
 def prompts_of(row: Mapping[str, Value]) -> list[str]:
     """The prompt ids of a row of `trials`."""
     return list(json.loads(str(row["prompts"])))
+
+
+def vote_of(row: Mapping[str, Value]) -> Vote:
+    """The vote of a row of `trials`, whose trial was voted on."""
+    return Vote(
+        trial=str(row["trial"]),
+        participant=str(row["participant"]),
+        prompt=next(iter(prompts_of(row)), None),
+        left=str(row["left_arm"]),
+        right=str(row["right_arm"]),
+        choice=row["choice"],  # type: ignore[arg-type]  # the schema allows no other
+    )

@@ -1,0 +1,43 @@
+"""Early looks at the outcome: refused without a reason, and written down for good."""
+
+from pathlib import Path
+
+import pytest
+from made_up_participants import complete, make_store, rows
+
+from saif.errors import InputError
+from saif.study import audit
+from saif.study.unblinding import MAX_REASON, Look, early_looks, is_hidden, unblind
+
+
+def test_the_outcome_is_hidden_until_the_planned_number_is_complete(tmp_path: Path) -> None:
+    store = make_store(tmp_path, quota__complete=2)
+    assert is_hidden(store)
+    complete(store, 0)
+    assert is_hidden(store)
+    complete(store, 1)
+    assert not is_hidden(store)
+
+
+def test_an_early_look_is_in_the_audit_trail_with_its_reason(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    complete(store)
+    looks = [
+        unblind(store, "A participant\nreported harm.", actor="me"),
+        unblind(store, "Once more.", actor="me"),
+    ]
+    assert looks[0] == Look(store.now(), 1, "A participant reported harm.")
+    assert early_looks(store) == looks
+    noted = rows(store, "SELECT actor, object FROM audit WHERE action = 'unblind'")
+    assert noted == [("me", store.study.id)] * 2
+    with store.database.reading() as db:
+        audit.verify(db)
+
+
+@pytest.mark.parametrize("reason", ["", "  \n", "x" * (MAX_REASON + 1), "half of a pair \ud800"])
+def test_without_a_reason_nobody_looks(tmp_path: Path, reason: str) -> None:
+    store = make_store(tmp_path)
+    with pytest.raises(InputError, match="reason"):
+        unblind(store, reason, actor="me")
+    assert early_looks(store) == []
+    assert rows(store, "SELECT * FROM audit WHERE action = 'unblind'") == []

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from saif.study.publish import canonical
 from saif.study.results import flow
 from saif.study.store import Store
 from saif.study.tables import TABLES, Column, Profile, Row, Value, codebook, tables, vote_of
+from saif.study.unblinding import early_looks
 from saif.study.votes import Vote
 
 SUMS = "SHA256SUMS"
@@ -44,6 +46,7 @@ def export(store: Store, folder: Path, *, profile: Profile = "deidentified", act
     documents = {
         "codebook.json": codebook(),
         "consort.json": flow(store),
+        "looks.json": [asdict(look) for look in early_looks(store)],
         "config.json": json.loads(canonical(store.version)),
         "dataset_description.json": _description(store, profile),
     }
@@ -61,15 +64,20 @@ def export(store: Store, folder: Path, *, profile: Profile = "deidentified", act
 
 def check_export(folder: Path) -> None:
     """Raises StudyError where a file of an export is missing, was changed, or was added."""
-    try:
-        lines = (folder / SUMS).read_text("utf-8").splitlines()
-    except OSError as error:
-        raise StudyError(f"{folder} is no export: {error}") from error
-    sums = {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
+    sums = sums_of(folder)
     there = {path.name: _sha256(path) for path in folder.iterdir() if path.name != SUMS}
     for name in sorted(sums.keys() | there.keys()):
         if sums.get(name) != there.get(name):
             raise StudyError(f"{name} is not as it was exported.")
+
+
+def sums_of(folder: Path) -> dict[str, str]:
+    """File name -> sha256 of every file of an export. Raises StudyError where there is none."""
+    try:
+        lines = (folder / SUMS).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"{folder} is no export: {error}") from error
+    return {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
 
 
 def read_table(path: Path) -> list[Row]:
@@ -169,6 +177,7 @@ _WRITERS: dict[str, Callable[[Sequence[Row], Sequence[Column]], bytes]] = {
     "jsonl": _write_jsonl,
     "parquet": _write_parquet,
 }
+FORMATS = tuple(_WRITERS)
 _READERS: dict[str, Callable[[bytes, Sequence[Column]], list[Row]]] = {
     "csv": _read_csv,
     "jsonl": _read_jsonl,

@@ -68,9 +68,13 @@ class Estimate:
         return self._interval("beta", confidence)
 
     def headline(self, confidence: float = 0.95) -> tuple[float, float]:
-        """The interval to report: Clopper–Pearson for few participants or no variation."""
-        exact = self.n_participants < 15 or self.value in (0.0, 1.0)
-        return self.clopper_pearson(confidence) if exact else self.wilson(confidence)
+        """The interval to report, `exact` or Wilson's."""
+        return self.clopper_pearson(confidence) if self.exact else self.wilson(confidence)
+
+    @property
+    def exact(self) -> bool:
+        """Whether `headline` is Clopper and Pearson's: for few participants or no variation."""
+        return self.n_participants < 15 or self.value in (0.0, 1.0)
 
     def _interval(self, method: str, confidence: float) -> tuple[float, float]:
         from statsmodels.stats.proportion import proportion_confint

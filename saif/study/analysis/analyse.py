@@ -1,0 +1,54 @@
+"""A study, analysed: everything that is planned to be reported, in one value."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from saif.errors import StudyError
+from saif.study.analysis.data import StudyData
+from saif.study.analysis.models import models
+from saif.study.analysis.outcome import outcomes
+from saif.study.analysis.quality import quality
+from saif.study.analysis.questions import questions
+from saif.study.analysis.values import Analysis
+from saif.study.analysis.wording import limits, summary
+
+
+def analyse(data: StudyData, *, looked: bool = False, texts: bool = False) -> Analysis:
+    """All of it. looked: somebody wrote down why they look early (`saif.study.unblinding`). texts:
+    quote free answers, where the data hold them.
+
+    Raises StudyError where the outcome of a running study is not to be shown yet;
+    `saif.study.analysis.quality` says what may be. Raises InputError where a vote is there twice.
+    """
+    study = data.version.study
+    if data.hidden and not looked:
+        raise StudyError(
+            f"The outcome stays hidden until {study.quota.complete} participants are complete; "
+            f"{data.flow['complete']} are.",
+            hint="To look now, give a reason, which is written down and reported: "
+            "--unblind 'REASON'.",
+        )
+    found = quality(data)
+    presets = outcomes(data)
+    return Analysis(
+        study=study.id,
+        title=study.title,
+        version=data.version.id,
+        model=study.model,
+        arms=(study.arms[0], study.arms[1]),
+        made_up={row["source"] for row in data.tables["participants"]} == {"bot"},
+        looks=data.looks,
+        presets=presets,
+        models=models(data),
+        questions=questions(data, texts=texts),
+        quality=found,
+        summary=tuple(summary(presets, study)),
+        limits=tuple(limits(presets, found, data)),
+    )
+
+
+def as_json(found: object) -> str:
+    """An analysis, or a part of it, as a JSON document."""
+    document: dict[str, Any] = asdict(found)  # type: ignore[call-overload]
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

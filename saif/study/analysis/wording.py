@@ -1,0 +1,122 @@
+"""What was found, and what limits it, in sentences: for the report's top and for the terminal."""
+
+from collections.abc import Iterator, Sequence
+
+from saif.study.analysis.data import StudyData
+from saif.study.analysis.outcome import answers_are_shared
+from saif.study.analysis.values import PresetOutcome, Quality, Share
+from saif.study.design import FreeChat, Study
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def interval(found: Share) -> str:
+    """`52.1 % to 68.0 %`, or why there is none."""
+    if found.low is None or found.high is None:
+        return found.note
+    return f"{percent(found.low)} to {percent(found.high)}"
+
+
+def p_value(p: float | None) -> str:
+    if p is None:
+        return "–"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def summary(found: Sequence[PresetOutcome], study: Study) -> list[str]:
+    """What was estimated, then a sentence for each preset."""
+    first, second = study.arms
+    told = [
+        f"Estimated: the mean over participants of the share of their votes that prefer '{first}' "
+        f"over '{second}', a tie (or both bad) counting ½; 50 % is no preference."
+    ]
+    return [*told, *(_outcome(one, len(found), study.arms) for one in found)]
+
+
+def _outcome(found: PresetOutcome, n_presets: int, arms: Sequence[str]) -> str:
+    share = found.share
+    if share.value is None:
+        return f"{found.preset}: no votes yet."
+    n = f"{share.n_votes} votes of {_number(share.n_participants, 'participant')}"
+    told = f"{found.preset}: {percent(share.value)} ({n}"
+    if share.low is None or found.tests is None:
+        return f"{told}). {share.note}"
+    told += f"; 95 % interval {interval(share)}, {share.method}, {share.clusters} as clusters). "
+    tests = found.tests
+    if tests.p is None:
+        told += f"Permutation test of no preference: {p_value(tests.sign_flip)}"
+    else:
+        told += f"Test of no preference: t({tests.df}) = {tests.t:.2f}, {p_value(tests.p)}"
+    if n_presets > 1:
+        told += f", adjusted for {n_presets} presets (Holm) {p_value(tests.holm)}"
+    return f"{told}. {_verdict(found, arms)}"
+
+
+def _verdict(found: PresetOutcome, arms: Sequence[str]) -> str:
+    tests, share = found.tests, found.share
+    assert tests is not None, "asked only where there are tests"
+    assert share.value is not None, "there are votes"
+    if tests.holm < 0.05:
+        return f"'{arms[0 if share.value > 0.5 else 1]}' is preferred."
+    if tests.equivalent is not None and tests.equivalent < 0.05:
+        return f"Within {100 * tests.margin:.0f} points of no preference."
+    return "Not settled: neither a preference nor its absence is shown."
+
+
+def limits(found: Sequence[PresetOutcome], seen: Quality, data: StudyData) -> Iterator[str]:
+    """What a reader has to know before believing the summary."""
+    study, flow = data.version.study, seen.flow
+    yield from seen.notes
+    if flow.complete < flow.planned:
+        yield (
+            f"Interim: {flow.complete} of {flow.planned} planned participants are complete. "
+            "Deciding by such a look whether to go on would make its p values too small."
+        )
+    if data.looks:
+        yield f"The outcome was looked at {_number(len(data.looks), 'time')} before that number."
+    for one in found:
+        for note in one.notes:
+            yield f"{one.preset}: {note}"
+    if 0 < flow.voted < 15:
+        yield "So few participants show only large effects."
+    yield from _side(seen)
+    yield from _blinding(seen)
+    if seen.steadiness and (seen.steadiness.flips.value or 0) > 0.4:
+        yield (
+            "Shown the same two answers again, participants often chose differently "
+            f"({percent(seen.steadiness.flips.value)})."
+        )
+    if isinstance(study.prompts, FreeChat):
+        yield "Participants wrote their own messages, so they judged different answers."
+    elif answers_are_shared(study):
+        yield (
+            "All judged the same answers, written without chance: the result is about these "
+            "answers as much as about the arms."
+        )
+    yield f"It holds for {study.model}, these messages, and people recruited like these."
+
+
+def _side(seen: Quality) -> Iterator[str]:
+    left = seen.left
+    if left.low is not None and left.high is not None and not left.low <= 0.5 <= left.high:
+        yield (
+            f"The answer on the left was preferred in {percent(left.value)} ({interval(left)}): "
+            "position matters. Sides were balanced, so this adds noise and no bias."
+        )
+
+
+def _blinding(seen: Quality) -> Iterator[str]:
+    blind = seen.blinding
+    if blind.index is None:
+        yield f"Whether the blinding held is not known. {blind.note}"
+    elif blind.low is not None and blind.low > 0:
+        yield (
+            f"Participants could tell which answer was changed (Bang's index {blind.index:.2f}), "
+            "so some votes may be about that."
+        )
+
+
+def _number(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"

@@ -1,6 +1,5 @@
 """Runs as one page that can be read, printed and passed on: no script, no request, no date."""
 
-import base64
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +7,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saif.core.text import NO_CONTROL_CODES
 from saif.errors import InputError
 from saif.experiments.canvas import WIDTH
 from saif.experiments.charts import charts_of
@@ -16,6 +14,7 @@ from saif.experiments.claims import Claim, claims
 from saif.experiments.comparison import bounds, p_value, post_against_pre, signed
 from saif.experiments.figures import Dumbbell, Picture, pre_post_dumbbells
 from saif.experiments.gallery import N_TEXTS, Shelf, gallery
+from saif.experiments.page import page_environment
 from saif.experiments.records import Cell, ReplyRecord, RunFolder, RunRecord
 from saif.experiments.rivals import Contest, contests, shortfall, verdict
 from saif.experiments.summary import Row, gather, rank_of, summaries, title_of
@@ -165,16 +164,7 @@ def _count(row: Row) -> str:
 
 def render(sections: Sequence[Section], verdicts: Sequence[Verdicts]) -> str:
     """The page as HTML. Whatever comes from a model or a file is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_printable,
-    )
+    environment = page_environment(Path(__file__).parent)
     environment.filters.update(
         title_of=title_of,
         share=lambda found: f"{100 * found.value:.0f}",
@@ -182,7 +172,6 @@ def render(sections: Sequence[Section], verdicts: Sequence[Verdicts]) -> str:
         p_value=p_value,
         points=lambda table: signed(table.difference),
         points_between=lambda table: " to ".join(map(signed, table.interval())),
-        png=lambda picture: f"data:image/png;base64,{base64.b64encode(picture.png).decode()}",
         short=lambda digest: digest[:12],
         groupby_place=_by_place,
         kappa=_kappa,
@@ -207,10 +196,3 @@ def _kappa(found: "Kappa | None") -> str:
         return "undefined"
     within = "" if found.low is None else f" ({found.low:.2f} to {found.high:.2f})"
     return f"{found.value:.2f}{within}"
-
-
-def _printable(value: object) -> object:
-    """Control codes and halves of characters have no place on a page."""
-    if type(value) is not str:  # markup is a subclass, and was made here
-        return value
-    return value.translate(NO_CONTROL_CODES).encode("utf-8", "replace").decode()

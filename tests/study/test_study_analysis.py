@@ -429,7 +429,7 @@ def test_response_times_fall_into_their_bars(tmp_path: Path) -> None:
     found = quality(data_of(rows)).times
     assert (found.n, found.hasty) == (6, 2)
     assert {one.label: one.n for one in found.histogram if one.n} == {
-        "under 1": 2, "1 to 2": 1, "3 to 5": 1, "5 to 10": 1, "over 60": 1,
+        "<1": 2, "1–2": 1, "3–5": 1, "5–10": 1, "≥60": 1,
     }  # fmt: skip
 
 

@@ -167,9 +167,9 @@ def _attention(data: StudyData) -> tuple[Attention, ...]:
 def _times(data: StudyData, seen: Sequence[Observation]) -> Times:
     seconds = sorted(one.decided_ms / 1000 for one in seen if one.decided_ms is not None)
     labels = [
-        f"under {SECONDS[0]}",
-        *(f"{low} to {high}" for low, high in pairwise(SECONDS)),
-        f"over {SECONDS[-1]}",
+        f"<{SECONDS[0]}",
+        *(f"{low}–{high}" for low, high in pairwise(SECONDS)),
+        f"≥{SECONDS[-1]}",
     ]
     edges = (-math.inf, *SECONDS, math.inf)
     quarters = statistics.quantiles(seconds, method="inclusive") if len(seconds) > 1 else None

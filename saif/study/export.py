@@ -16,6 +16,8 @@ from typing import Any
 
 from saif.errors import StudyError
 from saif.presets.files import replace_file
+from saif.study.analysis.redo import SCRIPTS, script
+from saif.study.comparator import comparator
 from saif.study.publish import canonical
 from saif.study.results import flow
 from saif.study.store import Store
@@ -30,7 +32,8 @@ _DANGEROUS = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 
 
 def export(store: Store, folder: Path, *, profile: Profile = "deidentified", actor: str) -> Path:
-    """Write all tables in all formats, the codebook, the counts and the study itself.
+    """Write all tables in all formats, the codebook, the counts, the study itself, scripts that
+    redo the main estimate, and, where texts may be shown, what LLM Comparator reads.
 
     The folder is new or empty. Who made the export is noted in the audit trail, with the checksum
     of its checksums. Returns the file of checksums, which `check_export` holds the files against.
@@ -43,16 +46,21 @@ def export(store: Store, folder: Path, *, profile: Profile = "deidentified", act
     for name, rows in found.items():
         for suffix, write in _WRITERS.items():
             replace_file(folder / f"{name}.{suffix}", write(rows, TABLES[name][1]))
-    documents = {
+    documents: dict[str, object] = {
         "codebook.json": codebook(),
         "consort.json": flow(store),
         "looks.json": [asdict(look) for look in early_looks(store)],
         "config.json": json.loads(canonical(store.version)),
         "dataset_description.json": _description(store, profile),
     }
+    viewed = comparator(store.study, found)
+    if viewed is not None:
+        documents["comparator.json"] = viewed
     for name, document in documents.items():
         replace_file(folder / name, _json(document))
     replace_file(folder / "codebook.md", _codebook_page().encode())
+    for name in SCRIPTS:
+        replace_file(folder / name, script(name))
     files = sorted(path for path in folder.iterdir() if path.name != SUMS)
     sums = "".join(f"{_sha256(path)}  {path.name}\n" for path in files)
     replace_file(folder / SUMS, sums.encode())

@@ -117,7 +117,7 @@ def served(
     **changes: Any,
 ) -> Iterator[Running]:
     """shared: many visitors' answers decode together, as they do in earnest."""
-    library = _library(folder)
+    library = the_library(folder)
     store = Store(folder / "study", version_of(folder / "study", library, **changes), KEY)
     engine = SlowEngine((SharedEngine if shared else LocalEngine)(the_model()))
     streams = Streams(store, Answering(store.study, library, engine))
@@ -139,7 +139,7 @@ def served(
         store.close()
 
 
-def _library(folder: Path) -> Library:
+def the_library(folder: Path) -> Library:
     root = folder / "presets"
     if not root.exists():
         root.mkdir(parents=True)

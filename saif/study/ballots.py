@@ -118,8 +118,8 @@ def respond(
 ) -> int:
     """Answer a question; its revision. The same answer again changes nothing.
 
-    trial_id: of a question that is asked after every trial. Raises InputError where the value is
-    no answer.
+    trial_id: of a question that is asked after every trial. Who answers that they don't fit is
+    screened out. Raises InputError where the value is no answer.
     """
     question = next((one for one in store.study.questions if one.id == question_id), None)
     if question is None or (question.when == "trial") != (trial_id is not None):
@@ -149,6 +149,8 @@ def respond(
         payload = {"item": item, "revision": revision, "value": value}
         store.note(db, who, "respond", item, payload)
         store.alive(db, who)
+        if question.kind == "choice" and question.screens_out(value):
+            store.leave(db, who, "screened")
     return revision
 
 

@@ -110,7 +110,7 @@ def _seen_before_the_votes(study: Study) -> Iterator[tuple[str, str]]:
     if isinstance(study.prompts, FreeChat):
         yield "prompts.task", study.prompts.task
     for question in study.questions:
-        if question.when == "trial":
+        if question.when != "end":
             yield f"questions '{question.id}'", question.text
     for attention in study.attention:
         yield f"attention '{attention.id}'", attention.text

@@ -11,9 +11,11 @@ from saif.study.questions import Question
 from saif.study.settings import is_paused
 from saif.study.trials import Trial
 
-Page = Literal["trial", "trial_questions", "end_questions", "finish", "paused", "ended"]
-"""A comparison; questions on the one just voted on; the last questions; all is answered; the
-researcher has stopped the study; the participant is done, or has left."""
+Page = Literal[
+    "start_questions", "trial", "trial_questions", "end_questions", "finish", "paused", "ended"
+]
+"""The first questions; a comparison; questions on the one just voted on; the last questions; all is
+answered; the researcher has stopped the study; the participant is done, or has left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ def due(db: sqlite3.Connection, study: Study, who: Participant) -> Due:
     """What `who` is to do next."""
     if who.status not in GOING_ON:
         return Due("ended")
+    if questions := unanswered_at(db, study, who, "start"):
+        return Due("start_questions", questions=questions)
     own = trials.all_of(db, who.id)
     for trial in own:
         if questions := unanswered_on(db, study, trial):
@@ -41,7 +45,7 @@ def due(db: sqlite3.Connection, study: Study, who: Participant) -> Due:
         return Due("paused")
     if left:
         return Due("trial", left[0], (), own.index(left[0]) + 1, len(own))
-    if questions := unanswered_at_the_end(db, study, who):
+    if questions := unanswered_at(db, study, who, "end"):
         return Due("end_questions", questions=questions)
     return Due("finish")
 
@@ -62,12 +66,12 @@ def unanswered_on(db: sqlite3.Connection, study: Study, trial: Trial) -> tuple[Q
     )
 
 
-def unanswered_at_the_end(
-    db: sqlite3.Connection, study: Study, who: Participant
+def unanswered_at(
+    db: sqlite3.Connection, study: Study, who: Participant, when: Literal["start", "end"]
 ) -> tuple[Question, ...]:
-    """The questions asked after the last trial that have no answer yet."""
+    """The questions asked before the first trial, or after the last, that have no answer yet."""
     done = _answered(db, who.id)
-    return tuple(one for one in study.questions if one.when == "end" and one.id not in done)
+    return tuple(one for one in study.questions if one.when == when and one.id not in done)
 
 
 def _answered(db: sqlite3.Connection, participant: str) -> set[str]:

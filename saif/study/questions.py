@@ -13,8 +13,8 @@ Label = Annotated[str, Field(min_length=1, max_length=120)]
 Id = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 """A column in the export, so letters, digits and underscores."""
 
-When = Literal["trial", "end"]
-"""Asked after every main trial's vote, or once after the last."""
+When = Literal["start", "trial", "end"]
+"""Asked once before the first trial, after every main trial's vote, or once after the last."""
 
 MAX_ANSWER = 5000
 """Characters of a free-text answer."""
@@ -57,15 +57,31 @@ class _Asked(Strict):
 
 
 class ChoiceQuestion(_Asked):
-    """One of some options."""
+    """One of some options. accept: of a question at the start; who chooses another is told that
+    they don't fit, and is screened out."""
 
     kind: Literal["choice"]
     options: Annotated[list[Label], Field(min_length=2, max_length=20)]
+    accept: Annotated[list[Label], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _options_differ(self) -> "ChoiceQuestion":
         refuse_twice("options", self.options)
         return self
+
+    @model_validator(mode="after")
+    def _screens_at_the_start(self) -> "ChoiceQuestion":
+        if self.accept is None:
+            return self
+        if self.when != "start" or not self.required:
+            raise ValueError("accept: only for a required question with `when: start`")
+        if not set(self.accept) < set(self.options):
+            raise ValueError("accept: must be some of the options, and not all of them")
+        return self
+
+    def screens_out(self, value: object) -> bool:
+        """Whether who answers so doesn't fit."""
+        return self.accept is not None and value not in self.accept
 
     def accepts(self, value: object) -> bool:
         return value in self.options

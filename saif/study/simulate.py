@@ -13,7 +13,7 @@ from saif.core.spec import check_between
 from saif.errors import StudyError
 from saif.study.ballots import Ballot, respond, vote
 from saif.study.identities import Person
-from saif.study.questions import Question
+from saif.study.questions import Question, When
 from saif.study.steps import Answer, add_turn, begin, call_off, finish
 from saif.study.store import Store
 from saif.study.trials import Trial
@@ -91,6 +91,7 @@ class _Bot:
 
     def take_part(self) -> bool:
         """Whether it got to the end."""
+        self._answer_all("start")
         n_trials = self._store.study.trials.main
         leaves_after = self._rng.randrange(n_trials) if self._chance("dropout") else None
         done = 0
@@ -107,11 +108,14 @@ class _Bot:
                 continue
             self._judge(trial)
             done += 1
-        for question in self._store.study.questions:
-            if question.when == "end":
-                respond(self._store, self._token, question.id, self._answer(question))
+        self._answer_all("end")
         finish(self._store, self._token)
         return True
+
+    def _answer_all(self, when: When) -> None:
+        for question in self._store.study.questions:
+            if question.when == when:
+                respond(self._store, self._token, question.id, self._answer(question))
 
     def _judge(self, trial: Trial) -> None:
         while trial.state == "running":
@@ -174,7 +178,7 @@ class _Bot:
     def _answer(self, question: Question) -> object:
         match question.kind:
             case "choice":
-                return self._rng.choice(question.options)
+                return self._rng.choice(question.accept or question.options)
             case "likert":
                 return self._rng.randint(1, question.points)
             case "guess":

@@ -14,7 +14,7 @@ from typing import Literal
 from saif.errors import InputError, StudyError
 from saif.study import trials
 from saif.study.design import ProlificRecruitment
-from saif.study.due import unanswered_at_the_end, unanswered_on
+from saif.study.due import unanswered_at, unanswered_on
 from saif.study.participant import GOING_ON, Participant, Status
 from saif.study.questions import is_text
 from saif.study.settings import is_paused
@@ -50,6 +50,8 @@ def begin(store: Store, token: str) -> Trial | None:
         who = going_on(store, db, token)
         if is_paused(db):
             raise StudyError("The study is paused.", hint="Please come back later.")
+        if any(one.required for one in unanswered_at(db, store.study, who, "start")):
+            raise StudyError("First the questions before the comparisons.")
         trial = trials.current(db, who.id)
         if trial is None or trial.state == "ready":
             return trial
@@ -138,7 +140,7 @@ def stop_early(store: Store, token: str) -> str:
 
 
 def screen_out(store: Store, token: str) -> str:
-    """The participant doesn't fit, or failed a check that ends it: the code for that."""
+    """The participant doesn't fit, for a reason that no question asks: the code for that."""
     with store.database.transaction() as db:
         who = store.participant(db, token)
         if who.status != "screened":
@@ -230,6 +232,6 @@ def _store_answer(db: sqlite3.Connection, turn: int | None, answer: Answer) -> N
 def _nothing_unanswered(store: Store, db: sqlite3.Connection, who: Participant) -> None:
     main = trials.all_of(db, who.id)
     left = [one for trial in main for one in unanswered_on(db, store.study, trial)]
-    for question in [*left, *unanswered_at_the_end(db, store.study, who)]:
+    for question in [*left, *unanswered_at(db, store.study, who, "end")]:
         if question.required:
             raise StudyError(f"The question '{question.id}' is still to be answered.")

@@ -195,6 +195,21 @@ def test_whoever_stops_is_asked_what_shall_become_of_it(
     assert rows(running.store, "SELECT status FROM participant") == [(status,)]
 
 
+def test_who_does_not_fit_is_told_after_the_first_questions(tmp_path: Path, page: Page) -> None:
+    questions = [
+        {"kind": "choice", "id": "adult", "when": "start", "text": "Old enough?",
+         "options": ["no", "yes"], "accept": ["yes"]},
+        {"kind": "text", "id": "name", "when": "start", "text": "Any name?", "required": False},
+    ]  # fmt: skip
+    with served(tmp_path, questions=questions) as running:
+        bot = BrowserBot(page, running.page)
+        bot.open()
+        page.get_by_role("button", name="I agree").click()
+        page.get_by_label("no", exact=True).check()
+        page.get_by_role("button", name="Save my answers").click()
+        expect(page.locator("#ended")).to_contain_text("don't match", timeout=WAIT)
+
+
 def test_who_declines_leaves_no_trace(running: Running, page: Page) -> None:
     bot = BrowserBot(page, running.page)
     bot.open()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from made_up_studies import EXAMPLE, LIBRARY, MODEL_FOLDER, plain, small_library, study
+from pydantic import ValidationError
 
 from saif.errors import InputError, StudyError
 from saif.study.check import check
@@ -168,8 +169,9 @@ def test_a_file_that_is_too_large_or_missing_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_answer_must_fit_its_question() -> None:
-    fluent, guess, french, remarks = study().questions
+    adult, fluent, guess, french, remarks = study().questions
     for question, good, bad in [
+        (adult, ["18 or older", "younger than 18"], ["17", None]),
         (fluent, [1, 5, None], [0, 6, "3", True, 2.0]),
         (guess, ["L", "R", "unsure"], ["tie", None, 1]),
         (french, ["none", "well"], ["Well", "", None, ["well"]]),
@@ -186,6 +188,27 @@ def test_the_choices_are_those_offered() -> None:
     assert study().preference.choices == ("L", "R", "tie", "both_bad", "skip")
     made = study(preference__tie=False, preference__both_bad=False)
     assert made.preference.choices == ("L", "R", "skip")
+
+
+SCREEN = {"kind": "choice", "id": "a", "when": "start", "text": "?", "options": ["x", "y", "z"]}
+
+
+def test_only_a_required_choice_at_the_start_screens_out() -> None:
+    made = study(questions=[{**SCREEN, "accept": ["x", "y"]}]).questions[0]
+    assert made.kind == "choice"
+    assert [made.screens_out(value) for value in ("x", "y", "z")] == [False, False, True]
+    asked = study(questions=[SCREEN]).questions[0]
+    assert asked.kind == "choice"
+    assert not asked.screens_out("z")
+    for wrong in (
+        {"accept": ["x"], "when": "end"},
+        {"accept": ["x"], "required": False},
+        {"accept": ["other"]},
+        {"accept": ["x", "y", "z"]},
+        {"accept": []},
+    ):
+        with pytest.raises(ValidationError, match="accept"):
+            study(questions=[{**SCREEN, **wrong}])
 
 
 # Doubts

@@ -49,6 +49,37 @@ def test_each_step_leads_to_the_next_page(store: Store) -> None:
     assert next_of(store, token).page == "ended"
 
 
+SCREEN = [
+    {"kind": "choice", "id": "adult", "when": "start", "text": "Old enough?",
+     "options": ["no", "yes"], "accept": ["yes"]},
+    {"kind": "text", "id": "name", "when": "start", "text": "Any name?", "required": False},
+]  # fmt: skip
+
+
+def test_questions_at_the_start_come_before_the_first_trial(tmp_path: Path) -> None:
+    store = make_store(tmp_path, questions=SCREEN)
+    token = token_of(store)
+    assert [one.id for one in next_of(store, token).questions] == ["adult", "name"]
+    with pytest.raises(StudyError, match="before the comparisons"):
+        begin(store, token)
+    respond(store, token, "adult", "yes")
+    assert next_of(store, token).page == "start_questions"
+    assert begin(store, token) is not None  # the other one need not be answered
+    respond(store, token, "name", None)
+    assert next_of(store, token).page == "trial"
+
+
+def test_who_does_not_fit_is_screened_out_and_frees_their_place(tmp_path: Path) -> None:
+    store = make_store(tmp_path, questions=SCREEN)
+    token = token_of(store)
+    respond(store, token, "adult", "no")
+    assert next_of(store, token).page == "ended"
+    assert rows(store, "SELECT status FROM participant") == [("screened",)]
+    assert rows(store, "SELECT COUNT(*) FROM cell_pool WHERE state <> 'free'") == [(0,)]
+    with pytest.raises(StudyError, match="has ended"):
+        respond(store, token, "name", "x")
+
+
 def test_an_interrupted_trial_is_still_due(store: Store) -> None:
     token = token_of(store)
     trial = begin(store, token)

@@ -240,6 +240,18 @@ def test_prolific_gets_its_codes(tmp_path: Path) -> None:
         assert PID not in str(census(running)["participant"])
 
 
+def test_who_does_not_fit_gets_the_code_for_that(tmp_path: Path) -> None:
+    screen = {"kind": "choice", "id": "adult", "when": "start", "text": "Old enough?",
+              "options": ["no", "yes"], "accept": ["yes"]}  # fmt: skip
+    with served(tmp_path, recruitment=PROLIFIC, questions=[screen]) as running:
+        visitor = running.visitor(PROLIFIC_PID=PID)
+        assert visitor.agree()["page"] == "start_questions"
+        assert visitor.send("begin").status_code == 409
+        visitor.ask("respond", question="adult", value="no")
+        end = visitor.ask("next")
+        assert (end["status"], end["way_out"]["code"]) == ("screened", "SCREEN0UT")
+
+
 @pytest.mark.parametrize(
     "pid",
     [

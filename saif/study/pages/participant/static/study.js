@@ -99,10 +99,18 @@ function entered(found) {
   return found;
 }
 
-async function lastQuestions({ questions }) {
+const ASKED = { start_questions: "First some questions", end_questions: "Some last questions" };
+
+async function askAll({ page, questions }) {
+  byId("questions").querySelector("h2").textContent = ASKED[page];
   const form = byId("questions").querySelector("form");
   for (const [id, value] of await ask(form, questions, "Save my answers")) {
-    await post("respond", { question: id, value });
+    try {
+      await post("respond", { question: id, value });
+    } catch (error) {
+      if (error.status !== 409) throw error;
+      return; // an answer before ended their part; what is due now says so
+    }
   }
 }
 
@@ -121,9 +129,10 @@ async function step(due) {
       show("trial");
       await compare(due);
       return post("next");
+    case "start_questions":
     case "end_questions":
       show("questions");
-      await lastQuestions(due);
+      await askAll(due);
       return post("next");
     case "finish": {
       show("finish");

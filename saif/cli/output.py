@@ -3,7 +3,7 @@
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.text import Text
@@ -33,14 +33,15 @@ def note(sentence: str) -> None:
 
 
 @contextlib.contextmanager
-def working(sentence: str) -> Iterator[None]:
-    """Show `sentence` on a terminal while the block runs; nothing in a pipe or a log."""
+def working(sentence: str) -> Iterator[Callable[[str], None]]:
+    """Show `sentence` on a terminal while the block runs; nothing in a pipe or a log. The block is
+    given what shows another sentence instead."""
     stderr = Console(stderr=True)
     if not stderr.is_terminal:
-        yield
+        yield lambda _: None
         return
-    with stderr.status(sentence):
-        yield
+    with stderr.status(sentence) as shown:
+        yield shown.update
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ two-sided t test of participant means. More votes from the same people help litt
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,11 @@ class Scenario:
         for name, value, low, high in limits:
             check_between(name, value, low, high)
 
+    def recruit(self, participants: int, *, exclusion: float | None = None) -> int:
+        """How many to enrol so that the data of so many count. exclusion: instead of one's own."""
+        excluded = self.exclusion if exclusion is None else exclusion
+        return math.ceil(participants / (1 - excluded) / (1 - self.dropout) - 1e-9)
+
 
 @dataclass(frozen=True, slots=True)
 class Recruiting:
@@ -90,11 +96,17 @@ def power(
 
 
 def participants_needed(
-    scenario: Scenario, *, target: float = 0.8, studies: int = 4000, seed: int = 0
+    scenario: Scenario,
+    *,
+    target: float = 0.8,
+    studies: int = 4000,
+    seed: int = 0,
+    tell: Callable[[int], None] | None = None,
 ) -> Recruiting:
     """The smallest number of participants that reaches the target power.
 
     The same simulated people are used at every number, so that power rises with it nearly evenly.
+    tell: is told each number that is tried.
     Raises InputError at a rate of ½, or where MAX_PARTICIPANTS don't suffice.
     """
     check_between("target", target, 0.05, 0.99)
@@ -103,24 +115,29 @@ def participants_needed(
             "A rate of ½ is what the test calls no preference; no number of participants shows it.",
             hint="Give the smallest rate that would matter to you.",
         )
+
+    def reaches(means: "NDArray[np.float64]", participants: int) -> bool:
+        if tell:
+            tell(participants)
+        return _significant(scenario, means, participants) >= target
+
     low, high = 2 * scenario.looks, max(16, 4 * scenario.looks)
     means = _participant_means(scenario, high, studies, seed)
-    while _significant(scenario, means, high) < target:
+    while not reaches(means, high):
         low, high = high, high * 2
         if high > MAX_PARTICIPANTS:
             raise InputError(f"More than {MAX_PARTICIPANTS // 2} participants would be needed.")
         means = _participant_means(scenario, high, studies, seed)
     while low < high:
         middle = (low + high) // 2
-        if _significant(scenario, means, middle) < target:
-            low = middle + 1
-        else:
+        if reaches(means, middle):
             high = middle
+        else:
+            low = middle + 1
     share = _significant(scenario, means, high)
-    kept = (1 - scenario.exclusion) * (1 - scenario.dropout)
     return Recruiting(
         participants=high,
-        recruit=math.ceil(high / kept - 1e-9),
+        recruit=scenario.recruit(high),
         power=share,
         error=math.sqrt(share * (1 - share) / studies),
     )

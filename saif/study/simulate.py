@@ -6,6 +6,7 @@ which must find the preference that was planted.
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,18 +49,27 @@ class Crowd:
             check_between(name, value, low, high)
 
 
-def simulate(store: Store, n: int, crowd: Crowd, *, seed: int = 0) -> Counter[str]:
+def simulate(
+    store: Store,
+    n: int,
+    crowd: Crowd,
+    *,
+    seed: int = 0,
+    tell: Callable[[int], None] | None = None,
+) -> Counter[str]:
     """Let `n` made-up participants join one after the other; how many ended how.
 
     complete: with a code; left: dropped out; refused: the study was full or paused. The store knows
-    them as bots. Raises StudyError where it holds people, or where a step is refused: a bot does
-    nothing that is not due.
+    them as bots. tell: is told how many have been through. Raises StudyError where it holds people,
+    or where a step is refused: a bot does nothing that is not due.
     """
     with store.database.reading() as db:
         store.keep_apart(db, "bot")
     rng = random.Random(seed)
     ended: Counter[str] = Counter()
     for number in range(n):
+        if tell:
+            tell(number)
         bot = _Bot(store, Person("bot", f"bot-{seed}-{number}"), crowd, rng)
         try:
             bot.join()

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from saif.errors import InputError
 from saif.study.questions import is_text
 from saif.study.results import flow
+from saif.study.settings import change
 from saif.study.store import Store
 
 MAX_REASON = 500
@@ -45,7 +46,7 @@ def unblind(store: Store, reason: str, *, actor: str) -> Look:
     with store.database.transaction() as db:
         look = Look(store.now(), complete, reason)
         name = f"{_SETTING}{len(_looks(db)) + 1:04d}"
-        db.execute("INSERT INTO setting VALUES (?, ?)", (name, json.dumps(asdict(look))))
+        change(db, name, json.dumps(asdict(look)))
         store.note(db, None, "unblind", store.study.id, asdict(look), actor=actor)
     return look
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from saif.cli.study import data, design, serving
+from saif.cli.study import analysing, data, design, serving, simulating
 
 group = typer.Typer(help="Run a study with people: design it, serve it, analyse it.")
 
@@ -19,4 +19,6 @@ def add_to(app: typer.Typer) -> None:
     group.command()(data.backup)
     group.command()(data.restore)
     group.command()(data.verify)
+    analysing.add_to(group)
+    simulating.add_to(group)
     app.add_typer(group, name="study")

@@ -69,7 +69,8 @@ def limits(found: Sequence[PresetOutcome], seen: Quality, data: StudyData) -> It
     """What a reader has to know before believing the summary."""
     study, flow = data.version.study, seen.flow
     yield from seen.notes
-    if flow.complete < flow.planned:
+    made_up = {row["source"] for row in data.tables["participants"]} == {"bot"}
+    if flow.complete < flow.planned and not made_up:
         yield (
             f"Interim: {flow.complete} of {flow.planned} planned participants are complete. "
             "Deciding by such a look whether to go on would make its p values too small."

@@ -1,0 +1,121 @@
+"""`study analyse` and `study export`: what people gave, as a result and as files."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from saif.cli.options import JsonOption
+from saif.cli.output import console, note, plain, print_json, working
+from saif.cli.study.data import RESEARCHER
+from saif.cli.study.opening import StudyFolder, open_study
+from saif.errors import StudyError
+
+if TYPE_CHECKING:
+    from saif.study.analysis.data import StudyData
+    from saif.study.analysis.values import Analysis
+
+ActorOption = Annotated[
+    str, typer.Option("--actor", metavar="NAME", help="Who the audit trail says it was.")
+]
+
+
+def analyse(
+    source: Annotated[
+        Path, typer.Argument(metavar="DIR|EXPORT", help="A study's folder, or an export of one.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="For the report (default: SOURCE-analysis)."),
+    ] = None,
+    unblind: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REASON",
+            help="Look before the planned number is complete; it is written down and reported.",
+        ),
+    ] = None,
+    texts: Annotated[
+        bool, typer.Option("--texts", help="Quote what participants answered in words.")
+    ] = False,
+    actor: ActorOption = RESEARCHER,
+    json: JsonOption = False,
+) -> None:
+    """Analyse a study: prints what was found and what limits it, and writes a report."""
+    from saif.study.analysis.analyse import analyse as analysis_of
+    from saif.study.analysis.page import write_page
+
+    with working("Analysing …"):
+        data, looked = _read(source, unblind, texts=texts, actor=actor)
+        found = analysis_of(data, looked=looked, texts=texts)
+        page = write_page(found, out or beside(source))
+    if json:
+        print_json(asdict(found) | {"page": str(page)})
+    else:
+        show(found)
+        print(page)
+
+
+def _read(
+    source: Path, unblind: str | None, *, texts: bool, actor: str
+) -> "tuple[StudyData, bool]":
+    """The data, and whether an early look was noted just now."""
+    from saif.study.analysis.data import from_export, from_store
+    from saif.study.export import SUMS
+    from saif.study.unblinding import is_hidden
+    from saif.study.unblinding import unblind as note_look
+
+    if not source.is_dir():
+        raise StudyError(f"There is no folder {source}.")
+    store = None if (source / SUMS).exists() else open_study(source, to_look=True)
+    looked = unblind is not None and store is not None and is_hidden(store)
+    if unblind is not None and not looked:
+        note("The outcome is not hidden, so no early look was noted.")
+    if store is None:
+        return from_export(source), False
+    if unblind is not None and looked:
+        note_look(store, unblind, actor=actor)
+    return from_store(store, profile="full" if texts else "deidentified"), looked
+
+
+def show(found: "Analysis") -> None:
+    """What was found and what limits it, on the terminal."""
+    screen = console()
+    screen.print(plain(f"{found.title} ({found.study})"), style="bold")
+    for sentence in found.summary:
+        screen.print(plain(sentence), soft_wrap=True)
+    screen.print("\nWhat limits this", style="bold")
+    for sentence in found.limits:
+        screen.print(plain(f"- {sentence}"), soft_wrap=True)
+    screen.print()
+
+
+def beside(source: Path) -> Path:
+    """Where a report goes unless told otherwise: an export must not be added to."""
+    whole = source.resolve()
+    return whole.with_name(f"{whole.name}-analysis")
+
+
+def export(
+    folder: StudyFolder,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="A folder that is new.")],
+    profile: Annotated[
+        Literal["full", "deidentified", "public"],
+        typer.Option(
+            help="deidentified: nothing that was typed; public: that of those who agreed."
+        ),
+    ] = "deidentified",
+    actor: ActorOption = RESEARCHER,
+) -> None:
+    """Write a study's data as CSV, JSON lines and Parquet, with a codebook; prints the checksums'
+    file. The audit trail notes it."""
+    from saif.study.export import export as write
+
+    print(write(open_study(folder, to_look=True), out, profile=profile, actor=actor))
+
+
+def add_to(group: typer.Typer) -> None:
+    """Hang these commands into the group."""
+    group.command()(analyse)
+    group.command()(export)

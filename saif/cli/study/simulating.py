@@ -1,0 +1,225 @@
+"""`study simulate` and `study power`: a study with made-up people, before there are real ones."""
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from saif.cli.options import JsonOption, PresetsOption, open_library
+from saif.cli.output import console, note, plain, print_json, working
+from saif.cli.study.analysing import beside, show
+from saif.cli.study.opening import newest_version
+
+if TYPE_CHECKING:
+    from saif.study.power import Recruiting, Scenario
+    from saif.study.publish import Version
+    from saif.study.rehearsal import Recovery, Rehearsal
+
+STUDIES = 4000
+"""Simulated for each number of participants."""
+
+_SOME_EXCLUDE = 0.3
+"""As much as was lost to answers of language models on Prolific (AMPPS 2026)."""
+
+
+def _share(name: str, text: str) -> object:
+    return typer.Option(f"--{name}", metavar="SHARE", help=text)
+
+
+RateOption = Annotated[float | None, _share("rate", "Of votes for the first arm (default: 0.65).")]
+IccOption = Annotated[
+    float | None, _share("icc", "How alike one participant's votes are (default: 0.15).")
+]
+
+
+def simulate(
+    study: Annotated[
+        Path, typer.Argument(metavar="STUDY.yaml|DIR", help="A study file, or a published study.")
+    ],
+    n: Annotated[int, typer.Option("--n", help="Made-up participants.")] = 50,
+    rate: RateOption = None,
+    icc: IccOption = None,
+    ties: Annotated[float | None, _share("ties", "Of votes (default: 0.1).")] = None,
+    left: Annotated[
+        float | None, _share("left", "Added to the rate of what is on the left (default: 0).")
+    ] = None,
+    dropout: Annotated[
+        float | None, _share("dropout", "Who leave on the way (default: 0.2).")
+    ] = None,
+    careless: Annotated[
+        float | None, _share("careless", "Who choose at random (default: 0).")
+    ] = None,
+    failing: Annotated[
+        float | None, _share("failing", "Of trials in which an answer fails (default: 0.02).")
+    ] = None,
+    keep: Annotated[
+        Path | None, typer.Option("--keep", metavar="FOLDER", help="Keep the bots' store here.")
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Keep the export here, and a report beside it."),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="I", help="Other bots.")] = 0,
+    presets: PresetsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Play a whole study with bots, from consent to analysis, and say whether the analysis finds
+    the preference that was planted. Real data are never touched."""
+    from saif.study.rehearsal import rehearse
+    from saif.study.simulate import Crowd
+
+    given = {
+        "rate": rate, "icc": icc, "ties": ties, "left": left, "dropout": dropout,
+        "careless": careless, "failing": failing,
+    }  # fmt: skip
+    crowd = Crowd(**{name: value for name, value in given.items() if value is not None})
+    with tempfile.TemporaryDirectory() as scratch, working("Playing …") as say:
+        played = rehearse(
+            _version_of(study, presets, Path(scratch) / "published"),
+            n,
+            crowd,
+            data=keep or Path(scratch) / "store",
+            out=export or Path(scratch) / "export",
+            seed=seed,
+            tell=lambda done: say(f"Playing: {done} of {n} participants …"),
+        )
+    page = _report(played, export)
+    if json:
+        print_json(_document(played, page))
+        return
+    show(played.analysis)
+    ended = ", ".join(f"{count} {how}" for how, count in sorted(played.ended.items()))
+    screen = console()
+    screen.print(f"Bots: {ended}.")
+    for one in played.recoveries:
+        screen.print(plain(_verdict(one)), soft_wrap=True)
+    if page:
+        print(page)
+
+
+def _version_of(study: Path, presets: Path | None, scratch: Path) -> "Version":
+    from saif.study.design import read_study
+    from saif.study.publish import publish
+
+    if study.is_dir():
+        return newest_version(study)
+    return publish(read_study(study), open_library(presets), scratch)[0]
+
+
+def _report(played: "Rehearsal", export: Path | None) -> Path | None:
+    from saif.study.analysis.page import write_page
+
+    return write_page(played.analysis, beside(export)) if export else None
+
+
+def _document(played: "Rehearsal", page: Path | None) -> dict[str, object]:
+    return {
+        "ended": dict(played.ended),
+        "recoveries": [asdict(one) | {"recovered": one.recovered} for one in played.recoveries],
+        "analysis": asdict(played.analysis),
+        "page": str(page) if page else None,
+    }
+
+
+def _verdict(found: "Recovery") -> str:
+    planted = f"{found.preset}: {100 * found.planted:.1f} % was planted"
+    if found.recovered is None:
+        return f"{planted}; there is no interval to hold it against."
+    if found.recovered:
+        return f"RECOVERED. {planted}, and lies within the interval."
+    return (
+        f"NOT RECOVERED. {planted}, and lies outside the interval. One study in twenty does this "
+        "by chance: try another --seed."
+    )
+
+
+def power(
+    rate: Annotated[
+        float, _share("rate", "Expected of votes for the first arm, or the least that matters.")
+    ],
+    votes: Annotated[int | None, typer.Option(help="Per participant and preset (default: 10).")] = (
+        None
+    ),
+    icc: IccOption = None,
+    ties: Annotated[float | None, _share("ties", "Of votes (default: 0).")] = None,
+    random: Annotated[
+        float | None, _share("random", "Participants who answer by chance (default: 0).")
+    ] = None,
+    exclusion: Annotated[
+        float | None, _share("exclusion", "Participants whose data won't count (default: 0).")
+    ] = None,
+    dropout: Annotated[
+        float | None, _share("dropout", "Participants who leave (default: 0).")
+    ] = None,
+    presets: Annotated[
+        int | None, typer.Option(help="Tested in one family, with Holm (default: 1).")
+    ] = None,
+    looks: Annotated[
+        int | None, typer.Option(help="At the outcome, O'Brien and Fleming's (default: 1).")
+    ] = None,
+    alpha: Annotated[float | None, _share("alpha", "Of the test (default: 0.05).")] = None,
+    target: Annotated[float, _share("target", "Power to reach.")] = 0.8,
+    participants: Annotated[
+        int | None, typer.Option(metavar="N", help="Tell the power with so many instead.")
+    ] = None,
+    studies: Annotated[int, typer.Option(help="Simulated for each number.")] = STUDIES,
+    seed: Annotated[int, typer.Option(metavar="I", help="Other simulated people.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """How many participants a study needs, by simulating it."""
+    from saif.core.spec import check_between
+    from saif.study.power import Recruiting, Scenario, participants_needed
+    from saif.study.power import power as power_of
+
+    given = {
+        "votes": votes, "icc": icc, "ties": ties, "random": random, "exclusion": exclusion,
+        "dropout": dropout, "presets": presets, "looks": looks, "alpha": alpha,
+    }  # fmt: skip
+    scenario = Scenario(
+        rate=rate,
+        **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
+    )
+    check_between("studies", studies, 100, 100_000)
+    with working("Simulating …") as say:
+        if participants is not None:
+            reached, error = power_of(scenario, participants, studies=studies, seed=seed)
+            found = Recruiting(participants, scenario.recruit(participants), reached, error)
+        else:
+            found = participants_needed(
+                scenario,
+                target=target,
+                studies=studies,
+                seed=seed,
+                tell=lambda n: say(f"Simulating {studies} studies of {n} participants …"),
+            )
+    if json:
+        print_json({"scenario": asdict(scenario), **asdict(found)})
+    else:
+        _tell_power(scenario, found)
+
+
+def _tell_power(scenario: "Scenario", found: "Recruiting") -> None:
+    screen = console()
+    screen.print(
+        f"{found.participants} participants whose data count: power {found.power:.3f} "
+        f"(± {found.error:.3f} of the simulation)."
+    )
+    screen.print(f"Recruit {found.recruit}.", style="bold")
+    note(
+        "This takes everyone's messages to differ. Where all see the same few, the interval allows "
+        "for those, too: play the study with `study simulate`."
+    )
+    if scenario.exclusion < _SOME_EXCLUDE:
+        many = scenario.recruit(found.participants, exclusion=_SOME_EXCLUDE)
+        note(
+            f"Recruit {many} if {100 * _SOME_EXCLUDE:.0f} % have to be excluded: so many were lost "
+            "to answers of language models on Prolific."
+        )
+
+
+def add_to(group: typer.Typer) -> None:
+    """Hang these commands into the group."""
+    group.command()(simulate)
+    group.command()(power)

@@ -59,6 +59,6 @@ def early_looks(store: Store) -> list[Look]:
 
 def _looks(db: sqlite3.Connection) -> list[Look]:
     rows = db.execute(
-        "SELECT value FROM setting WHERE name LIKE ? ORDER BY name", (f"{_SETTING}%",)
+        "SELECT value FROM setting WHERE name GLOB ? ORDER BY name", (f"{_SETTING}*",)
     )
     return [Look(**json.loads(row["value"])) for row in rows]

@@ -18,8 +18,14 @@ def empty_row(table: str, **cells: Any) -> Row:
     return {column.name: None for column in TABLES[table][1]} | cells
 
 
+def length_of_first(position: int) -> int:
+    """Tokens of the steered answer; the other has 20."""
+    return 12 + 7 * position % 17
+
+
 def trial_row(vote: Vote, position: int, preset: str = PRESET, **cells: Any) -> Row:
     first_left = vote.left == "steered"
+    length = length_of_first(position)
     given = {
         "participant": vote.participant,
         "trial": vote.trial,
@@ -32,8 +38,8 @@ def trial_row(vote: Vote, position: int, preset: str = PRESET, **cells: Any) -> 
         "left_arm": vote.left,
         "right_arm": vote.right,
         "choice": vote.choice,
-        "tokens_left": 30 + position if first_left else 20,
-        "tokens_right": 20 if first_left else 30 + position,
+        "tokens_left": length if first_left else 20,
+        "tokens_right": 20 if first_left else length,
         "decided_ms": 900 + 700 * position,
     }
     return empty_row("trials", **{**given, **cells})

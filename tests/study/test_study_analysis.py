@@ -444,3 +444,35 @@ def test_an_analysis_is_json_and_holds_no_participant_id(tmp_path: Path) -> None
     typed = from_store(store, profile="full")
     assert "a remark of" not in as_json(analyse(typed))
     assert "a remark of 0" in as_json(analyse(typed, texts=True))
+
+
+def test_what_was_called_off_and_how_far_first_tokens_were_apart() -> None:
+    rows = trial_rows(planted(1, 3, 2, 0.6))
+    void = {**rows[0], "trial": "void", "attempt": 2, "state": "void", "choice": None}
+    voids: list[Row] = [
+        {**void, "void_reason": "failed"},
+        {**void, "trial": "v2", "void_reason": "failed", "kind": "practice"},
+    ]
+    data = data_of([*rows, *voids])
+    turns = [
+        empty_row("turns", participant="p0", trial="t0-0", turn=1, left_ttft_ms=100.0,
+                  right_ttft_ms=right)
+        for right in (90.0, 130.0, None)
+    ]  # fmt: skip
+    found = quality(replace(data, tables={**data.tables, "turns": turns}))
+    assert found.voids == {"failed": 1}
+    assert found.times.first_token_gap_ms == (20.0, 30.0)
+    assert analyse(data).presets[0].counts.void == 1
+    assert analyse(data).presets[0].counts.votes == 6
+
+
+def test_two_versions_and_made_up_participants_are_pointed_out() -> None:
+    data = data_of(trial_rows(planted(1, 3, 2, 0.6)))
+    people = [dict(row) for row in data.tables["participants"]]
+    people[0]["version"] = "another"
+    mixed = replace(data, tables={**data.tables, "participants": people})
+    assert any("2 versions" in limit for limit in analyse(mixed).limits)
+    bots = [{**row, "source": "bot"} for row in data.tables["participants"]]
+    found = analyse(replace(data, tables={**data.tables, "participants": bots}))
+    assert found.made_up
+    assert any("made up" in limit for limit in found.limits)

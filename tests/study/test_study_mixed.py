@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import statsmodels.api as sm
-from made_up_data import data_of, trial_rows
+from made_up_data import data_of, length_of_first, trial_rows
 from made_up_votes import planted
 from scipy.optimize import minimize
 from scipy.special import expit
@@ -102,4 +102,4 @@ def test_a_column_that_says_nothing_new_is_left_out() -> None:
     assert "first arm on the left" not in design(left, "steered", length=False).names
     made = design(seen, "steered", length=True)
     column = made.x[:, made.names.index("twice as long")]
-    assert column == pytest.approx([math.log2((30 + one.position) / 20) for one in seen])
+    assert column == pytest.approx([math.log2(length_of_first(one.position) / 20) for one in seen])

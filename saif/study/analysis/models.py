@@ -138,7 +138,10 @@ def _wrong(coefficients: "Floats", errors: "Floats", *, converged: bool) -> str:
     if not (np.isfinite(coefficients).all() and np.isfinite(errors).all()):
         return "It has no finite solution."
     if np.abs(coefficients).max() > _TOO_FAR:
-        return "Something separates the votes perfectly, so its odds would be infinite."
+        return (
+            "Its odds run off to infinity: something separates the votes, or it reaches far beyond "
+            "the data."
+        )
     if errors.min() <= 1e-9:
         return "The votes do not vary enough to tell how sure it is."
     return "" if converged else "The search for its solution did not end."

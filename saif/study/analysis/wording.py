@@ -76,7 +76,10 @@ def limits(found: Sequence[PresetOutcome], seen: Quality, data: StudyData) -> It
             "Deciding by such a look whether to go on would make its p values too small."
         )
     if data.looks:
-        yield f"The outcome was looked at {_number(len(data.looks), 'time')} before that number."
+        yield (
+            f"The outcome was looked at {_number(len(data.looks), 'time')} before the planned "
+            "number of participants was complete."
+        )
     for one in found:
         for note in one.notes:
             yield f"{one.preset}: {note}"

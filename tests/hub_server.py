@@ -9,19 +9,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 COMMIT = "89abcdef0123456789abcdef0123456789abcdef"
 
+_REPOSITORY = r"(models|datasets)/([^/]+/[^/]+)"
+
 
 class HubServer:
-    """repositories: name -> file -> content. token: what may write, and read what is gated."""
+    """repositories: name -> file -> content; a data set's name begins with `datasets/`. token: what
+    may write, and read what is gated or private. heads: name -> its newest commit, where one was
+    made here. history: name -> every content it ever had, until it is squashed. large: files in
+    the store of large ones. down: answer nothing but errors.
+    """
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.private: dict[str, bool] = {}
         self.gated: set[str] = set()
+        self.heads: dict[str, str] = {}
+        self.history: dict[str, list[bytes]] = {}
+        self.large: list[dict[str, Any]] = []
+        self.down = False
+        self.refuses = ""  # a part of an address that is answered with an error
         self.token = "hf_right"
         self.url = ""
 
@@ -45,41 +57,87 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
+    def _allowed(self) -> bool:
+        return self.headers.get("Authorization") == f"Bearer {self.hub.token}"
+
+    def _fails(self) -> bool:
+        fails = self.hub.down or (self.hub.refuses != "" and self.hub.refuses in self.path)
+        if fails:
+            self._answer({"error": "down"}, 500)
+        return fails
+
     def do_POST(self) -> None:
         body = self._body()
+        if self._fails():
+            return
         if self.path == "/api/validate-yaml":  # the card's head
             self._answer({"errors": [], "warnings": []})
-        elif self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+        elif not self._allowed():
             self._answer({"error": "Unauthorized"}, 401)
-        elif self.path == "/api/repos/create":
+        else:
+            self._write(body)
+
+    def _write(self, body: bytes) -> None:
+        if self.path == "/api/repos/create":
             asked = json.loads(body)
             name = f"{asked['organization']}/{asked['name']}"
-            self.hub.repositories.setdefault(name, {})
-            self.hub.private[name] = bool(asked.get("private"))
+            if asked.get("type") == "dataset":
+                name = f"datasets/{name}"
+            if name in self.hub.repositories:
+                url = f"{self.hub.url}/{name}"
+                self._answer({"error": "You already created it", "url": url}, 409)
+                return
+            self.hub.repositories[name] = {}
+            self.hub.private[name] = (
+                bool(asked.get("private")) or asked.get("visibility") == "private"
+            )
             self._answer({"url": f"{self.hub.url}/{name}", "name": name, "id": name})
-        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/main", self.path):
+        elif found := re.fullmatch(rf"/api/{_REPOSITORY}/preupload/main", self.path):
             files = json.loads(body)["files"]
             regular = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
             self._answer({"files": [{"path": file["path"], **regular} for file in files]})
-        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", self.path):
-            for line in body.splitlines():
-                entry = json.loads(line)
-                if entry["key"] == "file":
-                    value = entry["value"]
-                    content = base64.b64decode(value["content"])
-                    self.hub.repositories[found[1]][value["path"]] = content
-            url = f"{self.hub.url}/{found[1]}/commit/{COMMIT}"
-            self._answer({"commitUrl": url, "commitOid": COMMIT, "success": True})
+        elif found := re.fullmatch(rf"/api/{_REPOSITORY}/commit/main", self.path):
+            self._commit(_name(found), [json.loads(line) for line in body.splitlines()])
+        elif found := re.fullmatch(rf"/api/{_REPOSITORY}/super-squash/main", self.path):
+            name = _name(found)
+            self.hub.history[name] = list(self.hub.repositories[name].values())
+            self.hub.heads[name] = _digest(self.hub.heads[name].encode())
+            self._answer({})
+        elif re.fullmatch(rf"/api/{_REPOSITORY}/lfs-files/batch", self.path):
+            gone = json.loads(body)["deletions"]["sha"]
+            self.hub.large = [file for file in self.hub.large if file["fileOid"] not in gone]
+            self._answer({})
         else:
             self._answer({"error": f"unknown {self.path}"}, 404)
 
+    def _commit(self, name: str, entries: list[dict[str, Any]]) -> None:
+        head = self.hub.heads.get(name, COMMIT)
+        files = self.hub.repositories[name]
+        for entry in entries:
+            value = entry["value"]
+            if entry["key"] == "header" and value.get("parentCommit", head) != head:
+                self._answer({"error": "The branch has moved"}, 412)
+                return
+            if entry["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+                self.hub.history.setdefault(name, []).append(files[value["path"]])
+            elif entry["key"] == "deletedFile":
+                del files[value["path"]]
+        if name.startswith("datasets/"):
+            head = self.hub.heads[name] = _digest(head.encode() + repr(sorted(files)).encode())
+        url = f"{self.hub.url}/{name}/commit/{head}"
+        self._answer({"commitUrl": url, "commitOid": head, "success": True})
+
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/\w+)?", path):
-            files = self.hub.repositories.get(found[1])
-            if files is None:
+        if self._fails():
+            return
+        if found := re.fullmatch(rf"/api/{_REPOSITORY}(?:/(revision|tree)/\w+)?", path):
+            name, what = _name(found), found[3]
+            files = self.hub.repositories.get(name)
+            if files is None or (self.hub.private.get(name) and not self._allowed()):
                 self._answer({"error": "not found"}, 404, X_Error_Code="RepoNotFound")
-            elif found[2] == "tree":
+            elif what == "tree":
                 self._answer(
                     [
                         {
@@ -94,11 +152,18 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 siblings = [{"rfilename": name} for name in files]
                 self._answer(
-                    {"id": found[1], "sha": COMMIT, "siblings": siblings, "private": False}
+                    {
+                        "id": found[2],
+                        "sha": self.hub.heads.get(name, COMMIT),
+                        "siblings": siblings,
+                        "private": self.hub.private.get(name, False),
+                    }
                 )
-        elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/\w+/(.+)", path):
-            allowed = self.headers.get("Authorization") == f"Bearer {self.hub.token}"
-            if found[1] in self.hub.gated and not allowed:
+        elif re.fullmatch(rf"/api/{_REPOSITORY}/lfs-files", path):
+            self._answer(self.hub.large)
+        elif found := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/\w+/(.+)", path):
+            closed = found[1] in self.hub.gated or found[1].startswith("datasets/")
+            if closed and not self._allowed():
                 self._answer({"error": "Access is restricted"}, 401, X_Error_Code="GatedRepo")
                 return
             content = self.hub.repositories[found[1]].get(found[2])
@@ -124,6 +189,10 @@ def reachable_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[HubS
         monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(cache))
         monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)  # this hub is on this machine
         yield server
+
+
+def _name(found: re.Match[str]) -> str:
+    return found[2] if found[1] == "models" else f"datasets/{found[2]}"
 
 
 def _digest(content: bytes) -> str:

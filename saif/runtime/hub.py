@@ -57,7 +57,7 @@ def upload(folder: Path, repo_id: str, *, message: str, private: bool) -> str:
     address. Raises OSError, in words, if that can't be done."""
     from huggingface_hub import HfApi
 
-    with _in_words(repo_id):
+    with in_words(repo_id):
         api = HfApi()
         made = api.create_repo(repo_id, repo_type="model", private=private, exist_ok=True)
         api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
@@ -68,12 +68,12 @@ def download(repo_id: str, patterns: Sequence[str], *, revision: str = "main") -
     """A folder with a repository's files that match. Raises OSError, in words, without them."""
     from huggingface_hub import snapshot_download
 
-    with _in_words(repo_id):
+    with in_words(repo_id):
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(patterns)))
 
 
 @contextlib.contextmanager
-def _in_words(repo_id: str) -> Iterator[None]:
+def in_words(repo_id: str) -> Iterator[None]:
     """The hub's refusals as an OSError of one sentence."""
     from huggingface_hub.errors import (  # type: ignore[attr-defined]
         HfHubHTTPError,

@@ -9,6 +9,7 @@ from saif.errors import StudyError
 
 if TYPE_CHECKING:
     from saif.study.publish import Version
+    from saif.study.remote import Copier
     from saif.study.store import Store
 
 StudyFolder = Annotated[
@@ -42,3 +43,30 @@ def open_study(folder: Path, *, to_look: bool = False) -> "Store":
             hint=f"Open it with `python -m saif study serve {folder}`.",
         )
     return Store(folder, version, None if to_look else key_of(version.study.id))
+
+
+def open_to_serve(folder: Path) -> "tuple[Store, Copier | None]":
+    """The store, and what copies it to the remote place, if one is set; from which an empty folder
+    is filled first. Raises StudyError where the study must not be served here."""
+    from saif.runtime.hub_dataset import HubDataset
+    from saif.study.remote import Copier, rebuild
+    from saif.study.whereabouts import check_place, remote_name
+
+    check_place()
+    name = remote_name()
+    if name is None:
+        return open_study(folder), None
+    place = HubDataset(name)
+    try:
+        place.verify()
+        if not (folder / "study.db").exists():
+            rebuild(folder, newest_version(folder).study.id, place)
+        store = open_study(folder)
+        copier = Copier(store, place)
+        copier()  # a copy of other data is found now rather than when somebody has finished
+    except OSError as error:
+        raise StudyError(
+            f"The data set {name} can't be used for the study's copy: {str(error).rstrip('.')}.",
+            hint="It must be private, and HF_TOKEN a token that may write to it.",
+        ) from error
+    return store, copier

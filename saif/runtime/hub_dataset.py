@@ -1,0 +1,112 @@
+"""A private data set of the hub as a place for a study's segments.
+
+Nothing that is read from it is left in the hub's cache on this disk, because an erasure would not
+find it there.
+"""
+
+import secrets
+
+from saif.runtime.hub import in_words
+
+_FOLDER = "segments/"
+_PROBE = "probe.txt"
+_PATIENCE = 30.0
+"""Seconds to wait for an answer."""
+
+
+class HubDataset:
+    """The data set `repo_id`. Every method raises OSError, in words, where it can't be done, and
+    before anything is sent to a data set that isn't private."""
+
+    def __init__(self, repo_id: str) -> None:
+        self.repo_id = repo_id
+        self._head: str | None = None
+
+    def verify(self) -> None:
+        """Make the data set if need be, and be sure that it is private and can be written to."""
+        from huggingface_hub import HfApi
+
+        told = secrets.token_hex(16).encode()
+        with in_words(self.repo_id):
+            HfApi().create_repo(self.repo_id, repo_type="dataset", private=True, exist_ok=True)
+        self.names()
+        self._commit(add={_PROBE: told}, message="Probe")
+        if self._read(_PROBE) != told:
+            raise OSError(f"{self.repo_id} does not give back what was written to it")
+
+    def names(self) -> list[str]:
+        """The segments there. What is written next must follow on what is there now."""
+        files, self._head = self._look()
+        return [name.removeprefix(_FOLDER) for name in files if name.startswith(_FOLDER)]
+
+    def read(self, name: str) -> bytes:
+        return self._read(_FOLDER + name)
+
+    def put(self, name: str, content: bytes) -> None:
+        """Add a file. Raises OSError where somebody else has written since `names` was asked."""
+        self._look()
+        self._commit(add={_FOLDER + name: content}, message="Segment")
+
+    def replace_all(self, name: str, content: bytes) -> None:
+        """Leave this segment only; no other is in the history or the store of large files."""
+        from huggingface_hub import HfApi
+
+        files, _ = self._look()
+        kept = _FOLDER + name
+        old = [file for file in files if file.startswith(_FOLDER) and file != kept]
+        self._commit(add={kept: content}, delete=old, message="All segments as one")
+        api = HfApi()
+        with in_words(self.repo_id):
+            api.super_squash_history(self.repo_id, repo_type="dataset", commit_message="As one")
+            large = list(api.list_lfs_files(self.repo_id, repo_type="dataset"))
+            gone = [file for file in large if file.filename != kept]
+            if gone:
+                api.permanently_delete_lfs_files(self.repo_id, gone, repo_type="dataset")
+        _, self._head = self._look()
+
+    def _look(self) -> tuple[list[str], str | None]:
+        """All files, and the commit that they are of."""
+        from huggingface_hub import HfApi
+
+        with in_words(self.repo_id):
+            info = HfApi().dataset_info(self.repo_id, timeout=_PATIENCE)
+        if not info.private:
+            raise OSError(f"{self.repo_id} is not private, so no participant's data are sent there")
+        return [file.rfilename for file in info.siblings or []], info.sha
+
+    def _commit(
+        self, *, add: dict[str, bytes], delete: list[str] | None = None, message: str
+    ) -> None:
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
+            CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
+            for name, content in add.items()
+        ]
+        operations += [CommitOperationDelete(path_in_repo=name) for name in delete or []]
+        with in_words(self.repo_id):
+            made = HfApi().create_commit(
+                self.repo_id,
+                operations,
+                repo_type="dataset",
+                commit_message=message,
+                parent_commit=self._head,
+            )
+        self._head = made.oid
+
+    def _read(self, name: str) -> bytes:
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]
+            build_hf_headers,
+            get_session,
+            hf_raise_for_status,
+        )
+
+        url = hf_hub_url(self.repo_id, name, repo_type="dataset", revision=self._head)
+        with in_words(self.repo_id):
+            answer = get_session().get(
+                url, headers=build_hf_headers(), timeout=_PATIENCE, follow_redirects=True
+            )
+            hf_raise_for_status(answer)
+            content: bytes = answer.content
+        return content

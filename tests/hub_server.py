@@ -33,6 +33,7 @@ class HubServer:
         self.history: dict[str, list[bytes]] = {}
         self.large: list[dict[str, Any]] = []
         self.down = False
+        self.loses_replies = False
         self.refuses = ""  # a part of an address that is answered with an error
         self.token = "hf_right"
         self.url = ""
@@ -125,6 +126,9 @@ class _Handler(BaseHTTPRequestHandler):
                 del files[value["path"]]
         if name.startswith("datasets/"):
             head = self.hub.heads[name] = _digest(head.encode() + repr(sorted(files)).encode())
+        if self.hub.loses_replies:
+            self._answer({"error": "lost"}, 502)
+            return
         url = f"{self.hub.url}/{name}/commit/{head}"
         self._answer({"commitUrl": url, "commitOid": head, "success": True})
 

@@ -2,8 +2,8 @@
 
 A segment begins with a head and ends with a checksum, so one that was torn off is known and left
 out. A *part* holds the participants who changed since the one before, each with all their rows, and
-what was added to the audit trail; a *whole* segment holds everything, and what came before it is
-void. Names sort in the order in which segments were written.
+what was added to the audit trail; a *whole* segment holds everything and replaces all before it.
+Names sort in the order in which segments were written.
 """
 
 import hashlib
@@ -145,8 +145,6 @@ def folded(segments: Iterable[Segment]) -> Segment | None:
     participants: dict[str, Tables] = {}
     trail: dict[int, dict[str, Any]] = {}
     for last in segments:
-        if last.head.whole:
-            participants, trail = {}, {}
         participants |= last.participants
         trail |= {row["seq"]: row for row in last.trail}
     if last is None:

@@ -32,7 +32,8 @@ class Status:
     participants would not go on with. missed_checks: attention checks missed -> how many
     participants who answered any; too_many_missed: those whom the per-protocol analysis leaves out.
     decision_ms: median time from both answers to the vote. minutes: median of those who finished.
-    uncopied: participants of whom something is still to be copied to the remote place.
+    uncopied: participants of whom something is still to be copied to the remote place; None where
+    there is no such place.
     """
 
     study: str
@@ -52,7 +53,7 @@ class Status:
     minutes: float | None
     last_backup: str | None
     delete_at: str | None
-    uncopied: int
+    uncopied: int | None
     troubles: tuple[Trouble, ...]
 
     @property
@@ -82,7 +83,8 @@ def status(store: Store) -> Status:
         ).fetchall()
         paused, purged = is_paused(db), setting(db, PURGED)
         troubles = json.loads(setting(db, TROUBLES) or "{}")
-        marked = {mark.participant for mark in outbox.waiting(db)}
+        marked = {mark.participant for mark in outbox.waiting(db)} - {None}
+        copied = db.execute("SELECT 1 FROM outbox WHERE acked_at IS NOT NULL LIMIT 1").fetchone()
     copies = [path.stat().st_mtime for path in backups(store.folder)]
     return Status(
         study=store.study.id,
@@ -102,7 +104,7 @@ def status(store: Store) -> Status:
         minutes=_median([_minutes(*row) for row in spans]),
         last_backup=_stamp(max(copies)) if copies else None,
         delete_at=end.isoformat() if end else None,
-        uncopied=len(marked - {None}),
+        uncopied=len(marked) if copied or "copy" in troubles else None,
         troubles=tuple(Trouble(job=job, **told) for job, told in sorted(troubles.items())),
     )
 

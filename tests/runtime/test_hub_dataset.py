@@ -12,6 +12,7 @@ from saif.errors import StudyError
 from saif.runtime.hub_dataset import HubDataset
 from saif.study.erasure import withdraw
 from saif.study.identities import KEY_VARIABLE
+from saif.study.outbox import is_copied
 from saif.study.publish import write_version
 from saif.study.remote import Copier
 from saif.study.results import votes
@@ -39,6 +40,14 @@ def test_the_data_set_is_made_private_and_tried_out(hub: HubServer, place: HubDa
     assert set(hub.repositories[NAME]) == {"probe.txt"}
     assert place.names() == []
     place.verify()
+
+
+def test_a_data_set_that_gives_back_something_else_is_refused(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HubDataset, "_read", lambda self, name: b"something else")
+    with pytest.raises(OSError, match="does not give back"):
+        HubDataset("me/data").verify()
 
 
 def test_what_is_put_can_be_read_and_nothing_stays_on_this_disk(
@@ -177,6 +186,24 @@ def test_at_home_nothing_is_copied_unless_asked(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(KEY_VARIABLE, "k" * 32)
     assert open_to_serve(published_to(tmp_path / "served", tmp_path))[1] is None
+
+
+def test_a_commit_whose_reply_was_lost_is_followed_by_the_next(
+    hub: HubServer, place: HubDataset, tmp_path: Path
+) -> None:
+    store = make_store(tmp_path, Clock())
+    copier = Copier(store, place)
+    copier()
+    complete(store)
+    hub.loses_replies = True
+    with pytest.raises(OSError, match="error"):
+        copier()
+    hub.loses_replies = False
+    copier()
+    name = complete(store, "next")
+    copier()
+    with store.database.reading() as db:
+        assert is_copied(db, name)
 
 
 def test_an_erasure_whose_squash_failed_is_carried_through(

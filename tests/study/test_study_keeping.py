@@ -113,6 +113,7 @@ def test_what_is_new_is_copied_every_minute_and_at_once_when_woken(
 
 def test_where_there_is_only_the_local_disk_it_is_always_safe_to_finish(store: Store) -> None:
     assert Housekeeper(store).is_safe_to_finish(complete(store))
+    assert status(store).uncopied is None
 
 
 def test_a_job_that_fails_is_told_tried_again_and_stops_no_other(
@@ -131,12 +132,14 @@ def test_a_job_that_fails_is_told_tried_again_and_stops_no_other(
     assert remote.calls == 2
     assert troubles(store)["copy"] == {"since": since, "problem": "the hub can't be reached"}
     assert [trouble.job for trouble in status(store).troubles] == ["backup", "copy"]
+    assert status(store).uncopied == 1
     assert "the hub can't be reached" in caplog.text
     remote.up = True
     (store.folder / "backups").unlink()
     clock.pass_by(minutes=130)
     keeper.tick()
     assert troubles(store) == {}
+    assert status(store).uncopied == 0
     assert flow(store)["stale"] == 1
 
 

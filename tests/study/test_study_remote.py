@@ -144,8 +144,10 @@ def test_a_played_study_gives_the_same_statistics_after_a_rebuild(
     assert estimate(preference_scores(votes(again), "steered")) == estimate(
         preference_scores(votes(store), "steered")
     )
+    newest = max(shelf.files)
     simulate(again, 3, Crowd(), seed=9)  # and goes on
     Copier(again, shelf)()
+    assert max(shelf.files) > newest
     third = rebuilt(shelf, tmp_path / "third", again)
     assert contents(third) == contents(again)
 

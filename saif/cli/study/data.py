@@ -54,7 +54,9 @@ def _table(found: "Status") -> Table:
         "median time to a vote": _unless_none(found.decision_ms, 1000, "s"),
         "median time to the end": _unless_none(found.minutes, 1, "min"),
         "last backup": found.last_backup or "none",
-        "waiting to be copied": f"{found.uncopied} participants",
+        "waiting to be copied": "no remote copy"
+        if found.uncopied is None
+        else f"{found.uncopied} participants",
         "to be deleted": found.delete_at or "not before somebody joins",
     }
     for name, value in rows.items():

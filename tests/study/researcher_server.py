@@ -1,0 +1,37 @@
+"""The researcher's page of a store on a server of its own, as a browser meets it."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from saif.study.pages.desk import Desk
+from saif.study.pages.researcher import researcher_router
+from saif.study.pages.server import build_app
+from saif.study.store import Store
+
+SECRET = "a secret of the researcher"
+
+
+@contextmanager
+def serving(store: Store, secret: str | None = SECRET) -> Iterator[str]:
+    """The address while it is served."""
+    desk = Desk(store, None)  # type: ignore[arg-type]  # nobody asks for an answer here
+    app = build_app(desk)  # with the headers that the page has to live with
+    app.include_router(researcher_router(desk, secret))
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(app, log_level="warning", access_log=False)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([door],), daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{door.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(10)

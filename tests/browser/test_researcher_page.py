@@ -93,7 +93,7 @@ def test_a_participant_is_erased_and_an_export_downloaded(page: Page, store: Sto
     page.get_by_role("button", name="Withdraw").click()
     page.get_by_text(f"Participant {name} is erased.").wait_for()
     assert flow(store)["erased"] == 1
-    page.get_by_label("Export nevertheless").check()
+    page.get_by_label("Why now?").fill("To try it.")
     with page.expect_download() as started:
         page.get_by_role("button", name="Download").click()
     content = Path(started.value.path()).read_bytes()

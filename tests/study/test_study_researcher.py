@@ -332,15 +332,16 @@ def test_a_participant_is_erased_by_receipt_or_left_out_by_id(
     assert (flow(store)["erased"], flow(store)["withdrawn"]) == (1, 1)
 
 
-def test_an_export_is_noted_and_before_the_end_only_if_one_insists(
+def test_an_export_is_noted_and_before_the_end_needs_a_reason(
     store: Store, researcher: Researcher, tmp_path: Path
 ) -> None:
     complete(store)
-    assert researcher.send("export", profile="full").status_code == 303
-    assert "shows the outcome" in researcher.page()
-    assert researcher.send("export", profile="secret", unblind="yes").status_code == 303
-    assert rows(store, "SELECT * FROM audit WHERE action = 'export'") == []
-    answer = researcher.send("export", profile="full", unblind="yes")
+    for fields in ({"profile": "full"}, {"profile": "full", "reason": " "}, {"reason": "x"},
+                   {"profile": "secret", "reason": "x"}):  # fmt: skip
+        assert researcher.send("export", **fields).status_code == 303
+    assert "choose what to export" in researcher.page()
+    assert rows(store, "SELECT * FROM audit WHERE action IN ('export', 'unblind')") == []
+    answer = researcher.send("export", profile="full", reason="a <b>reviewer</b> asked")
     assert answer.headers["content-type"] == "application/zip"
     with zipfile.ZipFile(io.BytesIO(answer.content)) as packed:
         packed.extractall(tmp_path / "out")
@@ -350,6 +351,7 @@ def test_an_export_is_noted_and_before_the_end_only_if_one_insists(
     assert rows(store, "SELECT actor, object FROM audit WHERE action = 'export'") == [
         ("researcher", folder.name)
     ]
+    assert "with 1 complete: a &lt;b&gt;reviewer&lt;/b&gt; asked" in researcher.page()
     complete(store, 1)
     complete(store, 2)
     assert researcher.send("export", profile="public").status_code == 200

@@ -35,6 +35,7 @@ from saif.study.quality import HURRIED_MS, quality
 from saif.study.status import status
 from saif.study.store import Store
 from saif.study.tables import Profile
+from saif.study.unblinding import MAX_REASON, early_looks, is_hidden, unblind
 
 PREFIX = "/researcher"
 ACTOR = "researcher"
@@ -166,11 +167,8 @@ class _Pages:
         profile = form.get("profile", "")
         if profile not in get_args(Profile):
             raise InputError("Please choose what to export.")
-        if status(self._store).missing and form.get("unblind") != "yes":
-            raise InputError(
-                "An export shows the outcome, and the study is not complete.",
-                hint="Say that you want it nevertheless; the audit trail will say so, too.",
-            )
+        if is_hidden(self._store):
+            unblind(self._store, form.get("reason", ""), actor=ACTOR)
         packed = io.BytesIO()
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / f"{self._store.study.id}-{profile}"
@@ -207,6 +205,8 @@ class _Pages:
             "status": status(self._store),
             "quality": quality(self._store),
             "hurried_ms": HURRIED_MS,
+            "early_looks": early_looks(self._store),
+            "max_reason": MAX_REASON,
         }
 
     def _login_page(self, problem: str = "", code: int = 200) -> Response:

@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future
-from functools import partial
 from typing import TYPE_CHECKING
 
 from saif.errors import SaifError
@@ -12,25 +11,28 @@ from saif.errors import SaifError
 if TYPE_CHECKING:
     from saif.engine import Engine, LocalEngine
     from saif.runtime.load import QuantizeOrAuto
+    from saif.ui.launch import Options
 
 
 def main(argv: Sequence[str]) -> int:
+    from saif.ui.launch import read_options, serve_study
+
     try:
-        _run(argv)
+        options = read_options(argv, os.environ)
+        serve_study(options, options.study) if options.study else _serve_chat(options)
     except SaifError as error:
         sys.stderr.write(f"app.py: {error.sentence}\n")
         return 2
     return 0
 
 
-def _run(argv: Sequence[str]) -> None:
+def _serve_chat(options: "Options") -> None:
     from saif.runtime.load import check_loadable, load_model, model_id
     from saif.ui.app import build_app
-    from saif.ui.launch import read_options, serve
+    from saif.ui.launch import serve
     from saif.ui.services import Services, load_in_background
     from saif.ui.workshop import Workshop
 
-    options = read_options(argv, os.environ)
     engine: Future[Engine] = Future()
 
     def load(name: str, quantize: "QuantizeOrAuto") -> "LocalEngine":
@@ -48,10 +50,10 @@ def _run(argv: Sequence[str]) -> None:
         services, load, check_loadable, name=options.model, quantize=options.quantize
     )
     app = build_app(services, workshop if options.owner else None)
-    url = serve(app, options.host, options.port)
-    sys.stderr.write(f"SAIF is at {url} (Ctrl+C ends it)\n")
+    address = serve(app, options.host, options.port)
+    sys.stderr.write(f"SAIF is at {address} (Ctrl+C ends it)\n")
     if not engine.done():  # now that the page is up, which importing torch would have held up
-        load_in_background(partial(load, options.model, options.quantize), engine)
+        load_in_background(lambda: load(options.model, options.quantize), engine)
     app.block_thread()
 
 

@@ -13,7 +13,7 @@ SAIF = ROOT / "saif"
 
 LAYERS = [  # lowest first; rooms on one row are independent of each other
     {"errors"},
-    {"core"},
+    {"core", "ports"},
     {"presets", "runtime"},
     {"generation"},
     {"shared_batch"},

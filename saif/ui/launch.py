@@ -1,7 +1,7 @@
 """How the app is started: options from the command line and the environment, and the server."""
 
 import argparse
-import socket
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,8 @@ from typing import NoReturn, get_args
 
 import gradio as gr
 
-from saif.errors import InputError, SaifError
+from saif.errors import InputError
+from saif.ports import check_free
 from saif.presets.library import Library, user_folder
 from saif.runtime.load import DEFAULT_MODEL, QuantizeOrAuto
 from saif.ui.look import stylesheets, theme
@@ -20,7 +21,8 @@ _ONLY_HERE = ("127.0.0.1", "localhost", "::1")
 @dataclass(frozen=True)
 class Options:
     """zero_gpu: this is a ZeroGPU Space, which lends its GPU call by call. owner: whoever opens
-    the page may load other models and make presets."""
+    the page may load other models and make presets. study: the folder of a published study, to be
+    served instead of the chat."""
 
     model: str
     quantize: QuantizeOrAuto
@@ -29,6 +31,7 @@ class Options:
     library: Library
     zero_gpu: bool
     owner: bool
+    study: Path | None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -57,7 +60,14 @@ def read_options(argv: Sequence[str], env: Mapping[str, str]) -> Options:
     zero_gpu = env.get("SPACES_ZERO_GPU", "").lower() in ("1", "true")
     owner = _switch(env, "SAIF_OWNER", default=found.host in _ONLY_HERE) and not zero_gpu
     return Options(
-        found.model, found.quantize, found.host, _port(found.port), library, zero_gpu, owner
+        model=found.model,
+        quantize=found.quantize,
+        host=found.host,
+        port=_port(found.port),
+        library=library,
+        zero_gpu=zero_gpu,
+        owner=owner,
+        study=Path(env["SAIF_STUDY"]) if env.get("SAIF_STUDY") else None,
     )
 
 
@@ -82,12 +92,22 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def serve_study(options: Options, folder: Path) -> None:
+    """Serve a study instead of the chat, until interrupted. Raises SaifError if it can't be."""
+    from saif.study.pages.serving import open_to_participants
+
+    def say(line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+
+    open_to_participants(folder, options.library, options.host, options.port, say=say)
+
+
 def serve(app: gr.Blocks, host: str, port: int) -> str:
     """Serve the page in the background and return its address. Raises SaifError if it can't be.
 
     `app.block_thread()` then waits for the end.
     """
-    _check_free(host, port)
+    check_free(host, port)
     _, url, _ = app.launch(
         server_name=host,
         server_port=port,
@@ -105,19 +125,3 @@ def serve(app: gr.Blocks, host: str, port: int) -> str:
         _frontend=False,
     )
     return str(url)
-
-
-def _check_free(host: str, port: int) -> None:
-    """Raise SaifError if nothing can listen there."""
-    try:
-        with socket.create_server((host, port)):
-            pass
-    except OSError as error:
-        if isinstance(error, socket.gaierror):
-            raise SaifError(
-                f"There is no host '{host}' here.", hint="Try --host 127.0.0.1."
-            ) from error
-        raise SaifError(
-            f"Nothing can be served at {host}:{port}: {error.strerror or error}.",
-            hint=f"Choose another port, for example --port {port + 1 if port < 65535 else 7860}.",
-        ) from error

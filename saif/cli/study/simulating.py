@@ -10,7 +10,6 @@ import typer
 from saif.cli.options import JsonOption, PresetsOption, open_library
 from saif.cli.output import console, note, plain, print_json, working
 from saif.cli.study.analysing import beside, show
-from saif.cli.study.opening import newest_version
 
 if TYPE_CHECKING:
     from saif.study.power import Recruiting, Scenario
@@ -104,6 +103,8 @@ def _version_of(study: Path, presets: Path | None, scratch: Path) -> "Version":
     from saif.study.publish import publish
 
     if study.is_dir():
+        from saif.study.opening import newest_version
+
         return newest_version(study)
     return publish(read_study(study), open_library(presets), scratch)[0]
 

@@ -18,6 +18,7 @@ from saif.study.database import NotSavedError
 from saif.study.design import MturkRecruitment, Study
 from saif.study.pages.desk import Desk
 from saif.study.pages.participant import FOLDER, router
+from saif.study.pages.researcher import researcher_router
 from saif.study.store import DisconnectedError
 
 MAX_BODY_BYTES = 64_000
@@ -27,12 +28,14 @@ _MTURK_FRAMES = "https://*.mturk.com https://*.mturkcontent.com"
 _logger = logging.getLogger(__name__)
 
 
-def build_app(desk: Desk, *, in_space: bool = False) -> FastAPI:
-    """The application. in_space: a Hugging Face Space shows it in a frame of its own page."""
+def build_app(desk: Desk, *, secret: str | None = None, in_space: bool = False) -> FastAPI:
+    """The application. secret: opens the researcher's page, which is not there without one.
+    in_space: a Hugging Face Space shows it in a frame of its own page."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     study = desk.store.study
     app.state.desk = desk
     app.include_router(router)
+    app.include_router(researcher_router(desk, secret))
     app.mount("/static", StaticFiles(directory=FOLDER / "static"))
 
     @app.get("/")

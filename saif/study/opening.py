@@ -1,0 +1,58 @@
+"""Opening a published study: its folder holds its versions, and beside them what people did."""
+
+from pathlib import Path
+
+from saif.errors import StudyError
+from saif.study.keys import key_of
+from saif.study.publish import Version, versions
+from saif.study.remote import Copier, rebuild
+from saif.study.store import Store
+from saif.study.whereabouts import check_place, remote_name
+
+
+def newest_version(folder: Path) -> Version:
+    """Raises StudyError where none was published."""
+    found = versions(folder)
+    if not found:
+        raise StudyError(
+            f"No study was published to {folder}.",
+            hint="Publish one with `python -m saif study publish STUDY.yaml --to DIR`.",
+        )
+    return found[-1]
+
+
+def open_study(folder: Path, *, to_look: bool = False) -> Store:
+    """The store of the newest version in `folder`. to_look: without the key, which takes no one in
+    and checks no receipt. Raises StudyError."""
+    version = newest_version(folder)
+    if to_look and not (folder / "study.db").exists():
+        raise StudyError(
+            f"The study in {folder} was never served, so there is nothing to see.",
+            hint=f"Open it with `python -m saif study serve {folder}`.",
+        )
+    return Store(folder, version, None if to_look else key_of(version.study.id))
+
+
+def open_to_serve(folder: Path) -> tuple[Store, Copier | None]:
+    """The store, and what copies it to the remote place, if one is set; from which an empty folder
+    is filled first. Raises StudyError where the study must not be served here."""
+    from saif.runtime.hub_dataset import HubDataset
+
+    check_place()
+    name = remote_name()
+    if name is None:
+        return open_study(folder), None
+    place = HubDataset(name)
+    try:
+        place.verify()
+        if not (folder / "study.db").exists():
+            rebuild(folder, newest_version(folder).study.id, place)
+        store = open_study(folder)
+        copier = Copier(store, place)
+        copier()  # a copy of other data is found now rather than when somebody has finished
+    except OSError as error:
+        raise StudyError(
+            f"The data set {name} can't be used for the study's copy: {str(error).rstrip('.')}.",
+            hint="It must be private, and HF_TOKEN a token that may write to it.",
+        ) from error
+    return store, copier

@@ -170,7 +170,8 @@ class Streams:
             None, add_turn, self._store, token, due.trial.trial_id, made.answers(), due.message
         )
         if next(self._n_turns) % CANARY_EVERY == 0:
-            self._threads.submit(self._canary, due, made)
+            with suppress(RuntimeError):  # the server is ending
+                self._threads.submit(self._canary, due, made)
 
     async def _failed(
         self, token: str, due: TurnDue, gone: threading.Event, error: Exception

@@ -90,19 +90,23 @@ class RestlessVisitor(Visitor):
 
 
 class KilledServer:
-    """Starts again wherever it was killed."""
+    """Starts again wherever it was killed. What it says is in the file `log`."""
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder, self.port = folder, port
+        self.log = folder / "log"
         self.start()
 
     def start(self) -> None:
         here = Path(__file__).parent
         path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", here.parent, here)))
-        self.process = subprocess.Popen(
-            [sys.executable, str(here / "serve_tiny.py"), str(self.folder), str(self.port)],
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        )
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(here / "serve_tiny.py"), str(self.folder), str(self.port)],
+                env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+                stdout=log,
+                stderr=log,
+            )
 
     def is_up(self) -> bool:
         try:
@@ -160,6 +164,29 @@ def check(folder: Path, port: int, *, kills: int, visitors: int) -> None:
     assert len(set(codes)) == visitors
     assert rows(store, "SELECT DISTINCT status FROM participant") == [("complete",)]
     store.close()
+
+
+def test_a_server_that_is_asked_to_end_does_so_in_the_middle_of_an_answer(tmp_path: Path) -> None:
+    server = KilledServer(tmp_path, port := free_port())
+    try:
+        server.wait()
+        visitor = RestlessVisitor(f"http://127.0.0.1:{port}/study/tiny-study", 0)
+        sha = visitor._sha()
+        visitor.ask("consent", query=visitor.query, share_text=True, consent_sha256=sha)
+        trial = visitor.ask("begin")["trial"]["id"]
+        headers = {"Authorization": f"Bearer {visitor.token}"}
+        body = {"trial": trial, "k": 0}
+        with visitor.client.stream("POST", "/turn", json=body, headers=headers) as reply:
+            next(reply.iter_lines())
+            server.process.terminate()
+            began = time.monotonic()
+            assert server.process.wait(30) is not None
+            assert time.monotonic() - began < 10
+    finally:
+        server.kill()
+    said = server.log.read_text("utf-8")
+    for private in (visitor.query["key"], visitor.token, visitor.receipt, trial):
+        assert private not in said
 
 
 def free_port() -> int:

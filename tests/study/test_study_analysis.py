@@ -159,6 +159,20 @@ def test_neither_order_nor_names_change_a_digit() -> None:
     assert "p17" not in wanted
 
 
+def test_what_was_typed_changes_no_number() -> None:
+    """So that a profile that keeps texts back gives the same analysis as one that does not."""
+    rows = trial_rows(planted(5, 10, 4, 0.6, ties=0.2))
+    remarks = [
+        empty_row("responses", participant=f"p{person}", item="remarks", value=None)
+        for person in range(10)
+    ]
+    typed = [{**row, "value": json.dumps(f"remark {i * 7 % 10}")} for i, row in enumerate(remarks)]
+    reasons: list[Row] = [{**row, "reason": f"{i * 7 % 31}"} for i, row in enumerate(rows)]
+    wanted = as_json(analyse(data_of(rows, responses=remarks)))
+    assert as_json(analyse(data_of(reasons, responses=remarks))) == wanted
+    assert as_json(analyse(data_of(rows, responses=typed))) == wanted
+
+
 def test_swapping_the_arms_turns_p_into_one_minus_p() -> None:
     rows = trial_rows(planted(6, 30, 6, 0.7, icc=0.1, ties=0.2))
     there = analyse(data_of(rows))

@@ -22,7 +22,11 @@ _TOO_FAR = 8.0
 
 _AVERAGED = (
     "Generalised estimating equations, exchangeable within participants: what holds on average "
-    "over people. That votes on one prompt are alike is not in it."
+    "over people."
+)
+_SHARED = (
+    " It does not allow for votes on one prompt being alike, so where prompts were shared its "
+    "intervals are too narrow."
 )
 _WITH_LENGTH = (
     "The same with the difference in length. Where steering itself changes the length, this takes "
@@ -31,8 +35,10 @@ _WITH_LENGTH = (
 _WITHIN = (
     "A logistic regression with a level for each participant and each prompt, by Laplace's "
     "approximation. Odds are those of a typical participant on a typical prompt, probabilities are "
-    "averaged over them. It has no participant-by-preset levels, and takes the spread that it "
-    "finds as known, so with few participants its intervals are a little narrow."
+    "averaged over them. It has no participant-by-preset levels and takes the spread that it finds "
+    "as known; a preset's interval therefore uses t with as many degrees of freedom as there are "
+    "participants, or prompts if these are fewer, minus 1. With under ten prompts it is still a "
+    "little narrow."
 )
 
 
@@ -54,6 +60,7 @@ def models(data: StudyData) -> tuple[Model, ...]:
     corrected = (
         " Its covariance is corrected for few participants (Mancl and DeRouen 2001)." if few else ""
     )
+    corrected += _SHARED if made is not None and made.n_prompts else ""
     return (
         _averaged("GEE", _AVERAGED + corrected, made, why),
         _averaged("GEE with length", _WITH_LENGTH + corrected, longer, no_length),
@@ -75,7 +82,6 @@ def _hopeless(seen: Sequence[Observation]) -> str:
 
 def _averaged(name: str, about: str, made: Design | None, why: str) -> Model:
     import numpy as np
-    from scipy.stats import t
     from statsmodels.genmod.cov_struct import Exchangeable, Independence
     from statsmodels.genmod.families import Binomial
     from statsmodels.genmod.generalized_estimating_equations import GEE
@@ -101,15 +107,12 @@ def _averaged(name: str, about: str, made: Design | None, why: str) -> Model:
     if wrong:
         return Model(name, about, (), {}, len(made.y), wrong)
     correlation = float(structure.dep_params) if alike else 0.0
-    half = float(t.ppf(0.975, df))
-    p = 2 * t.sf(np.abs(fit.params / errors), df)
-    terms = _terms(made, fit.params, errors, p, half, spread=0.0)
+    terms = _terms(made, fit.params, errors, np.full(len(errors), df), spread=0.0)
     return Model(name, about, terms, {"correlation within participants": correlation}, len(made.y))
 
 
 def _within(name: str, about: str, made: Design | None, why: str) -> Model:
     import numpy as np
-    from scipy.stats import norm
 
     if made is None:
         return Model(name, about, (), {}, 0, why)
@@ -122,9 +125,10 @@ def _within(name: str, about: str, made: Design | None, why: str) -> Model:
     if wrong:
         return Model(name, about, (), {}, len(made.y), wrong)
     spread = math.hypot(fit.sd_participants, fit.sd_prompts)
-    p = 2 * norm.sf(np.abs(fit.coefficients / errors))
-    half = float(norm.ppf(0.975))
-    terms = _terms(made, fit.coefficients, errors, p, half, spread=spread)
+    # A preset is compared between levels, side and position within them.
+    levels = min(made.n_participants, made.n_prompts or made.n_participants)
+    df = np.where(np.arange(len(errors)) < made.n_presets, max(1, levels - 1), np.inf)
+    terms = _terms(made, fit.coefficients, errors, df, spread=spread)
     sds = {"sd of participants, log odds": fit.sd_participants}
     if made.n_prompts:
         sds["sd of prompts, log odds"] = fit.sd_prompts
@@ -148,19 +152,19 @@ def _wrong(coefficients: "Floats", errors: "Floats", *, converged: bool) -> str:
 
 
 def _terms(
-    made: Design,
-    coefficients: "Floats",
-    errors: "Floats",
-    p_values: "Floats",
-    half: float,
-    *,
-    spread: float,
+    made: Design, coefficients: "Floats", errors: "Floats", df: "Floats", *, spread: float
 ) -> tuple[Term, ...]:
-    """half: of the interval, in standard errors. spread: over which probabilities are averaged."""
+    """df: degrees of freedom of each coefficient's t. spread: over which probabilities are
+    averaged."""
+    import numpy as np
+    from scipy.stats import t
+
+    p_values = 2 * t.sf(np.abs(coefficients / errors), df)
+    halves = t.ppf(0.975, df) * errors
     found = []
     for place, name in enumerate(made.names):
-        value, error = float(coefficients[place]), float(errors[place])
-        ends = (value, value - half * error, value + half * error)
+        value, half = float(coefficients[place]), float(halves[place])
+        ends = (value, value - half, value + half)
         odds, odds_low, odds_high = (math.exp(max(-50.0, min(50.0, end))) for end in ends)
         preset = place < made.n_presets
         share, share_low, share_high = (
@@ -170,7 +174,7 @@ def _terms(
             Term(
                 name=name,
                 log_odds=value,
-                error=error,
+                error=float(errors[place]),
                 odds=odds,
                 odds_low=odds_low,
                 odds_high=odds_high,

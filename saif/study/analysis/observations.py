@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from saif.errors import InputError
 from saif.study.analysis.data import StudyData
 from saif.study.tables import Row, Value, vote_of
 from saif.study.votes import Vote
@@ -26,20 +25,13 @@ class Observation:
 
 def observations(data: StudyData, *, per_protocol: bool = False) -> list[Observation]:
     """The votes on main trials, of everyone who did not withdraw; or only of those who finished
-    and passed the checks. Raises InputError where a trial stands there twice."""
+    and passed the checks. What stands there twice is left in: `saif.study.votes` refuses it."""
     kept = keeps_to_protocol(data) if per_protocol else None
-    found = [
+    return [
         _observation(row, data.version.study.arms[0])
         for row in voted(data, "main")
         if kept is None or row["participant"] in kept
     ]
-    ids = [one.vote.trial for one in found]
-    if len(set(ids)) < len(ids):
-        raise InputError(
-            "Some trials have more than one vote.",
-            hint="Every row of the export must be there once.",
-        )
-    return found
 
 
 def voted(data: StudyData, kind: str) -> list[Row]:

@@ -19,10 +19,10 @@ from saif.presets.files import replace_file
 from saif.study.analysis.redo import SCRIPTS, script
 from saif.study.comparator import comparator
 from saif.study.publish import canonical
-from saif.study.results import flow
+from saif.study.results import flow_in
 from saif.study.store import Store
-from saif.study.tables import TABLES, Column, Profile, Row, Value, codebook, tables, vote_of
-from saif.study.unblinding import early_looks
+from saif.study.tables import TABLES, Column, Profile, Row, Value, codebook, tables_in, vote_of
+from saif.study.unblinding import early_looks_in
 from saif.study.votes import Vote
 
 SUMS = "SHA256SUMS"
@@ -41,15 +41,17 @@ def export(store: Store, folder: Path, *, profile: Profile = "deidentified", act
     """
     if folder.exists() and any(folder.iterdir()):
         raise StudyError(f"{folder} is not empty.", hint="Give a folder that is new.")
-    found = tables(store, profile)
+    with store.database.reading() as db:  # all of one moment
+        found = tables_in(db, store.study, profile)
+        counts, looks = flow_in(db), early_looks_in(db)
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in found.items():
         for suffix, write in _WRITERS.items():
             replace_file(folder / f"{name}.{suffix}", write(rows, TABLES[name][1]))
     documents: dict[str, object] = {
         "codebook.json": codebook(),
-        "consort.json": flow(store),
-        "looks.json": [asdict(look) for look in early_looks(store)],
+        "consort.json": counts,
+        "looks.json": [asdict(look) for look in looks],
         "config.json": json.loads(canonical(store.version)),
         "dataset_description.json": _description(store, profile),
     }

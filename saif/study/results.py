@@ -1,5 +1,6 @@
 """What the store holds for the analysis: the votes that count, and who came how far."""
 
+import sqlite3
 from collections import Counter
 from typing import Literal
 
@@ -43,10 +44,15 @@ def votes(
 def flow(store: Store) -> dict[str, int]:
     """How many participants are in each status, and how many trials were called off."""
     with store.database.reading() as db:
-        found = Counter(
-            dict(db.execute("SELECT status, COUNT(*) FROM participant GROUP BY status").fetchall())
-        )
-        void = db.execute("SELECT COUNT(*) FROM trial WHERE state = 'void'").fetchone()[0]
+        return flow_in(db)
+
+
+def flow_in(db: sqlite3.Connection) -> dict[str, int]:
+    """The same, of the caller's moment."""
+    found = Counter(
+        dict(db.execute("SELECT status, COUNT(*) FROM participant GROUP BY status").fetchall())
+    )
+    void = db.execute("SELECT COUNT(*) FROM trial WHERE state = 'void'").fetchone()[0]
     statuses = ("enrolled", "active", "complete", "screened", "stale", "withdrawn", "erased")
     return {**{status: found[status] for status in statuses}, "void_trials": void}
 

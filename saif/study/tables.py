@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from saif.study.design import Study
 from saif.study.store import Store
 from saif.study.votes import Vote
 
@@ -162,24 +163,27 @@ TABLES: dict[str, tuple[str, tuple[Column, ...]]] = {
 
 def tables(store: Store, profile: Profile) -> dict[str, list[Row]]:
     """All tables, of one moment, in a fixed order of rows."""
-    typed_by_choice = {question.id for question in store.study.questions if question.kind != "text"}
     with store.database.reading() as db:
-        shared = dict(
-            db.execute(
-                "SELECT participant_id, share_text FROM participant "
-                "JOIN consent USING(participant_id) WHERE status NOT IN ('withdrawn', 'erased')"
-            ).fetchall()
-        )
-        return {
-            name: [
-                _shown(
-                    row, columns, profile, bool(shared[str(row["participant"])]), typed_by_choice
-                )
-                for row in _rows(db, query, store.study.arms[0])
-                if row["participant"] in shared
-            ]
-            for name, (query, columns) in TABLES.items()
-        }
+        return tables_in(db, store.study, profile)
+
+
+def tables_in(db: sqlite3.Connection, study: Study, profile: Profile) -> dict[str, list[Row]]:
+    """The same, of the caller's moment."""
+    typed_by_choice = {question.id for question in study.questions if question.kind != "text"}
+    shared = dict(
+        db.execute(
+            "SELECT participant_id, share_text FROM participant "
+            "JOIN consent USING(participant_id) WHERE status NOT IN ('withdrawn', 'erased')"
+        ).fetchall()
+    )
+    return {
+        name: [
+            _shown(row, columns, profile, bool(shared[str(row["participant"])]), typed_by_choice)
+            for row in _rows(db, query, study.arms[0])
+            if row["participant"] in shared
+        ]
+        for name, (query, columns) in TABLES.items()
+    }
 
 
 def _rows(db: sqlite3.Connection, query: str, first: str) -> Iterator[Row]:

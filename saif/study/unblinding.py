@@ -45,7 +45,7 @@ def unblind(store: Store, reason: str, *, actor: str) -> Look:
     complete = flow(store)["complete"]
     with store.database.transaction() as db:
         look = Look(store.now(), complete, reason)
-        name = f"{_SETTING}{len(_looks(db)) + 1:04d}"
+        name = f"{_SETTING}{len(early_looks_in(db)) + 1:04d}"
         change(db, name, json.dumps(asdict(look)))
         store.note(db, None, "unblind", store.study.id, asdict(look), actor=actor)
     return look
@@ -54,10 +54,11 @@ def unblind(store: Store, reason: str, *, actor: str) -> Look:
 def early_looks(store: Store) -> list[Look]:
     """All early looks, oldest first."""
     with store.database.reading() as db:
-        return _looks(db)
+        return early_looks_in(db)
 
 
-def _looks(db: sqlite3.Connection) -> list[Look]:
+def early_looks_in(db: sqlite3.Connection) -> list[Look]:
+    """The same, of the caller's moment."""
     rows = db.execute(
         "SELECT value FROM setting WHERE name GLOB ? ORDER BY name", (f"{_SETTING}*",)
     )

@@ -379,7 +379,7 @@ def test_the_guess_is_held_against_the_last_main_trial() -> None:
     last = {row["participant"]: row["left_arm"] for row in rows}
     told = {
         "p0": "L" if last["p0"] == "steered" else "R",
-        "p1": "R" if last["p1"] == "steered" else "L",
+        "p1": "L" if last["p1"] == "steered" else "R",
         "p2": "unsure",
     }
     responses = [
@@ -387,8 +387,9 @@ def test_the_guess_is_held_against_the_last_main_trial() -> None:
         for who, side in told.items()
     ]
     blind = quality(data_of(rows, responses=responses, questions=questions)).blinding
-    assert (blind.right, blind.wrong, blind.unsure) == (1, 1, 1)
-    assert blind.index == 0
+    assert (blind.right, blind.wrong, blind.unsure) == (2, 0, 1)
+    assert blind.index == pytest.approx(2 / 3)
+    assert quality(data_of(rows, questions=questions)).blinding.note == "Nobody has answered yet."
 
 
 @pytest.mark.parametrize(

@@ -339,5 +339,8 @@ def test_an_export_while_others_vote_is_of_one_moment(tmp_path: Path) -> None:
             assert sum(row["participant"] == name for row in trials) == 5
         known = {row["participant"] for row in read_table(folder / "participants.csv")}
         assert {row["participant"] for row in trials} <= known
+        counted = json.loads((folder / "consort.json").read_text("utf-8"))
+        statuses = [row["status"] for row in read_table(folder / "participants.csv")]
+        assert counted["complete"] == statuses.count("complete")
         number += 1
     thread.join()

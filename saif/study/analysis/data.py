@@ -17,10 +17,10 @@ from saif.errors import StudyError
 from saif.presets.names import first_problem
 from saif.study.export import FORMATS, read_table, sums_of
 from saif.study.publish import Version
-from saif.study.results import flow
+from saif.study.results import flow_in
 from saif.study.store import Store
-from saif.study.tables import Profile, Row, tables
-from saif.study.unblinding import Look, early_looks
+from saif.study.tables import Profile, Row, tables_in
+from saif.study.unblinding import Look, early_looks_in
 
 _NEEDED = ("participants", "trials", "turns", "responses")
 _DO_NOT_COUNT = {"participant", "trial", "item", "version", "created_at", "started_at", "voted_at",
@@ -47,12 +47,14 @@ class StudyData:
 
 def from_store(store: Store, *, profile: Profile = "deidentified") -> StudyData:
     """What is in a store now."""
-    found = tables(store, profile)
+    with store.database.reading() as db:  # all of one moment
+        found = tables_in(db, store.study, profile)
+        counts, looks = flow_in(db), early_looks_in(db)
     return StudyData(
         version=store.version,
         tables=numbered({name: found[name] for name in _NEEDED}),
-        flow=flow(store),
-        looks=tuple(early_looks(store)),
+        flow=counts,
+        looks=tuple(looks),
         live=True,
     )
 

@@ -103,6 +103,14 @@ def test_free_chat_has_participants_alone_as_clusters() -> None:
     assert "sd of prompts, log odds" not in model(found, "GLMM").spread
 
 
+def test_agreement_is_told_only_where_all_judged_the_same_answers() -> None:
+    rows = trial_rows(planted(3, 8, 6, 0.6))
+    assert analyse(data_of(rows)).presets[0].alpha is not None
+    drawn = analyse(data_of(rows, generation__temperature=0.7))
+    assert drawn.presets[0].alpha is None
+    assert not any("the same answers" in limit for limit in drawn.limits)
+
+
 def test_a_side_bias_is_in_its_own_coefficient_and_not_in_the_preset() -> None:
     rng = random.Random(4)
     rows = []
@@ -193,6 +201,10 @@ def test_swapping_the_arms_turns_p_into_one_minus_p() -> None:
     assert one.tie_model is not None
     assert other.tie_model is not None
     assert one.tie_model.share + other.tie_model.share == pytest.approx(1)
+    for tie_model in (one.tie_model, other.tie_model):
+        assert tie_model.low is not None
+        assert tie_model.high is not None
+        assert tie_model.low < tie_model.share < tie_model.high
     for name in ("GEE", "GLMM"):
         terms = [model(found, name).terms[0] for found in (there, back)]
         assert terms[0].odds * terms[1].odds == pytest.approx(1, rel=1e-3)

@@ -48,6 +48,18 @@ def test_the_outcome_is_refused_until_it_is_due(saif, refused, store, tmp_path):
     }
 
 
+def test_the_quality_of_the_data_may_be_seen_at_any_time(saif, store, tmp_path):
+    shown = saif("study", "analyse", store.folder, "--quality")
+    assert shown.exit_code == 0, shown.stderr
+    assert "1 of 2 finished" in shown.stdout
+    assert "steered" not in shown.stdout
+    found = json.loads(saif("study", "analyse", store.folder, "--quality", "--json").stdout)
+    assert found["flow"]["complete"] == 1
+    assert "steered" not in json.dumps(found)
+    assert not (tmp_path / "store-analysis").exists()
+    assert rows(store, "SELECT * FROM audit WHERE action = 'unblind'") == []
+
+
 def test_an_early_look_is_noted_with_its_reason_and_its_actor(saif, refused, store, tmp_path):
     assert "reason" in refused(saif("study", "analyse", store.folder, "--unblind", " "))
     assert rows(store, "SELECT * FROM audit WHERE action = 'unblind'") == []

@@ -36,6 +36,12 @@ def analyse(
             help="Look before the planned number is complete; it is written down and reported.",
         ),
     ] = None,
+    quality: Annotated[
+        bool,
+        typer.Option(
+            "--quality", help="Only how good the data are, which may be seen at any time."
+        ),
+    ] = False,
     texts: Annotated[
         bool, typer.Option("--texts", help="Quote what participants answered in words.")
     ] = False,
@@ -46,6 +52,9 @@ def analyse(
     from saif.study.analysis.analyse import analyse as analysis_of
     from saif.study.analysis.page import write_page
 
+    if quality:
+        _show_quality(source, json)
+        return
     with working("Analysing …"):
         data, looked = _read(source, unblind, texts=texts, actor=actor)
         found = analysis_of(data, looked=looked, texts=texts)
@@ -77,6 +86,20 @@ def _read(
     if unblind is not None and looked:
         note_look(store, unblind, actor=actor)
     return from_store(store, profile="full" if texts else "deidentified"), looked
+
+
+def _show_quality(source: Path, json: bool) -> None:
+    from saif.study.analysis.quality import quality as quality_of
+    from saif.study.analysis.wording import quality_in_words
+
+    data, _ = _read(source, None, texts=False, actor=RESEARCHER)
+    found = quality_of(data)
+    if json:
+        print_json(asdict(found))
+        return
+    screen = console()
+    for sentence in quality_in_words(found):
+        screen.print(plain(sentence), soft_wrap=True)
 
 
 def show(found: "Analysis") -> None:

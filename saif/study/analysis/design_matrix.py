@@ -42,11 +42,10 @@ class Design:
 
 
 def design(seen: Sequence[Observation], first: str, *, length: bool) -> Design:
-    """All votes but skips. length: with the difference of the answers' log lengths, for which every
-    vote needs its tokens. A column that the others determine is left out."""
+    """seen: votes that are no skips. length: with the difference of the answers' log lengths, for
+    which every vote needs its tokens. A column that the others determine is left out."""
     import numpy as np
 
-    seen = [one for one in seen if one.vote.choice != "skip"]
     presets = list(dict.fromkeys(one.preset for one in seen))
     columns = {name: np.array([float(one.preset == name) for one in seen]) for name in presets}
     optional = {

@@ -102,6 +102,26 @@ def limits(found: Sequence[PresetOutcome], seen: Quality, data: StudyData) -> It
     yield f"It holds for {study.model}, these messages, and people recruited like these."
 
 
+def quality_in_words(seen: Quality) -> Iterator[str]:
+    """How good the data are, without a word on the outcome."""
+    flow, times = seen.flow, seen.times
+    yield (
+        f"Participants: {flow.consented} agreed, {flow.complete} of {flow.planned} finished, "
+        f"{flow.going_on} still taking part, {flow.missed_checks} missed too many checks."
+    )
+    yield (
+        f"Votes: {seen.votes}, of them {seen.ties} ties, {seen.both_bad} both bad, {seen.skips} "
+        f"skipped; {sum(seen.voids.values())} comparisons were called off."
+    )
+    yield f"Left answer preferred: {percent(seen.left.value)} ({interval(seen.left)})."
+    if times.median is not None:
+        yield f"Time to a vote: median {times.median:.1f} s; {times.hasty} under one second."
+    if seen.steadiness:
+        yield f"Shown again, changed: {percent(seen.steadiness.flips.value)}."
+    yield from _blinding(seen)
+    yield from (f"{one.id}: {one.missed} of {one.answered} missed it." for one in seen.attention)
+
+
 def _side(seen: Quality) -> Iterator[str]:
     left = seen.left
     if left.low is not None and left.high is not None and not left.low <= 0.5 <= left.high:

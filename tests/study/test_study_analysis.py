@@ -78,6 +78,21 @@ def test_a_planted_preference_is_within_every_interval(ties: float) -> None:
     assert "'steered' is preferred." in found.summary[1]
 
 
+@pytest.mark.parametrize(
+    ("votes", "verdict"),
+    [
+        (planted(11, 20, 8, 0.8), "'steered' is preferred."),
+        (planted(11, 20, 8, 0.2), "'unsteered' is preferred."),
+        (planted(3, 12, 4, 0.55, icc=0.2), "Not settled"),
+        (planted(3, 300, 20, 0.5), "Within 5 points of no preference."),
+    ],
+)
+def test_the_verdict_says_no_more_than_the_tests(votes: list[Vote], verdict: str) -> None:
+    free = [replace(one, prompt=None) for one in votes]
+    found = analyse(data_of(trial_rows(free), prompts={"kind": "free", "task": "Chat."}))
+    assert verdict in found.summary[1]
+
+
 def test_the_numbers_are_those_of_the_statistics_module() -> None:
     votes = planted(3, 20, 6, 0.6, icc=0.2, ties=0.2)
     preset = analyse(data_of(trial_rows(votes))).presets[0]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import get_args
 
-from saif.study.results import Population, missed_checks, votes
+from saif.study.results import Population, members, missed_checks
 from saif.study.store import Store
 
 HURRIED_MS = 1500
@@ -87,9 +87,15 @@ def quality(store: Store) -> Quality:
             "ORDER BY started_at DESC LIMIT ?",
             (CALLED_OFF,),
         ).fetchall()
+        voted = {
+            row[0]
+            for row in db.execute(
+                "SELECT DISTINCT participant_id FROM trial WHERE kind = 'main' AND state = 'voted'"
+            )
+        }
     return Quality(
         analysed={
-            population: len({vote.participant for vote in votes(store, population=population)})
+            population: len(voted & members(store, population))
             for population in get_args(Population)
         },
         hurried=sum(row.hurried for row in rows),

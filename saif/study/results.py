@@ -20,7 +20,7 @@ def votes(
     preset: a label, as in `translate-french/post/1`; None for all. Ordered by participant and
     position. Trials with several prompts in turn are known by the first.
     """
-    kept = _participants(store, population)
+    kept = members(store, population)
     with store.database.reading() as db:
         rows = db.execute(
             "SELECT trial.*, last_vote.choice FROM last_vote JOIN trial USING(trial_id) "
@@ -70,7 +70,8 @@ def missed_checks(store: Store) -> dict[str, int]:
     return dict(missed)
 
 
-def _participants(store: Store, population: Population) -> set[str]:
+def members(store: Store, population: Population) -> set[str]:
+    """The participants who belong to a population, whether or not they have voted."""
     missed = missed_checks(store)
     with store.database.reading() as db:
         rows = db.execute("SELECT participant_id, status FROM participant").fetchall()

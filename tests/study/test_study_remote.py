@@ -25,6 +25,7 @@ from saif.study.events import note_event
 from saif.study.keeping import Housekeeper
 from saif.study.remote import PARTS_AT_MOST, Copier, rebuild
 from saif.study.results import votes
+from saif.study.retention import purge
 from saif.study.schema import MIGRATIONS
 from saif.study.segments import TornError
 from saif.study.simulate import Crowd, simulate
@@ -302,6 +303,19 @@ def test_what_was_erased_is_gone_from_the_copy(tmp_path: Path, shelf: Shelf) -> 
     assert {vote.participant for vote in votes(again)} == {stays}
     with again.database.reading() as db:
         audit.verify(db)
+
+
+def test_when_the_data_are_due_the_copy_is_emptied_too(tmp_path: Path, shelf: Shelf) -> None:
+    store = make_store(tmp_path)
+    complete(store, "CANARY")
+    copier = Copier(store, shelf)
+    copier()
+    assert any(b"remark of CANARY" in content for content in shelf.files.values())
+    purge(store)
+    copier()
+    assert not any(b"CANARY" in content for content in shelf.files.values())
+    with pytest.raises(StudyError, match="deleted when they were due"):
+        rebuilt(shelf, tmp_path / "new", store)
 
 
 def complete_chat(store: Store, number: str) -> str:

@@ -34,6 +34,8 @@ class HubServer:
         self.large: list[dict[str, Any]] = []
         self.down = False
         self.loses_replies = False
+        self.released = threading.Event()  # where it is not set, nothing is answered
+        self.released.set()
         self.refuses = ""  # a part of an address that is answered with an error
         self.token = "hf_right"
         self.url = ""
@@ -62,6 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.headers.get("Authorization") == f"Bearer {self.hub.token}"
 
     def _fails(self) -> bool:
+        self.hub.released.wait()
         fails = self.hub.down or (self.hub.refuses != "" and self.hub.refuses in self.path)
         if fails:
             self._answer({"error": "down"}, 500)

@@ -5,8 +5,12 @@ find it there.
 """
 
 import secrets
+from typing import TYPE_CHECKING
 
 from saif.runtime.hub import in_words
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 _FOLDER = "segments/"
 _PROBE = "probe.txt"
@@ -24,11 +28,9 @@ class HubDataset:
 
     def verify(self) -> None:
         """Make the data set if need be, and be sure that it is private and can be written to."""
-        from huggingface_hub import HfApi
-
         told = secrets.token_hex(16).encode()
         with in_words(self.repo_id):
-            HfApi().create_repo(self.repo_id, repo_type="dataset", private=True, exist_ok=True)
+            _api().create_repo(self.repo_id, repo_type="dataset", private=True, exist_ok=True)
         self.names()
         self._commit(add={_PROBE: told}, message="Probe")
         if self._read(_PROBE) != told:
@@ -49,13 +51,11 @@ class HubDataset:
 
     def replace_all(self, name: str, content: bytes) -> None:
         """Leave this segment only; no other is in the history or the store of large files."""
-        from huggingface_hub import HfApi
-
         files, _ = self._look()
         kept = _FOLDER + name
         old = [file for file in files if file.startswith(_FOLDER) and file != kept]
         self._commit(add={kept: content}, delete=old, message="All segments as one")
-        api = HfApi()
+        api = _api()
         with in_words(self.repo_id):
             api.super_squash_history(self.repo_id, repo_type="dataset", commit_message="As one")
             large = list(api.list_lfs_files(self.repo_id, repo_type="dataset"))
@@ -66,10 +66,8 @@ class HubDataset:
 
     def _look(self) -> tuple[list[str], str | None]:
         """All files, and the commit that they are of."""
-        from huggingface_hub import HfApi
-
         with in_words(self.repo_id):
-            info = HfApi().dataset_info(self.repo_id, timeout=_PATIENCE)
+            info = _api().dataset_info(self.repo_id, timeout=_PATIENCE)
         if not info.private:
             raise OSError(f"{self.repo_id} is not private, so no participant's data are sent there")
         return [file.rfilename for file in info.siblings or []], info.sha
@@ -77,7 +75,7 @@ class HubDataset:
     def _commit(
         self, *, add: dict[str, bytes], delete: list[str] | None = None, message: str
     ) -> None:
-        from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
             CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
@@ -85,7 +83,7 @@ class HubDataset:
         ]
         operations += [CommitOperationDelete(path_in_repo=name) for name in delete or []]
         with in_words(self.repo_id):
-            made = HfApi().create_commit(
+            made = _api().create_commit(
                 self.repo_id,
                 operations,
                 repo_type="dataset",
@@ -110,3 +108,12 @@ class HubDataset:
             hf_raise_for_status(answer)
             content: bytes = answer.content
         return content
+
+
+def _api() -> "HfApi":
+    """The hub's client, which by itself would wait for an answer for ever."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+
+    get_session().timeout = _PATIENCE
+    return HfApi()

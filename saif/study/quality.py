@@ -82,8 +82,8 @@ def quality(store: Store) -> Quality:
         found = db.execute(
             "SELECT trial_id AS trial, void_reason AS reason, COALESCE(void_detail, '') AS detail, "
             "started_at FROM trial WHERE state = 'void' "
-            "UNION ALL SELECT object, 'reported by the participant', COALESCE(reason, ''), at "
-            "FROM audit JOIN last_vote ON trial_id = object WHERE action = 'report' "
+            "UNION ALL SELECT trial_id, 'reported by the participant', COALESCE(reason, ''), at "
+            "FROM audit JOIN vote ON trial_id = object AND revision = 1 WHERE action = 'report' "
             "ORDER BY started_at DESC LIMIT ?",
             (CALLED_OFF,),
         ).fetchall()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from hub_server import HubServer, reachable_hub
+from huggingface_hub.utils import get_session
 from made_up_participants import Clock, complete, make_store
 
 from saif.cli.study.opening import open_to_serve
@@ -122,6 +123,21 @@ def test_what_can_not_be_done_is_told_in_words(
     ):
         with pytest.raises(OSError, match=told):
             step()
+
+
+def test_a_hub_that_never_answers_is_given_up(
+    hub: HubServer, place: HubDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("saif.runtime.hub_dataset._PATIENCE", 0.2)
+    hub.released.clear()
+    try:
+        for step in (place.names, lambda: place.read("000000000001-part.jsonl")):
+            with pytest.raises(OSError, match="can't be reached"):
+                step()
+    finally:
+        hub.released.set()
+    place.put("000000000001-part.jsonl", b"one")
+    assert get_session().timeout.read == 0.2  # a commit tries again and again, so it isn't tried
 
 
 def test_a_name_that_is_none_is_told(hub: HubServer) -> None:

@@ -8,11 +8,11 @@ from hub_server import HubServer, reachable_hub
 from huggingface_hub.utils import get_session
 from made_up_participants import Clock, complete, make_store
 
-from saif.cli.study.opening import open_to_serve
 from saif.errors import StudyError
 from saif.runtime.hub_dataset import HubDataset
 from saif.study.erasure import withdraw
 from saif.study.identities import KEY_VARIABLE
+from saif.study.opening import open_to_serve
 from saif.study.outbox import is_copied
 from saif.study.publish import write_version
 from saif.study.remote import Copier

@@ -8,6 +8,8 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 _ROOM = 128  # columns that a layer is given beyond what it needs
 
+_Buffers = tuple[Tensor, Tensor]
+
 
 class RoomyLayer(DynamicLayer):
     """A layer's keys and values, which grow in place.
@@ -18,7 +20,7 @@ class RoomyLayer(DynamicLayer):
 
     def __init__(self) -> None:
         super().__init__()
-        self._buffers: tuple[Tensor, Tensor] | None = None
+        self._buffers: _Buffers | None = None
 
     def update(
         self,
@@ -30,6 +32,32 @@ class RoomyLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         filled = self.get_seq_length()
+        keys, values = self._with_room(filled, key_states, value_states)
+        end = filled + key_states.shape[-2]
+        keys[:, :, filled:end].copy_(key_states)
+        values[:, :, filled:end].copy_(value_states)
+        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+        return self.keys, self.values
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """`update` for one more column: key and value (rows, heads, width)."""
+        buffers = self.open_column()
+        filled = self.get_seq_length() - 1
+        for buffer, new in zip(buffers, (key, value), strict=True):
+            buffer.select(2, filled).copy_(new)
+        return self._filled
+
+    def open_column(self) -> tuple[Tensor, Tensor]:
+        """One more column, for the caller to write: all the room for keys and for values, (rows,
+        heads, room, width), of which that column is the last one filled."""
+        filled = self.get_seq_length()
+        keys, values = self._filled
+        buffers = self._with_room(filled, keys[:, :, :1], values[:, :, :1])
+        self.keys, self.values = (buffer[:, :, : filled + 1] for buffer in buffers)
+        return buffers
+
+    def _with_room(self, filled: int, key_states: Tensor, value_states: Tensor) -> _Buffers:
+        """The buffers, with room for these after what is filled."""
         end = filled + key_states.shape[-2]
         buffers = self._buffers
         if buffers is None or end > buffers[0].shape[-2] or not self._lies_in(buffers):
@@ -39,22 +67,7 @@ class RoomyLayer(DynamicLayer):
                 if filled:
                     buffer[:, :, :filled].copy_(had)
             self._buffers = buffers
-        keys, values = buffers
-        keys[:, :, filled:end].copy_(key_states)
-        values[:, :, filled:end].copy_(value_states)
-        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
-        return self.keys, self.values
-
-    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """`update` for one more column: key and value (rows, heads, width)."""
-        filled, buffers = self.get_seq_length(), self._buffers
-        if buffers is None or filled == buffers[0].shape[-2] or not self._lies_in(buffers):
-            return self.update(key[:, :, None], value[:, :, None])
-        for buffer, new in zip(buffers, (key, value), strict=True):
-            buffer.select(2, filled).copy_(new)
-        end = filled + 1
-        self.keys, self.values = buffers[0][:, :, :end], buffers[1][:, :, :end]
-        return self.keys, self.values
+        return buffers
 
     @property
     def _filled(self) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from saif.errors import ModelError
-from saif.runtime import embedded, hub
+from saif.runtime import compiler, embedded, hub
 from saif.runtime.memory import keep_freed_memory
 from saif.runtime.published import Quantize
 from saif.runtime.registry import MODELS, known
@@ -62,7 +62,8 @@ def load_model(name: str = DEFAULT_MODEL, *, quantize: QuantizeOrAuto = "none") 
     steerable = SteerableModel(source.id, model, tokenizer, quantize=bits)
     if source.path == source.id:
         steerable.revision = hub.commit_of(source.id, source.revision)
-    steerable.make_lean(packed=quantize == "auto" and _is_room_to_pack(steerable.memory))
+    packed = quantize == "auto" and _is_room_to_pack(steerable.memory)
+    steerable.make_lean(packed=packed, library=compiler.library())
     return steerable
 
 

@@ -1,6 +1,7 @@
 """A loaded language model that can take one steered step for a batch of rows."""
 
 from collections.abc import Callable, Mapping, Sequence
+from ctypes import CDLL
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from saif.runtime.edits import steered_edits
 from saif.runtime.hooks import Edit
 from saif.runtime.kv_memory import NOTHING, KvMemory, Remembered, restore
 from saif.runtime.lean import LeanDecoder, can_be_lean
+from saif.runtime.native import NativeDecoder, fits
 from saif.runtime.published import Quantize
 from saif.runtime.reading import ReadableModel
 
@@ -39,13 +41,13 @@ class SteerableModel(ReadableModel):
         self, model_id: str, model: Any, tokenizer: Any, *, quantize: Quantize = "none"
     ) -> None:
         super().__init__(model_id, model, tokenizer, quantize=quantize)
-        self.lean: LeanDecoder | None = None
+        self.lean: LeanDecoder | NativeDecoder | None = None
         self.turns: KvMemory | None = None
 
-    def make_lean(self, *, packed: bool) -> None:
+    def make_lean(self, *, packed: bool, library: CDLL | None = None) -> None:
         """Decode without the class's overhead, and with weights in 4 or 8 bits if `packed`, where
-        the model is of a shape for it. Prompts are read by the model itself as ever, and so is
-        everything under "Reading"."""
+        the model is of a shape for it; in compiled code if there is a library for that. Prompts
+        are read by the model itself as ever, and so is everything under "Reading"."""
         if not can_be_lean(self._model, self.blocks):
             return
         threads = torch.get_num_threads()
@@ -53,7 +55,10 @@ class SteerableModel(ReadableModel):
         # that is busy with something else, two threads took eight times as long as one.
         torch.set_num_threads(1)
         try:
-            self.lean = LeanDecoder(self._model, self.blocks, packed=packed)
+            if packed and library is not None and fits(self.blocks):
+                self.lean = NativeDecoder(library, self._model, self.blocks)
+            else:
+                self.lean = LeanDecoder(self._model, self.blocks, packed=packed)
         finally:
             torch.set_num_threads(threads)
 

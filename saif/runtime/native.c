@@ -1,0 +1,292 @@
+/* One decoding step of Llama-shaped blocks in plain C, for `saif.runtime.native`.
+
+Weights lie in 4 or 8 bits, in groups of 32 that share a scale; everything else is float32. A row is
+added up in the same order whoever rides along, so it gets the same bits in any company.
+
+The vector types are GCC's and clang's own, so this compiles for any processor. */
+
+#include <stddef.h>
+#include <stdint.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+#define GROUP 32
+#define LANES 16
+#define MOST_ROWS 4 /* that share one look at a weight */
+
+typedef float lanes __attribute__((vector_size(64)));
+typedef float loose __attribute__((vector_size(64), aligned(4), may_alias));
+typedef float eight __attribute__((vector_size(32), aligned(4), may_alias));
+typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
+typedef int32_t ints __attribute__((vector_size(64)));
+typedef uint8_t bytes __attribute__((vector_size(16), aligned(1), may_alias));
+typedef int8_t signed_bytes __attribute__((vector_size(16), aligned(1), may_alias));
+
+/* Of `n_out` × `n_in` weights. bits 4: weight j of a group is the low half of byte j, weight 16 + j
+its high half, and a scale is a step and the value of step 0. bits 8: signed, and only a step. */
+typedef struct {
+  int32_t n_out, n_in, bits;
+  const uint8_t *weight;
+  const _Float16 *scale;
+  const float *bias;
+} product;
+
+typedef struct {
+  product qkv, out, gate_up, down;
+  const float *input_norm, *mlp_norm, *query_norm, *key_norm; /* the last two may be NULL */
+  float epsilon, scaling;
+} block;
+
+/* What a step works on. resid (rows, d), cos and sin (rows, width); columns (rows, most_columns):
+where a row's own positions lie in the cache, its newest last, and how many. The cache of a block is
+(rows, n_kv, room, width). The last four are scratch. */
+typedef struct {
+  int32_t rows, threads, n_query, n_kv, width, d, most_columns;
+  float *resid;
+  const float *cos, *sin;
+  const int32_t *columns, *n_columns;
+  float *const *keys, *const *values;
+  const int64_t *room;
+  float *normed, *heads, *wide, *scores;
+} step;
+
+static inline lanes at(const float *x) { return *(const loose *)x; }
+static inline void put(float *x, lanes v) { *(loose *)x = v; }
+static inline lanes all(float x) { return (lanes){} + x; }
+
+static inline lanes where(ints mask, lanes yes, lanes no) {
+  return (lanes)((mask & (ints)yes) | (~mask & (ints)no));
+}
+
+static inline float sum(lanes v) {
+  float x[LANES];
+  put(x, v);
+  const eight half = *(const eight *)x + *(const eight *)(x + 8);
+  *(eight *)x = half;
+  const four quarter = *(const four *)x + *(const four *)(x + 4);
+  return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
+}
+
+/* exp, to the last bit or two; below -87 the least that is no denormal. */
+static inline lanes exponential(lanes x) {
+  const float round = 12582912.f; /* 1.5 · 2^23: adding it leaves no bits for a fraction */
+  x = where(x < -87.f, all(-87.f), x);
+  x = where(x > 87.f, all(87.f), x);
+  lanes n = (x * 1.44269504f + round) - round;
+  lanes r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  lanes p = all(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.f;
+  ints power = (__builtin_convertvector(n, ints) + 127) << 23;
+  return p * (lanes)power;
+}
+
+/* Sixteen bytes, a lane for each. GCC takes them apart one by one unless told how. */
+static inline ints unsigned_lanes(const uint8_t *w) {
+#ifdef __AVX512F__
+  return (ints)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)w));
+#else
+  return __builtin_convertvector(*(const bytes *)w, ints);
+#endif
+}
+
+static inline ints signed_lanes(const uint8_t *w) {
+#ifdef __AVX512F__
+  return (ints)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)w));
+#else
+  return __builtin_convertvector(*(const signed_bytes *)w, ints);
+#endif
+}
+
+/* Scales as float32. Converted one by one they would take longer than the weights. */
+static inline void widen(const _Float16 *scale, int n, float *wide) {
+  int i = 0;
+#ifdef __AVX512F__
+  for (; i + LANES <= n; i += LANES)
+    put(wide + i, (lanes)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(scale + i))));
+#endif
+  for (; i < n; i++) wide[i] = scale[i];
+}
+
+static inline void four_bits(const uint8_t *w, const float *scale, lanes *low, lanes *high) {
+  const ints both = unsigned_lanes(w);
+  const float step = scale[0], zero = scale[1];
+#ifdef __AVX512F__
+  /* All sixteen values a group can hold, looked up by the low four bits of each lane. */
+  const lanes count = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const __m512 values = (__m512)(count * step + zero);
+  *low = (lanes)_mm512_permutexvar_ps((__m512i)both, values);
+  *high = (lanes)_mm512_permutexvar_ps((__m512i)(both >> 4), values);
+#else
+  *low = __builtin_convertvector(both & 15, lanes) * step + zero;
+  *high = __builtin_convertvector(both >> 4, lanes) * step + zero;
+#endif
+}
+
+static inline void eight_bits(const uint8_t *w, const float *scale, lanes *low, lanes *high) {
+  const float step = scale[0];
+  *low = __builtin_convertvector(signed_lanes(w), lanes) * step;
+  *high = __builtin_convertvector(signed_lanes(w + LANES), lanes) * step;
+}
+
+/* One output for `rows` rows at once; rows and bits are known to the compiler. */
+static inline __attribute__((always_inline)) void output(
+    const product *p, const float *x, float *y, int o, const int rows, const int bits) {
+  const int groups = p->n_in / GROUP, per_group = GROUP * bits / 8, scales = bits == 4 ? 2 : 1;
+  const uint8_t *w = p->weight + (size_t)o * groups * per_group;
+  float wide[groups * scales], *scale = wide;
+  widen(p->scale + (size_t)o * groups * scales, groups * scales, wide);
+  lanes first[MOST_ROWS], second[MOST_ROWS];
+  for (int r = 0; r < rows; r++) first[r] = second[r] = all(0.f);
+  for (int g = 0; g < groups; g++, w += per_group, scale += scales) {
+    lanes low, high;
+    if (bits == 4) four_bits(w, scale, &low, &high);
+    else eight_bits(w, scale, &low, &high);
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) {
+      const float *in = x + (size_t)r * p->n_in + GROUP * g;
+      first[r] += low * at(in);
+      second[r] += high * at(in + LANES);
+    }
+  }
+  const float bias = p->bias ? p->bias[o] : 0.f;
+  for (int r = 0; r < rows; r++) y[(size_t)r * p->n_out + o] = sum(first[r] + second[r]) + bias;
+}
+
+static inline __attribute__((always_inline)) void outputs(
+    const product *p, const float *x, float *y, int rows, int o, const int bits) {
+  for (; rows > 0; rows -= MOST_ROWS, x += MOST_ROWS * p->n_in, y += MOST_ROWS * p->n_out)
+    switch (rows) {
+      case 1: output(p, x, y, o, 1, bits); break;
+      case 2: output(p, x, y, o, 2, bits); break;
+      case 3: output(p, x, y, o, 3, bits); break;
+      default: output(p, x, y, o, 4, bits);
+    }
+}
+
+/* y (rows, n_out) = x (rows, n_in) @ weight.T + bias, by all threads of the team. */
+static void multiply(const product *p, const float *x, float *y, int rows) {
+  if (p->bits == 4) {
+#pragma omp for schedule(static)
+    for (int o = 0; o < p->n_out; o++) outputs(p, x, y, rows, o, 4);
+  } else {
+#pragma omp for schedule(static)
+    for (int o = 0; o < p->n_out; o++) outputs(p, x, y, rows, o, 8);
+  }
+}
+
+static void rms_norm(const float *x, const float *weight, float epsilon, int n, float *y) {
+  lanes squares = all(0.f);
+  for (int i = 0; i < n; i += LANES) squares += at(x + i) * at(x + i);
+  const float scale = 1.f / __builtin_sqrtf(sum(squares) / n + epsilon);
+  for (int i = 0; i < n; i += LANES) put(y + i, at(x + i) * scale * at(weight + i));
+}
+
+static void rotate(float *x, const float *cos, const float *sin, int width) {
+  for (int i = 0, j = width / 2; i < width / 2; i++, j++) {
+    const float a = x[i], b = x[j];
+    x[i] = a * cos[i] - b * sin[i];
+    x[j] = b * cos[j] + a * sin[j];
+  }
+}
+
+/* One row's queries of one key head, which overwrite themselves with what they find. */
+static void attend(const step *s, const block *b, int layer, int row, int kv) {
+  const int width = s->width, group = s->n_query / s->n_kv, n = s->n_columns[row];
+  const int32_t *columns = s->columns + (size_t)row * s->most_columns;
+  float *heads = s->heads + (size_t)row * (s->n_query + 2 * s->n_kv) * width;
+  float *queries = heads + (size_t)kv * group * width;
+  float *key = heads + (size_t)(s->n_query + kv) * width, *value = key + (size_t)s->n_kv * width;
+  const float *cos = s->cos + (size_t)row * width, *sin = s->sin + (size_t)row * width;
+  const size_t start = (size_t)(row * s->n_kv + kv) * s->room[layer] * width;
+  float *keys = s->keys[layer] + start, *values = s->values[layer] + start;
+  if (b->key_norm) rms_norm(key, b->key_norm, b->epsilon, width, key);
+  rotate(key, cos, sin, width);
+  for (int i = 0; i < width; i++) {
+    keys[(size_t)columns[n - 1] * width + i] = key[i];
+    values[(size_t)columns[n - 1] * width + i] = value[i];
+  }
+  for (int q = 0; q < group; q++) {
+    float *query = queries + (size_t)q * width;
+    if (b->query_norm) rms_norm(query, b->query_norm, b->epsilon, width, query);
+    rotate(query, cos, sin, width);
+    float *scores = s->scores + (size_t)(row * s->n_query + kv * group + q) * s->most_columns;
+    float most = -__builtin_inff();
+    for (int t = 0; t < n; t++) {
+      lanes dot = all(0.f);
+      for (int i = 0; i < width; i += LANES)
+        dot += at(query + i) * at(keys + (size_t)columns[t] * width + i);
+      scores[t] = sum(dot) * b->scaling;
+      if (scores[t] > most) most = scores[t];
+    }
+    /* most_columns is a whole number of lanes. What is beyond the last column weighs e^-87,
+    which beside the likeliest one's 1 is nothing to the last bit. */
+    const int end = (n + LANES - 1) / LANES * LANES;
+    for (int t = n; t < end; t++) scores[t] = -__builtin_inff();
+    lanes weights = all(0.f);
+    for (int t = 0; t < end; t += LANES) {
+      lanes w = exponential(at(scores + t) - most);
+      put(scores + t, w);
+      weights += w;
+    }
+    const float whole = 1.f / sum(weights);
+    for (int i = 0; i < width; i += LANES) {
+      lanes found = all(0.f);
+      for (int t = 0; t < n; t++) found += at(values + (size_t)columns[t] * width + i) * scores[t];
+      put(query + i, found * whole);
+    }
+  }
+}
+
+static void run_block(const step *s, const block *b, int layer) {
+  const int rows = s->rows, d = s->d, n_heads = s->n_query + 2 * s->n_kv;
+  const int in = b->out.n_in, wide = b->down.n_in;
+#pragma omp for schedule(static)
+  for (int r = 0; r < rows; r++)
+    rms_norm(s->resid + (size_t)r * d, b->input_norm, b->epsilon, d, s->normed + (size_t)r * d);
+  multiply(&b->qkv, s->normed, s->heads, rows);
+#pragma omp for schedule(static)
+  for (int each = 0; each < rows * s->n_kv; each++)
+    attend(s, b, layer, each / s->n_kv, each % s->n_kv);
+#pragma omp for schedule(static)
+  for (int r = 0; r < rows; r++) /* the queries' results, side by side */
+    for (int i = 0; i < in; i++)
+      s->wide[(size_t)r * in + i] = s->heads[(size_t)r * n_heads * s->width + i];
+  multiply(&b->out, s->wide, s->normed, rows);
+#pragma omp for schedule(static)
+  for (int r = 0; r < rows; r++) {
+    float *resid = s->resid + (size_t)r * d, *normed = s->normed + (size_t)r * d;
+    for (int i = 0; i < d; i++) resid[i] += normed[i];
+    rms_norm(resid, b->mlp_norm, b->epsilon, d, normed);
+  }
+  multiply(&b->gate_up, s->normed, s->wide, rows);
+#pragma omp for schedule(static)
+  for (int r = 0; r < rows; r++) {
+    const float *gate = s->wide + (size_t)r * 2 * wide, *up = gate + wide;
+    float *both = s->heads + (size_t)r * wide; /* no longer needed, and made wide enough */
+    for (int i = 0; i < wide; i += LANES) {
+      const lanes g = at(gate + i);
+      put(both + i, g / (exponential(-g) + 1.f) * at(up + i));
+    }
+  }
+  multiply(&b->down, s->heads, s->normed, rows);
+#pragma omp for schedule(static)
+  for (int r = 0; r < rows; r++)
+    for (int i = 0; i < d; i++) s->resid[(size_t)r * d + i] += s->normed[(size_t)r * d + i];
+}
+
+/* Blocks `first` up to but not including `last`, in place of resid. */
+void saif_run_blocks(const step *s, const block *blocks, int32_t first, int32_t last) {
+#pragma omp parallel num_threads(s->threads)
+  for (int layer = first; layer < last; layer++) run_block(s, blocks + layer, layer);
+}
+
+void saif_multiply(const product *p, const float *x, float *y, int32_t rows, int32_t threads) {
+#pragma omp parallel num_threads(threads)
+  multiply(p, x, y, rows);
+}

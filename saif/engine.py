@@ -19,9 +19,6 @@ from saif.runtime.kv_memory import KvMemory
 from saif.runtime.model import SteerableModel
 from saif.shared_batch import SharedBatch
 
-TURN_BYTES = 500_000_000
-"""What conversations may keep in memory of what was read, unless told otherwise."""
-
 Role = Literal["system", "user", "assistant"]
 
 
@@ -118,6 +115,7 @@ class LocalEngine:
         bits = f"{steerable.bits}-bit" if steerable.quantize == "none" else steerable.quantize
         if steerable.lean and steerable.lean.packed:
             bits += " to read, 4 to 8 to write"
+            bits += " (compiled)" if steerable.lean.compiled else ""
         base = "" if steerable.is_chat else "base model, "
         return f"{base}{bits}, {steerable.memory / 1e9:.1f} GB on {steerable.device.type}"
 

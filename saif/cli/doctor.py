@@ -118,6 +118,15 @@ def _machine() -> Iterator[Finding]:
         yield Finding("Device", True, f"{name}, {total / 2**30:.0f} GiB")
     else:
         yield Finding("Device", True, "CPU (no CUDA)")
+        yield Finding("Decoding", True, _decoding())
+
+
+def _decoding() -> str:
+    from saif.runtime import compiler
+
+    if compiler.library() is not None:
+        return "compiled"
+    return "not compiled; `python -m saif setup --compile` makes replies faster"
 
 
 def _memory() -> Finding:

@@ -1,16 +1,32 @@
 """`setup`: whatever is done once per machine, so that the first chat doesn't wait for it."""
 
+from typing import Annotated
+
 import typer
 
 from saif.cli.output import chatter_to_stderr, note
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command(hidden=True)(setup)
+    app.command()(setup)
 
 
-def setup() -> None:
-    """Convert the embedded model, once. Called by `make setup`."""
+def setup(
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Also compile the decoding step, with the C compiler here."),
+    ] = False,
+) -> None:
+    """Convert the embedded model, once, and make replies faster on a CPU if asked to."""
+    _convert()
+    if compiled:
+        from saif.runtime import compiler
+
+        path = compiler.compile_library()
+        note(f"The compiled decoding step is in {path}; whoever decodes on this machine uses it.")
+
+
+def _convert() -> None:
     from saif.errors import ModelError
     from saif.runtime import embedded
 

@@ -7,7 +7,6 @@ everything runs without one.
 import ctypes
 import functools
 import hashlib
-import os
 import platform
 import shutil
 import subprocess
@@ -17,7 +16,7 @@ from pathlib import Path
 from saif.errors import ModelError
 from saif.runtime.embedded import cache_root
 
-_SOURCE = Path(__file__).with_name("native.c")
+_SOURCE = Path(__file__).parent / "c"
 _OPTIONS = ("-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC")
 _COMPILERS = ("cc", "gcc", "clang")
 
@@ -25,7 +24,8 @@ _COMPILERS = ("cc", "gcc", "clang")
 def library_path() -> Path:
     """Where the library for this source and this very processor belongs: one that is made for
     another ends the process at its first unknown instruction."""
-    made_for = hashlib.sha256(_SOURCE.read_bytes() + repr(_OPTIONS).encode() + _processor())
+    source = b"".join(path.read_bytes() for path in sorted(_SOURCE.iterdir()))
+    made_for = hashlib.sha256(source + repr(_OPTIONS).encode() + _processor())
     return cache_root() / f"native-{made_for.hexdigest()[:16]}.so"
 
 
@@ -53,13 +53,13 @@ def compile_library() -> Path:
         # macOS's own compiler knows no OpenMP; one thread is what is left then.
         for threads in (["-fopenmp"], []):
             done = subprocess.run(
-                [compiler, *_OPTIONS, *threads, str(_SOURCE), "-o", str(draft), "-lm"],
+                [compiler, *_OPTIONS, *threads, str(_SOURCE / "blocks.c"), "-o", str(draft), "-lm"],
                 capture_output=True,
                 text=True,
                 check=False,
             )
             if done.returncode == 0:
-                os.replace(draft, path)
+                draft.replace(path)
                 library.cache_clear()
                 return path
     said = (done.stderr.strip().splitlines() or ["it says nothing"])[0]

@@ -38,6 +38,8 @@ class LeanDecoder:
     packed: decode with weights in 4 or 8 bits (see `saif.runtime.packed`).
     """
 
+    compiled = False
+
     def __init__(self, model: Any, blocks: Sequence[Any], *, packed: bool) -> None:
         def project(*linears: nn.Linear) -> Projection:
             return PackedLinear.of(linears) if packed else _Side(linears)

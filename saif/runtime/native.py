@@ -1,7 +1,7 @@
 """The decoding step of `saif.runtime.lean` in compiled code, with weights in 4 or 8 bits.
 
-Everything but the weights is float32, and weights out of a 4-bit or 8-bit GGUF file are kept exactly,
-so for those it computes what the model does. A row gets the same bits in any company.
+Everything but the weights is float32, and weights out of a 4-bit or 8-bit GGUF file are kept
+exactly, so for those it computes what the model does. A row gets the same bits in any company.
 """
 
 import ctypes
@@ -53,9 +53,7 @@ class GroupedLinear:
     Called, it is the layer: (rows, in) -> (rows, out), float32.
     """
 
-    def __init__(
-        self, library: ctypes.CDLL, weight: Tensor, bias: Tensor | None = None
-    ) -> None:
+    def __init__(self, library: ctypes.CDLL, weight: Tensor, bias: Tensor | None = None) -> None:
         self._library = library
         n_out, n_in = weight.shape
         groups = weight.detach().float().reshape(n_out, n_in // _GROUP, _GROUP)
@@ -94,7 +92,7 @@ class GroupedLinear:
 class NativeDecoder:
     """As `saif.runtime.lean.LeanDecoder`, in compiled code."""
 
-    packed = True
+    packed = compiled = True
 
     def __init__(self, library: ctypes.CDLL, model: Any, blocks: Sequence[Any]) -> None:
         self._library = library
@@ -174,7 +172,7 @@ class NativeDecoder:
             *(rows, torch.get_num_threads(), self._n_query, self._n_kv, self._width, d),
             columns.shape[1],
             *map(_pointer, (resid, cos, sin, columns, n_columns)),
-            *map(ctypes.addressof, kept),
+            *(ctypes.addressof(each) for each in kept),
             *map(_pointer, scratch),
         )
         done = 0

@@ -264,3 +264,24 @@ def test_setup_into_a_folder_that_is_not_ours_is_refused(saif, refused, monkeypa
 def test_setup_without_the_package_is_refused(saif, refused, monkeypatch):
     monkeypatch.setattr(embedded, "gguf_file", lambda: None)
     assert "make setup" in refused(saif("setup"))
+
+
+def test_setup_compiles_the_decoding_step_only_when_asked(saif, monkeypatch, tmp_path):
+    from saif.runtime import compiler, embedded
+
+    made = []
+    monkeypatch.setattr(embedded, "is_converted", lambda: True)
+    monkeypatch.setattr(compiler, "compile_library", lambda: made.append(1) or tmp_path / "a.so")
+    assert saif("setup").exit_code == 0
+    assert not made
+    result = saif("setup", "--compile")
+    assert made == [1]
+    assert "a.so" in result.stderr.replace("\n", "")
+
+
+def test_doctor_says_whether_decoding_is_compiled(saif, monkeypatch):
+    from saif.runtime import compiler
+
+    for found, words in ((None, "saif setup --compile"), (object(), "Decoding: compiled")):
+        monkeypatch.setattr(compiler, "library", lambda found=found: found)
+        assert words in saif("doctor").stdout.replace("\n", " ")

@@ -1,36 +1,6 @@
-/* One decoding step of Llama-shaped blocks in plain C, for `saif.runtime.native`.
+/* One decoding step of Llama-shaped blocks, for `saif.runtime.native`. */
 
-Weights lie in 4 or 8 bits, in groups of 32 that share a scale; everything else is float32. A row is
-added up in the same order whoever rides along, so it gets the same bits in any company.
-
-The vector types are GCC's and clang's own, so this compiles for any processor. */
-
-#include <stddef.h>
-#include <stdint.h>
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
-
-#define GROUP 32
-#define LANES 16
-#define MOST_ROWS 4 /* that share one look at a weight */
-
-typedef float lanes __attribute__((vector_size(64)));
-typedef float loose __attribute__((vector_size(64), aligned(4), may_alias));
-typedef float eight __attribute__((vector_size(32), aligned(4), may_alias));
-typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
-typedef int32_t ints __attribute__((vector_size(64)));
-typedef uint8_t bytes __attribute__((vector_size(16), aligned(1), may_alias));
-typedef int8_t signed_bytes __attribute__((vector_size(16), aligned(1), may_alias));
-
-/* Of `n_out` × `n_in` weights. bits 4: weight j of a group is the low half of byte j, weight 16 + j
-its high half, and a scale is a step and the value of step 0. bits 8: signed, and only a step. */
-typedef struct {
-  int32_t n_out, n_in, bits;
-  const uint8_t *weight;
-  const _Float16 *scale;
-  const float *bias;
-} product;
+#include "products.h"
 
 typedef struct {
   product qkv, out, gate_up, down;
@@ -51,21 +21,8 @@ typedef struct {
   float *normed, *heads, *wide, *scores;
 } step;
 
-static inline lanes at(const float *x) { return *(const loose *)x; }
-static inline void put(float *x, lanes v) { *(loose *)x = v; }
-static inline lanes all(float x) { return (lanes){} + x; }
-
 static inline lanes where(ints mask, lanes yes, lanes no) {
   return (lanes)((mask & (ints)yes) | (~mask & (ints)no));
-}
-
-static inline float sum(lanes v) {
-  float x[LANES];
-  put(x, v);
-  const eight half = *(const eight *)x + *(const eight *)(x + 8);
-  *(eight *)x = half;
-  const four quarter = *(const four *)x + *(const four *)(x + 4);
-  return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
 }
 
 /* exp, to the last bit or two; below -87 the least that is no denormal. */
@@ -84,100 +41,6 @@ static inline lanes exponential(lanes x) {
   p = p * r * r + r + 1.f;
   ints power = (__builtin_convertvector(n, ints) + 127) << 23;
   return p * (lanes)power;
-}
-
-/* Sixteen bytes, a lane for each. GCC takes them apart one by one unless told how. */
-static inline ints unsigned_lanes(const uint8_t *w) {
-#ifdef __AVX512F__
-  return (ints)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)w));
-#else
-  return __builtin_convertvector(*(const bytes *)w, ints);
-#endif
-}
-
-static inline ints signed_lanes(const uint8_t *w) {
-#ifdef __AVX512F__
-  return (ints)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)w));
-#else
-  return __builtin_convertvector(*(const signed_bytes *)w, ints);
-#endif
-}
-
-/* Scales as float32. Converted one by one they would take longer than the weights. */
-static inline void widen(const _Float16 *scale, int n, float *wide) {
-  int i = 0;
-#ifdef __AVX512F__
-  for (; i + LANES <= n; i += LANES)
-    put(wide + i, (lanes)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(scale + i))));
-#endif
-  for (; i < n; i++) wide[i] = scale[i];
-}
-
-static inline void four_bits(const uint8_t *w, const float *scale, lanes *low, lanes *high) {
-  const ints both = unsigned_lanes(w);
-  const float step = scale[0], zero = scale[1];
-#ifdef __AVX512F__
-  /* All sixteen values a group can hold, looked up by the low four bits of each lane. */
-  const lanes count = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  const __m512 values = (__m512)(count * step + zero);
-  *low = (lanes)_mm512_permutexvar_ps((__m512i)both, values);
-  *high = (lanes)_mm512_permutexvar_ps((__m512i)(both >> 4), values);
-#else
-  *low = __builtin_convertvector(both & 15, lanes) * step + zero;
-  *high = __builtin_convertvector(both >> 4, lanes) * step + zero;
-#endif
-}
-
-static inline void eight_bits(const uint8_t *w, const float *scale, lanes *low, lanes *high) {
-  const float step = scale[0];
-  *low = __builtin_convertvector(signed_lanes(w), lanes) * step;
-  *high = __builtin_convertvector(signed_lanes(w + LANES), lanes) * step;
-}
-
-/* One output for `rows` rows at once; rows and bits are known to the compiler. */
-static inline __attribute__((always_inline)) void output(
-    const product *p, const float *x, float *y, int o, const int rows, const int bits) {
-  const int groups = p->n_in / GROUP, per_group = GROUP * bits / 8, scales = bits == 4 ? 2 : 1;
-  const uint8_t *w = p->weight + (size_t)o * groups * per_group;
-  float wide[groups * scales], *scale = wide;
-  widen(p->scale + (size_t)o * groups * scales, groups * scales, wide);
-  lanes first[MOST_ROWS], second[MOST_ROWS];
-  for (int r = 0; r < rows; r++) first[r] = second[r] = all(0.f);
-  for (int g = 0; g < groups; g++, w += per_group, scale += scales) {
-    lanes low, high;
-    if (bits == 4) four_bits(w, scale, &low, &high);
-    else eight_bits(w, scale, &low, &high);
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; r++) {
-      const float *in = x + (size_t)r * p->n_in + GROUP * g;
-      first[r] += low * at(in);
-      second[r] += high * at(in + LANES);
-    }
-  }
-  const float bias = p->bias ? p->bias[o] : 0.f;
-  for (int r = 0; r < rows; r++) y[(size_t)r * p->n_out + o] = sum(first[r] + second[r]) + bias;
-}
-
-static inline __attribute__((always_inline)) void outputs(
-    const product *p, const float *x, float *y, int rows, int o, const int bits) {
-  for (; rows > 0; rows -= MOST_ROWS, x += MOST_ROWS * p->n_in, y += MOST_ROWS * p->n_out)
-    switch (rows) {
-      case 1: output(p, x, y, o, 1, bits); break;
-      case 2: output(p, x, y, o, 2, bits); break;
-      case 3: output(p, x, y, o, 3, bits); break;
-      default: output(p, x, y, o, 4, bits);
-    }
-}
-
-/* y (rows, n_out) = x (rows, n_in) @ weight.T + bias, by all threads of the team. */
-static void multiply(const product *p, const float *x, float *y, int rows) {
-  if (p->bits == 4) {
-#pragma omp for schedule(static)
-    for (int o = 0; o < p->n_out; o++) outputs(p, x, y, rows, o, 4);
-  } else {
-#pragma omp for schedule(static)
-    for (int o = 0; o < p->n_out; o++) outputs(p, x, y, rows, o, 8);
-  }
 }
 
 static void rms_norm(const float *x, const float *weight, float epsilon, int n, float *y) {

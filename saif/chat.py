@@ -51,6 +51,7 @@ class Turn:
     controls: Controls
     sampling: Sampling = Sampling()
     with_prompted: bool = False
+    conversation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ def take_turn(
             messages=asked[name].messages,
             steering=steering if name == "steered" else None,
             sampling=turn.sampling,
+            conversation=turn.conversation,
         )
         for name in names
     ]

@@ -15,6 +15,7 @@ from saif.core.steering import Steering
 from saif.errors import InputError, ModelError
 from saif.generation import Row, Sampling, Step, StopReason, decode, never
 from saif.presets.preset import ModelRef
+from saif.runtime.batch import RowStart
 from saif.runtime.kv_memory import KvMemory
 from saif.runtime.model import SteerableModel
 from saif.shared_batch import SharedBatch
@@ -30,11 +31,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One reply to be made. Carries its whole conversation: the engine remembers nothing."""
+    """One reply to be made. Carries its whole conversation: no reply depends on what the engine
+    remembers."""
 
     messages: tuple[Message, ...]
     steering: Steering | None = None
     sampling: Sampling = Sampling()
+    conversation: str = ""
+    """Under which name an engine that keeps what it read is asked to forget it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,10 @@ class Engine(Protocol):
         """
         ...
 
+    def forget(self, conversation: str | None = None) -> None:
+        """Drop whatever is kept of a conversation, or of every one."""
+        ...
+
 
 class LocalEngine:
     """The engine in this process.
@@ -94,10 +102,11 @@ class LocalEngine:
         if self._settling is not None:
             self._settling.submit(lambda: None).result()
 
-    def forget(self) -> None:
-        """Drop what is kept of every conversation; the next turn of each reads all of it again."""
+    def forget(self, conversation: str | None = None) -> None:
+        """Drop what is kept of this conversation, for good, or of every one so far; a next turn
+        reads all of it again."""
         if self.steerable.turns is not None:
-            self.steerable.turns.forget()
+            self.steerable.turns.forget(conversation)
 
     @property
     def model(self) -> ModelRef:
@@ -127,6 +136,7 @@ class LocalEngine:
                 prompt_ids=self._render(request),
                 steering=request.steering,
                 sampling=request.sampling,
+                conversation=request.conversation,
             )
             for request in requests
         ]
@@ -147,8 +157,10 @@ class LocalEngine:
         if self._settling is not None:
             for row, reply in zip(rows, replies, strict=True):
                 if row.steering is not None and reply:
-                    token_ids = [*row.prompt_ids, *reply]
-                    self._settling.submit(self.steerable.settle, token_ids, row.steering)
+                    start = RowStart(
+                        [*row.prompt_ids, *reply], row.steering, conversation=row.conversation
+                    )
+                    self._settling.submit(self.steerable.settle, start)
 
     def _render(self, request: Request) -> list[int]:
         messages = [{"role": m.role, "content": m.text} for m in request.messages]

@@ -23,6 +23,12 @@ class Row:
     prompt_ids: Sequence[int]
     steering: Steering | None = None
     sampling: Sampling = Sampling()
+    conversation: str = ""
+
+    @property
+    def start(self) -> RowStart:
+        """What the model has to read before the first token."""
+        return RowStart(self.prompt_ids, self.steering, conversation=self.conversation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +144,7 @@ def decode(
     Dropping the iterator early is safe too: nothing outlives a step.
     """
     replies = Replies(model, rows)
-    batch, result = model.start([RowStart(row.prompt_ids, row.steering) for row in rows])
+    batch, result = model.start([row.start for row in rows])
     while True:
         if cancelled():
             model.remember(batch, range(len(replies)))

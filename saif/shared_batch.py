@@ -128,10 +128,7 @@ class SharedBatch:
 
     def _begin_all(self, newcomers: Sequence[_Request]) -> list[_Group]:
         """Read the prompts of all together, or of each alone if they can't be or that fails."""
-        prompts = [
-            [RowStart(row.prompt_ids, row.steering) for row in request.rows]
-            for request in newcomers
-        ]
+        prompts = [[row.start for row in request.rows] for request in newcomers]
         if len(newcomers) > 1 and self._model.rows_can_join:
             together = [start for starts in prompts for start in starts]
             with contextlib.suppress(Exception):  # whose fault it is shows when each is alone
@@ -205,7 +202,12 @@ class SharedBatch:
             return [_Group(requests, group.batch, result, reported, group.alone)]
         # One of them may be to blame, so each goes on by itself from what it has.
         starts = [
-            RowStart([*row.token_ids[:length], token], row.steering, row.prompt_length)
+            RowStart(
+                [*row.token_ids[:length], token],
+                row.steering,
+                row.prompt_length,
+                row.conversation,
+            )
             for row, length, token in zip(group.batch.rows, lengths, tokens, strict=True)
         ]
         groups, first = [], 0

@@ -44,6 +44,9 @@ class ZeroGpuEngine:
     def about(self) -> str:
         return self._engine.about
 
+    def forget(self, conversation: str | None = None) -> None:
+        """Nothing is kept where every call has a process of its own."""
+
     def stream(
         self, requests: Sequence[Request], *, cancelled: Callable[[], bool] = never
     ) -> Iterator[Step]:

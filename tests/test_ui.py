@@ -296,3 +296,38 @@ def _wait_for_steps(spy: SpyEngine, steps: int) -> None:
             return
         threading.Event().wait(0.05)
     raise AssertionError("the turn didn't get going")
+
+
+def test_clear_and_a_closed_page_free_what_was_kept_of_that_conversation(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # gradio's client looks whether it was closed once in such an interval.
+    monkeypatch.setenv("GRADIO_HEARTBEAT_INTERVAL", "0.5")
+    model = tiny_model()
+    engine = SharedEngine(model)
+    library = tiny_library(tmp_path_factory.mktemp("presets"), model)
+    memory = model.turns
+    assert memory is not None
+
+    def kept() -> int:
+        engine.settled()
+        return memory.bytes
+
+    with page(library, MODEL_ID, loaded(engine)) as address:
+        first, second = Visitor(address), Visitor(address)
+        first.send("Hi")
+        of_first = kept()
+        assert of_first > 0
+        second.send(LONG)
+        second.send("And then?")
+        assert kept() > of_first
+        second.client.predict(api_name="/clear")
+        assert kept() == of_first
+        second.send(LONG)  # a new conversation, which is kept as well
+        assert kept() > of_first
+        second.client.close()
+        for _ in range(100):
+            if kept() == of_first:
+                break
+            time.sleep(0.1)
+        assert kept() == of_first

@@ -62,6 +62,9 @@ class SpyEngine:
     def about(self) -> str:
         return self.engine.about
 
+    def forget(self, conversation: str | None = None) -> None:
+        self.engine.forget(conversation)
+
     def stream(
         self, requests: Sequence[Request], *, cancelled: Callable[[], bool] = never
     ) -> Iterator[Step]:

@@ -16,12 +16,14 @@ class RowStart:
     """One row as it enters the batch.
 
     token_ids: everything the model has to read so far. prompt_length: how many of them are the
-    prompt; fewer than all when a reply is resumed without a cache.
+    prompt; fewer than all when a reply is resumed without a cache. conversation: what it is part
+    of, for who wants that forgotten.
     """
 
     token_ids: Sequence[int]
     steering: Steering | None = None
     prompt_length: int | None = None
+    conversation: str = ""
 
 
 @dataclass(slots=True)
@@ -29,6 +31,7 @@ class BatchRow:
     token_ids: list[int]
     prompt_length: int
     steering: Steering | None
+    conversation: str = ""
 
 
 @dataclass(slots=True)

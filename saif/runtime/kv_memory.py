@@ -3,6 +3,7 @@ is new. Bounded in bytes; what was used longest ago goes first."""
 
 import hashlib
 import threading
+from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from saif.core.steering import Steering, span_weights
 from saif.runtime.batch import Batch, BatchRow
 
 _MOST_ENTRIES = 64  # each is looked through at every turn
+_MOST_FORGOTTEN = 4096  # conversations; what of them may still be on its way ends within seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +43,19 @@ class _Read:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Entry:
     read: _Read
+    conversation: str
     layers: list[tuple[Tensor, Tensor]]
     """Keys and values (heads, positions, width) per layer."""
 
     @property
     def bytes(self) -> int:
         return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+
+    def is_start_of(self, other: "_Entry") -> bool:
+        """Whether the other makes it superfluous: it says the same and more, for as long."""
+        return self.conversation == other.conversation and self.read.shared(other.read) == len(
+            self.read.token_ids
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +77,7 @@ class KvMemory:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._entries: list[_Entry] = []  # used longest ago first
+        self._forgotten: deque[str] = deque(maxlen=_MOST_FORGOTTEN)
         self._lock = threading.Lock()
 
     @property
@@ -90,29 +100,35 @@ class KvMemory:
         return Remembered(length, steered, entry.layers)
 
     def remember(self, batch: Batch, rows: Sequence[int], control_ids: Collection[int]) -> None:
-        """Keep what these rows of a batch have read."""
+        """Keep what these rows of a batch have read, unless that was to be forgotten."""
         columns = batch.attention_mask.bool()
         for row in rows:
+            conversation = batch.rows[row].conversation
+            if conversation in self._forgotten:
+                continue
             layers = [
                 (layer.keys[row][:, columns[row]], layer.values[row][:, columns[row]])
                 for layer in batch.cache.layers
             ]
-            self._add(_Entry(_read_of(batch.rows[row], control_ids), layers))
+            self._add(_Entry(_read_of(batch.rows[row], control_ids), conversation, layers))
 
     def _add(self, new: _Entry) -> None:
         with self._lock:
-            kept = [
-                entry
-                for entry in self._entries
-                if entry.read.shared(new.read) < len(entry.read.token_ids)
-            ]
+            if new.conversation in self._forgotten:  # while it was copied
+                return
+            kept = [entry for entry in self._entries if not entry.is_start_of(new)]
             self._entries = [*kept, new][-_MOST_ENTRIES:]
             while sum(entry.bytes for entry in self._entries) > self._limit:
                 self._entries.pop(0)
 
-    def forget(self) -> None:
+    def forget(self, conversation: str | None = None) -> None:
+        """Drop a conversation, and whatever of it may still come; or all that is kept so far."""
         with self._lock:
-            self._entries.clear()
+            if conversation is None:
+                self._entries.clear()
+                return
+            self._forgotten.append(conversation)
+            self._entries = [e for e in self._entries if e.conversation != conversation]
 
 
 def restore(cache: Any, found: Sequence[Remembered], device: torch.device) -> Tensor:

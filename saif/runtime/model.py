@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saif.core.steering import Steering
 from saif.errors import InputError
 from saif.runtime.batch import (
     Batch,
@@ -82,6 +81,7 @@ class SteerableModel(ReadableModel):
                 list(start.token_ids),
                 len(start.token_ids) if start.prompt_length is None else start.prompt_length,
                 start.steering,
+                start.conversation,
             )
             for start in starts
         ]
@@ -125,10 +125,10 @@ class SteerableModel(ReadableModel):
         if self.turns is not None and self.rows_can_join:
             self.turns.remember(batch, rows, self.control_ids)
 
-    def settle(self, token_ids: Sequence[int], steering: Steering | None) -> None:
+    def settle(self, reply: RowStart) -> None:
         """Read a finished reply as the next turn will: as part of the prompt, where a `response`
         span steers nothing."""
-        batch, _ = self.start([RowStart(token_ids, steering)])
+        batch, _ = self.start([reply])
         self.remember(batch, [0])
 
     def advance(self, batch: Batch, token_ids: Sequence[int]) -> StepResult:

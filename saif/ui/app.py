@@ -46,6 +46,7 @@ def build_app(services: Services, workshop: Workshop | None = None) -> gr.Blocks
         shown = gr.State(None)
         turns = Turns(services, chat, panel, gr.State(()), gr.State(None), shown, makeable)
         _wire_turns(turns)
+        app.unload(turns.leave)
         renew: dict[str, Any] = {
             "fn": handlers.renew,
             "outputs": [shown, panel.push.preset, chat.notice],

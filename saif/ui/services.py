@@ -1,5 +1,6 @@
 """What the page may use: presets on disk, and an engine that may still be loading."""
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
@@ -34,6 +35,25 @@ class Current:
         return self.engine.result()
 
 
+class Visits:
+    """Which conversation each open page is in, so that it can be forgotten when that ends."""
+
+    def __init__(self, engine: "Callable[[], Future[Engine]]") -> None:
+        self._engine = engine
+        self._open: dict[str, str] = {}
+        self._numbers = itertools.count(1)
+
+    def conversation(self, session: str | None) -> str:
+        """The name of what this page's visitor says until it is forgotten."""
+        # Never the same again: what is still being read when it is forgotten stays forgotten.
+        return self._open.setdefault(session or "", f"{session}/{next(self._numbers)}")
+
+    def forget(self, session: str | None) -> None:
+        conversation, engine = self._open.pop(session or "", None), self._engine()
+        if conversation and engine.done() and engine.exception() is None:
+            engine.result().forget(conversation)
+
+
 class Services:
     """Built once by `app.py`, and by tests around a tiny model.
 
@@ -44,6 +64,7 @@ class Services:
     def __init__(self, library: Library, model_id: str, engine: "Future[Engine]") -> None:
         self.library = library
         self.current = Current(model_id, engine)
+        self.visits = Visits(lambda: self.current.engine)
         self._replies_under_way = 0
         self._counting = threading.Lock()
 

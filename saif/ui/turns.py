@@ -62,10 +62,10 @@ class Turns:
         ]
 
     async def ask(
-        self, text: str, talk: Talk, shown: str | None, *values: Any
+        self, request: gr.Request, text: str, talk: Talk, shown: str | None, *values: Any
     ) -> AsyncGenerator[Updates, None]:
         """Answer a message; it goes back into the box if nothing comes of it."""
-        answer = self._answer(text or "", talk, shown, PanelValues(*values))
+        answer = self._answer(request, text or "", talk, shown, PanelValues(*values))
         box: Updates = {self.chat.message: ""}  # once: the next message may be typed meanwhile
         async with contextlib.aclosing(answer) as updates:
             async for update in updates:
@@ -73,11 +73,11 @@ class Turns:
                 box = {}
 
     async def again(
-        self, talk: Talk, shown: str | None, *values: Any
+        self, request: gr.Request, talk: Talk, shown: str | None, *values: Any
     ) -> AsyncGenerator[Updates, None]:
         """Answer the last message once more; the old answer stays if nothing comes of it."""
         base, text = retried(talk)
-        answer = self._answer(text, base, shown, PanelValues(*values), instead_of=talk)
+        answer = self._answer(request, text, base, shown, PanelValues(*values), instead_of=talk)
         async with contextlib.aclosing(answer) as updates:
             async for update in updates:
                 update.pop(self.chat.message, None)
@@ -87,11 +87,21 @@ class Turns:
         if run is not None:
             run.cancel.set()
 
-    def clear(self) -> Updates:
+    def clear(self, request: gr.Request) -> Updates:
+        self.services.visits.forget(request.session_hash)
+        return self.cleared()
+
+    def cleared(self) -> Updates:
+        """The page without a conversation."""
         return {**self._views(()), **self._idle(()), self.chat.notice: ""}
+
+    def leave(self, request: gr.Request) -> None:
+        """The page was closed."""
+        self.services.visits.forget(request.session_hash)
 
     async def _answer(
         self,
+        request: gr.Request,
         text: str,
         talk: Talk,
         shown: str | None,
@@ -103,7 +113,8 @@ class Turns:
         fallback = talk if instead_of is None else instead_of
         after = fallback
         yield {**self._busy(run), **self._views(talk, waiting=text)}
-        steps = partial(self._steps, text, talk, shown, values, run.cancel)
+        conversation = self.services.visits.conversation(request.session_hash)
+        steps = partial(self._steps, conversation, text, talk, shown, values, run.cancel)
         try:
             async with contextlib.aclosing(newest(steps, run.cancel)) as exchanges:
                 async for exchange in exchanges:
@@ -131,6 +142,7 @@ class Turns:
 
     def _steps(
         self,
+        conversation: str,
         text: str,
         talk: Talk,
         shown: str | None,
@@ -153,6 +165,7 @@ class Turns:
             controls=values.controls,
             sampling=values.sampling,
             with_prompted=values.with_prompted,
+            conversation=conversation,
         )
         engine = current.wait_for_engine(cancel.is_set)
         if engine is None:

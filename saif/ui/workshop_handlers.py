@@ -69,7 +69,7 @@ class WorkshopHandlers:
             problem = as_page_error(error)
             yield {**after, chat.notice: problems_line([problem.message])}
             raise problem from error
-        yield {**self.turns.clear(), **after}
+        yield {**self.turns.cleared(), **after}
 
     # A preset that the model lacks
 

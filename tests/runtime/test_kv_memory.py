@@ -218,3 +218,43 @@ def test_a_model_with_a_sliding_window_keeps_nothing() -> None:
     entry(model, "Hello there")
     assert model.turns.bytes == 0
     assert recalled(model, "Hello there, you") == 0
+
+
+def test_one_conversation_is_forgotten_and_the_others_stay() -> None:
+    engine = LocalEngine(tiny_model(), turn_bytes=1 << 24)
+    memory = engine.steerable.turns
+    assert memory is not None
+
+    def say(text: str, conversation: str) -> None:
+        message = (Message("user", text),)
+        pushes = (None, tiny_steering(1))
+        complete(
+            engine,
+            [Request(messages=message, steering=p, conversation=conversation) for p in pushes],
+        )
+        engine.settled()
+
+    say(TURNS[0], "mine")
+    before = memory.bytes
+    say(TURNS[1], "yours")
+    say(TURNS[0], "yours")  # what I said too
+    engine.forget("yours")
+    assert memory.bytes == before
+    say(TURNS[2], "yours")  # it was forgotten for good
+    assert memory.bytes == before
+    engine.forget("mine")
+    assert memory.bytes == 0
+
+
+def test_what_is_still_being_read_when_it_is_forgotten_stays_forgotten() -> None:
+    engine = LocalEngine(tiny_model(), turn_bytes=1 << 24)
+    request = Request(
+        messages=(Message("user", TURNS[1]),), steering=tiny_steering(1), conversation="mine"
+    )
+    steps = engine.stream([request])
+    next(steps)
+    engine.forget("mine")
+    assert list(steps)
+    engine.settled()
+    assert engine.steerable.turns is not None
+    assert engine.steerable.turns.bytes == 0

@@ -11,7 +11,7 @@ import queue
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +20,9 @@ from saif.generation import Replies, Row, Step, never
 from saif.runtime.batch import Batch, RowStart, StepResult
 from saif.runtime.joining import joined
 from saif.runtime.model import SteerableModel
+
+PART_TOKENS = 128
+"""What is read of a long prompt between two steps of everybody else: a tenth of a second or two."""
 
 MAX_ROWS = 64
 """Rows that run at once; requests beyond that wait their turn, first come, first served."""
@@ -62,6 +65,14 @@ class _Group:
     alone: bool = False
 
 
+@dataclass(eq=False)
+class _Reading:
+    """A request whose long prompts are being read, a part at a time."""
+
+    request: _Request
+    parts: Generator[None, None, tuple[Batch, StepResult]]
+
+
 class SharedBatch:
     """Decodes for many callers at once. A thread works while there is something to do."""
 
@@ -100,11 +111,15 @@ class SharedBatch:
 
     def _work(self) -> None:
         groups: list[_Group] = []
+        readings: deque[_Reading] = deque()
         while True:
-            newcomers = self._newcomers(groups)
-            if not newcomers and not groups:
+            newcomers = self._newcomers(groups, readings)
+            if not newcomers and not groups and not readings:
                 return
-            groups += self._begin_all(newcomers)
+            readings += [self._reading(each) for each in newcomers if _is_long(each)]
+            groups += self._begin_all([each for each in newcomers if not _is_long(each)])
+            if readings:
+                groups += self._read_on(readings)
             try:
                 groups = [left for group in self._merged(groups) for left in self._step(group)]
             except Exception as error:  # noqa: BLE001 - nobody may be left waiting
@@ -112,19 +127,45 @@ class SharedBatch:
                     request.steps.put(error)
                 groups = []
 
-    def _newcomers(self, groups: Sequence[_Group]) -> list[_Request]:
+    def _newcomers(
+        self, groups: Sequence[_Group], readings: Collection[_Reading]
+    ) -> list[_Request]:
         """Who may begin now. The work has ended if nobody is left."""
         n_rows = sum(len(group.batch.rows) for group in groups)
+        n_rows += sum(len(reading.request.rows) for reading in readings)
         found: list[_Request] = []
         with self._guard:
             while self._waiting:
                 n_rows += len(self._waiting[0].rows)
-                if n_rows > self._max_rows and (groups or found):
+                if n_rows > self._max_rows and (groups or readings or found):
                     break
                 found.append(self._waiting.popleft())
-            if not found and not groups:
+            if not found and not groups and not readings:
                 self._thread = None
         return found
+
+    def _reading(self, request: _Request) -> _Reading:
+        starts = [row.start for row in request.rows]
+        return _Reading(request, self._model.start_in_parts(starts, PART_TOKENS))
+
+    def _read_on(self, readings: deque[_Reading]) -> list[_Group]:
+        """Read one part for the one whose turn it is; its group, if that was the last."""
+        reading = readings.popleft()
+        request = reading.request
+        if self._closing or request.dropped or request.cancelled():
+            request.steps.put(request.replies.cancel())
+            request.steps.put(None)
+            return []
+        try:
+            next(reading.parts)
+        except StopIteration as done:
+            batch, result = done.value
+            return [_Group([request], batch, result, [0] * len(request.rows))]
+        except Exception as error:  # noqa: BLE001 - raised again where it was asked for
+            request.steps.put(error)
+            return []
+        readings.append(reading)
+        return []
 
     def _begin_all(self, newcomers: Sequence[_Request]) -> list[_Group]:
         """Read the prompts of all together, or of each alone if they can't be or that fails."""
@@ -236,3 +277,8 @@ class SharedBatch:
         if not alive:
             request.steps.put(None)
         return [own[i] for i in alive], tokens
+
+
+def _is_long(request: _Request) -> bool:
+    """Whether reading its prompts at once would hold up everybody else."""
+    return any(len(row.prompt_ids) > PART_TOKENS for row in request.rows)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from runtime.families import family_model
 from tiny import tiny_model, tiny_steering
 
@@ -19,7 +20,7 @@ from saif.errors import SteeringError
 from saif.generation import Row, Sampling, Step, decode
 from saif.runtime.batch import Batch
 from saif.runtime.model import SteerableModel
-from saif.shared_batch import SharedBatch
+from saif.shared_batch import PART_TOKENS, SharedBatch
 
 ROOT = Path(__file__).parents[1]
 
@@ -288,3 +289,104 @@ def test_rows_of_a_sliding_window_are_not_joined_but_take_turns(
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(lambda each: summary(list(shared.stream(each))), asked)) == wanted
     assert max(passes.rows) == 2
+
+
+def long_rows(model: SteerableModel) -> list[Row]:
+    """A long conversation in two columns, with nothing to share where the second is steered."""
+    prompt = model.encode_text("The river is long. " * 30)
+    steering = tiny_steering(layer=1, span="all")
+    sampling = Sampling(max_new_tokens=8)
+    return [
+        Row(prompt_ids=prompt, sampling=sampling),
+        Row(prompt_ids=prompt[7:], sampling=sampling, steering=steering),
+    ]
+
+
+@pytest.mark.parametrize("most", [1, 37, 128, 10_000])
+@pytest.mark.parametrize("span", ["response", "all"])
+def test_reading_in_parts_changes_nothing(model: SteerableModel, most: int, span: Any) -> None:
+    plain, steered = long_rows(model)
+    steered = replace(steered, steering=tiny_steering(layer=1, span=span))
+    for asked in (
+        [plain],
+        [plain, steered],
+        [plain, plain, replace(plain, steering=steered.steering)],
+    ):
+        starts = [row.start for row in asked]
+        batch, expected = model.start(starts)
+        reading, n_parts = model.start_in_parts(starts, most), 0
+        while True:
+            n_parts += 1
+            try:
+                next(reading)
+            except StopIteration as done:
+                in_parts, found = done.value
+                break
+        assert found.steered == expected.steered
+        torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=1e-4)
+        assert torch.equal(in_parts.attention_mask, batch.attention_mask)
+        tokens = [65] * len(asked)
+        torch.testing.assert_close(
+            model.advance(in_parts, tokens).logits,
+            model.advance(batch, tokens).logits,
+            atol=1e-4,
+            rtol=1e-4,
+        )
+        assert n_parts > 4 if most < 100 else n_parts < 15
+
+
+def test_a_long_prompt_holds_nobody_up(
+    model: SteerableModel, passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    forward = model._forward
+
+    def counted(input_ids: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        if input_ids.shape[1] > 1:
+            read.append(input_ids.numel())
+            passes.rows.append(0)  # among the steps, to see that they take turns
+        return forward(input_ids, *rest, **more)
+
+    asked, late = rows(model, 0, tokens=60), long_rows(model)
+    wanted = [alone(model, asked), alone(model, late)]
+    monkeypatch.setattr(model, "_forward", counted)
+    passes.rows.clear()
+    shared = SharedBatch(model)
+    first = shared.stream(asked)
+    begun = [next(first)]
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(lambda: summary(list(shared.stream(late))))
+        assert summary([*begun, *first]) == wanted[0]
+        assert second.result(20) == wanted[1]
+    assert len(read) > 5
+    assert max(read) <= PART_TOKENS
+    begins = passes.rows.index(0, 2)
+    in_turn = passes.rows[begins : begins + 8]
+    assert in_turn == [0, 2] * 4, passes.rows
+
+
+def test_a_long_prompt_that_nobody_waits_for_is_not_read_to_its_end(
+    model: SteerableModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, stop, parts = SharedBatch(model), threading.Event(), 0
+    forward = model._forward
+
+    def counted(*given: Any, **more: Any) -> Any:
+        nonlocal parts
+        parts += 1
+        stop.set()
+        return forward(*given, **more)
+
+    monkeypatch.setattr(model, "_forward", counted)
+    steps = list(shared.stream(long_rows(model), cancelled=stop.is_set))
+    assert [row.stop for row in steps[-1]] == ["cancelled", "cancelled"]
+    assert parts == 1
+    assert idle()
+
+
+def test_a_long_prompt_that_fails_is_refused_and_the_next_one_works(model: SteerableModel) -> None:
+    shared, asked = SharedBatch(model), long_rows(model)
+    with pytest.raises(SteeringError, match="layer 99"):
+        list(shared.stream([replace(asked[0], steering=tiny_steering(layer=99))]))
+    assert summary(list(shared.stream(asked))) == alone(model, asked)
+    assert idle()

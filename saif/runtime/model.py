@@ -1,8 +1,9 @@
 """A loaded language model that can take one steered step for a batch of rows."""
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
 from ctypes import CDLL
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -74,6 +75,18 @@ class SteerableModel(ReadableModel):
 
     def start(self, starts: Sequence[RowStart]) -> tuple[Batch, StepResult]:
         """Read every row's tokens and give the logits for the token after them."""
+        reading = self.start_in_parts(starts, sys.maxsize)
+        while True:
+            try:
+                next(reading)
+            except StopIteration as done:
+                return cast("tuple[Batch, StepResult]", done.value)
+
+    def start_in_parts(
+        self, starts: Sequence[RowStart], most: int
+    ) -> Generator[None, None, tuple[Batch, StepResult]]:
+        """As `start`, with a pause whenever `most` tokens of all rows together have been read.
+        What is steered in a part is verified with it."""
         if not starts or any(not start.token_ids for start in starts):
             raise InputError("There is nothing to read: a prompt is empty.")
         rows = [
@@ -87,13 +100,27 @@ class SteerableModel(ReadableModel):
         ]
         check_directions(rows, self.n_layers, self.d_model, self.model_id)
         found = [self._recall(row) for row in rows]
-        batch, input_ids = self._begun(rows, found)
-        result = self._step(batch, input_ids, self._forward_all)
+        batch, input_ids = yield from self._begun(rows, found, most)
         # What was steered when it was read in an earlier turn counts as ever.
-        steered = [n + old.steered for n, old in zip(result.steered, found, strict=True)]
+        steered = [old.steered for old in found]
+        n_columns, width = batch.attention_mask.shape[1], input_ids.shape[1]
+        for part in self._parts(width, len(rows), most):
+            if part.start:
+                yield
+            read = batch.attention_mask[:, : n_columns - width + part.stop]
+            so_far = Batch(batch.rows, batch.cache, read)
+            result = self._step(so_far, input_ids[:, part], self._forward_all, width - part.stop)
+            steered = [n + before for n, before in zip(result.steered, steered, strict=True)]
         return batch, StepResult(result.logits, tuple(steered))
 
-    def _begun(self, rows: list[BatchRow], found: list[Remembered]) -> tuple[Batch, Tensor]:
+    def _parts(self, width: int, n_rows: int, most: int) -> list[slice]:
+        """Columns to read at once. A sliding window wants all of them together."""
+        step = max(1, most // n_rows) if self.rows_can_join else width
+        return [slice(first, min(first + step, width)) for first in range(0, width, step)]
+
+    def _begun(
+        self, rows: list[BatchRow], found: list[Remembered], most: int
+    ) -> Generator[None, None, tuple[Batch, Tensor]]:
         """A batch with as much read as can be had cheaply, and the token ids that are left.
 
         Either what is remembered of each row, or what all rows share and none steers, read once
@@ -112,8 +139,15 @@ class SteerableModel(ReadableModel):
             )
             return Batch(rows, cache, torch.cat([read, mask], dim=1)), input_ids
         found[:] = [NOTHING] * len(rows)
-        input_ids, _, attention_mask, cache = self._after_prefix(sequences, skip)
-        return Batch(rows, cache, attention_mask), input_ids
+        cache = self._new_cache()
+        prefix, ones = self._left_pad([sequences[0][:skip]])
+        for part in self._parts(skip, 1, most):
+            self._forward(prefix[:, part], ones[:, : part.stop], cache, {}, {})
+            yield
+        if skip:
+            cache.reorder_cache(torch.zeros(len(rows), dtype=torch.long, device=self.device))
+        input_ids, mask = self._left_pad([sequence[skip:] for sequence in sequences])
+        return Batch(rows, cache, torch.cat([ones.expand(len(rows), -1), mask], dim=1)), input_ids
 
     def _recall(self, row: BatchRow) -> Remembered:
         if self.turns is None or not self.rows_can_join:
@@ -149,9 +183,12 @@ class SteerableModel(ReadableModel):
         batch.cache.reorder_cache(index)
         batch.attention_mask = batch.attention_mask[index]
 
-    def _step(self, batch: Batch, input_ids: Tensor, forward: _Forward) -> StepResult:
+    def _step(
+        self, batch: Batch, input_ids: Tensor, forward: _Forward, ahead: int = 0
+    ) -> StepResult:
+        """ahead: how many of the rows' tokens come after these."""
         width = input_ids.shape[1]
-        weights = steer_weights(batch.rows, width, self.control_ids)
+        weights = steer_weights(batch.rows, width + ahead, self.control_ids)[:, :width]
         # A row that has less to read than the others begins with padding.
         weights *= batch.attention_mask[:, -width:].to(weights)
         counts: dict[int, Tensor] = {}

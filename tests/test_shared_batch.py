@@ -390,3 +390,12 @@ def test_a_long_prompt_that_fails_is_refused_and_the_next_one_works(model: Steer
         list(shared.stream([replace(asked[0], steering=tiny_steering(layer=99))]))
     assert summary(list(shared.stream(asked))) == alone(model, asked)
     assert idle()
+
+
+def test_what_has_to_be_read_as_a_whole_is() -> None:
+    """A sliding window counts columns, so its rows are read at once however long they are."""
+    model = family_model("gemma2")
+    prompt = model.encode_text("The river is long. " * 12)
+    asked = [Row(prompt_ids=prompt, sampling=Sampling(max_new_tokens=6))]
+    assert list(model.start_in_parts([asked[0].start], 16)) in ([], [None])
+    assert summary(list(SharedBatch(model).stream(asked))) == alone(model, asked)

@@ -115,7 +115,7 @@ class SteerableModel(ReadableModel):
 
     def _parts(self, width: int, n_rows: int, most: int) -> list[slice]:
         """Columns to read at once. A sliding window wants all of them together."""
-        step = max(1, most // n_rows) if self.rows_can_join else width
+        step = max(1, most // n_rows if self.rows_can_join else width)
         return [slice(first, min(first + step, width)) for first in range(0, width, step)]
 
     def _begun(

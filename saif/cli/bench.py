@@ -58,6 +58,15 @@ def _show(found: dict[str, Any]) -> None:
             f"{case['ratio']:.2f}×",
         )
     out.print(table)
+    for what, cost in found["costs"].items():
+        out.print(f"{what.capitalize()}: {100 * cost:+.0f} %")
+    band = found["bandwidth"]
+    if band:
+        out.print(
+            f"A step of one row reads {band['weights'] / 1e6:.0f} MB of weights: "
+            f"{band['reached'] / 1e9:.1f} GB/s, {band['reached'] / band['machine']:.0%} of what "
+            f"this machine reads ({band['machine'] / 1e9:.1f} GB/s)"
+        )
     turns = ", ".join(f"{1000 * seconds:.0f}" for seconds in found["first_token_seconds"])
     out.print(f"First token of turns 1–{len(found['first_token_seconds'])}: {turns} ms")
     out.print(f"Reading: {found['read_tokens_per_second']:.0f} tokens/s")

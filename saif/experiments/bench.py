@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,34 @@ from saif.engine import LocalEngine, Message, Request
 from saif.errors import InputError, ModelError
 from saif.experiments.crowd import measure_crowd
 from saif.experiments.progress import track
-from saif.generation import Sampling, Step
+from saif.generation import Sampling
 from saif.runtime import embedded
 from saif.runtime.load import QuantizeOrAuto
 from saif.runtime.rivals import LlamaCpp, generate_times, has_llama_cpp
 
-BASELINE = "generate, 1 row"
+BASELINE, LLAMA_CPP = "generate, 1 row", "llama.cpp, 1 row"
+_ONE, _TWO, _THREE, _STEERED = (
+    "saif, 1 row",
+    "saif, 2 rows",
+    "saif, 3 rows",
+    "saif, 2 rows, one steered",
+)
+OURS = {
+    _ONE: (False,),
+    _TWO: (False, False),
+    _THREE: (False, False, False),
+    _STEERED: (False, True),
+}
+"""case -> which of its rows are steered."""
+
+COSTS = {
+    "a second row": (_TWO, _ONE),
+    "a third row": (_THREE, _ONE),
+    "steering one of two rows": (_STEERED, _TWO),
+}
+"""what costs -> the case with it and the one without."""
+
+_READ_BYTES = 200_000_000
 _PROMPT = "Write a long story about an old house by the sea and the people who lived in it."
 _TURNS = 5
 _PASSAGE = "The sea was calm that day, and the boats lay still beside the old stone wall. "
@@ -53,42 +75,45 @@ class Bench:
         if gguf is not None and has_llama_cpp():
             self._llama = LlamaCpp(gguf)
 
-    def cases(self) -> dict[str, Callable[[], float]]:
-        """name -> one round of it, which gives steps per second."""
-        found: dict[str, Callable[[], float]] = {BASELINE: self._generate}
-        for n_rows in (1, 2, 3):
-            found[f"saif, {n_rows} row{'s' * (n_rows > 1)}"] = self._rows(n_rows, None)
-        found["saif, 2 rows, one steered"] = self._rows(2, self.push)
+    def round(self) -> dict[str, list[float]]:
+        """case -> seconds of each of its steps. What else the machine does falls on all alike: our
+        cases take their steps in turn, and what others run comes right before."""
+        found = {BASELINE: _steps(generate_times(self._model, self._prompt(), self._n))}
         if self._llama is not None:
-            found["llama.cpp, 1 row"] = self._in_llama_cpp
-        return found
+            found[LLAMA_CPP] = _steps(self._llama.times(self._prompt(), self._n))
+        return found | self._in_turn()
 
-    def _generate(self) -> float:
-        return _rate(generate_times(self._model, self._prompt(), self._n))
+    def _in_turn(self) -> dict[str, list[float]]:
+        cases = {name: self._engine.stream(self._requests(name)) for name in OURS}
+        for steps in cases.values():
+            next(steps)  # the prompt is read
+        found: dict[str, list[float]] = {name: [] for name in OURS}
+        whole = True
+        while whole:
+            for name, steps in cases.items():
+                started = time.perf_counter()
+                step = next(steps, ())
+                # A row may end before its time; only whole batches count.
+                whole &= len(step) == len(OURS[name])
+                if whole:
+                    found[name].append(time.perf_counter() - started)
+        n = min(map(len, found.values()))
+        for steps in cases.values():
+            for _ in steps:
+                pass
+        self._engine.settled()  # what goes on in the background is no part of the next round
+        return {name: _some(seconds[:n]) for name, seconds in found.items()}
 
-    def _in_llama_cpp(self) -> float:
-        assert self._llama is not None
-        return _rate(self._llama.times(self._prompt(), self._n))
-
-    def _rows(self, n_rows: int, push: Steering | None) -> Callable[[], float]:
-        def run() -> float:
-            steps, times = self._timed([push if row == 1 else None for row in range(n_rows)])
-            # A row may end before its time; only whole batches count.
-            return _rate(times[: sum(len(step) == n_rows for step in steps)])
-
-        return run
-
-    def _timed(self, pushes: Sequence[Steering | None]) -> tuple[list[Step], list[float]]:
+    def _requests(self, case: str) -> list[Request]:
         message = (Message("user", _PROMPT),)
-        requests = [
-            Request(messages=message, steering=push, sampling=self._sampling) for push in pushes
+        return [
+            Request(
+                messages=message,
+                steering=self.push if steered else None,
+                sampling=self._sampling,
+            )
+            for steered in OURS[case]
         ]
-        steps, times = [], []
-        for step in self._engine.stream(requests):
-            times.append(time.perf_counter())
-            steps.append(step)
-        self._engine.settled()  # what goes on in the background is no part of the next case
-        return steps, times
 
     def _prompt(self) -> list[int]:
         return self._model.render([{"role": "user", "content": _PROMPT}])
@@ -141,14 +166,11 @@ def run_bench(
     if rounds < 1 or n_steps < 4:
         raise InputError("At least one round of four steps is needed.")
     bench = Bench(engine, n_steps=n_steps)
-    cases = bench.cases()
-    for case in cases.values():  # warm-up
-        case()
-    rates: dict[str, list[float]] = {name: [] for name in cases}
-    turns, reading = [], []
+    bench.round()  # warm-up
+    decoding, turns, reading, bandwidth = [], [], [], []
     for _ in track(range(rounds), "Rounds"):
-        for name, case in cases.items():
-            rates[name].append(case())
+        decoding.append(bench.round())
+        bandwidth.append(_read_bandwidth())
         turns.append(bench.first_tokens())
         reading.append(bench.read_seconds())
     first_tokens = [statistics.median(turn) for turn in zip(*turns, strict=True)]
@@ -159,7 +181,9 @@ def run_bench(
         "machine": machine(),
         "rounds": rounds,
         "steps": n_steps,
-        "decoding": [_summary(name, rates) for name in cases],
+        "decoding": [_summary(name, decoding) for name in decoding[0]],
+        "costs": {what: _cost(*pair, decoding) for what, pair in COSTS.items()},
+        "bandwidth": _bandwidth(engine, decoding, statistics.median(bandwidth)),
         "first_token_seconds": first_tokens,
         "last_turn_to_first": statistics.median(turn[-1] / turn[0] for turn in turns),
         "read_tokens_per_second": 1 / statistics.median(reading),
@@ -181,25 +205,58 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _summary(name: str, rates: dict[str, list[float]]) -> dict[str, Any]:
-    own = rates[name]
+def _summary(name: str, rounds: Sequence[dict[str, list[float]]]) -> dict[str, Any]:
+    """Steps per second by the median step of each round: one that was held up says nothing."""
+    rates = [1 / statistics.median(each[name]) for each in rounds]
     # Each round against the baseline of that round.
-    ratios = [mine / theirs for mine, theirs in zip(own, rates[BASELINE], strict=True)]
+    ratios = [
+        rate * statistics.median(each[BASELINE]) for rate, each in zip(rates, rounds, strict=True)
+    ]
     return {
         "name": name,
-        "steps_per_second": statistics.median(own),
-        "slowest": min(own),
-        "fastest": max(own),
+        "steps_per_second": statistics.median(rates),
+        "slowest": min(rates),
+        "fastest": max(rates),
         "ratio": statistics.median(ratios),
     }
 
 
-def _rate(times: Sequence[float]) -> float:
-    """Steps per second, by the median step: one that was held up says nothing."""
-    steps = [after - before for before, after in itertools.pairwise(times)]
-    if not steps:
+def _cost(more: str, less: str, rounds: Sequence[dict[str, list[float]]]) -> float:
+    """By how much a step of one case takes longer than the other case's beside it."""
+    pairs = [pair for each in rounds for pair in zip(each[more], each[less], strict=True)]
+    return statistics.median(longer / shorter for longer, shorter in pairs) - 1
+
+
+def _bandwidth(
+    engine: LocalEngine, rounds: Sequence[dict[str, list[float]]], machine: float
+) -> dict[str, float] | None:
+    """Bytes per second: of weights that a step of one row reads, and what this machine can read;
+    None on a GPU, where that isn't measured."""
+    model = engine.steerable
+    if model.device.type != "cpu":
+        return None
+    packed = model.lean is not None and model.lean.packed
+    read = model.lean.bytes if model.lean and packed else model.memory
+    seconds = statistics.median(statistics.median(each[_ONE]) for each in rounds)
+    return {"weights": read, "reached": read / seconds, "machine": machine}
+
+
+def _read_bandwidth() -> float:
+    """Bytes per second at which this machine's threads read memory."""
+    numbers = torch.ones(_READ_BYTES // 4)
+    started = time.perf_counter()
+    numbers.sum()
+    return _READ_BYTES / (time.perf_counter() - started)
+
+
+def _steps(times: Sequence[float]) -> list[float]:
+    return _some([after - before for before, after in itertools.pairwise(times)])
+
+
+def _some(seconds: list[float]) -> list[float]:
+    if not seconds:
         raise ModelError("The model ended its reply before two tokens, so nothing can be timed.")
-    return 1 / statistics.median(steps)
+    return seconds
 
 
 def _some_push(engine: LocalEngine) -> Steering:

@@ -36,6 +36,9 @@ def test_everything_is_in_one_json_document(bench: Any) -> None:
     for case in found["decoding"]:
         assert 0 < case["slowest"] <= case["steps_per_second"] <= case["fastest"]
     assert found["decoding"][0]["ratio"] == 1
+    assert list(found["costs"]) == ["a second row", "a third row", "steering one of two rows"]
+    assert found["bandwidth"]["reached"] > 0
+    assert found["bandwidth"]["weights"] > 0
     assert (found["rounds"], found["steps"], found["quantize"]) == (2, 6, "auto")
     assert len(found["first_token_seconds"]) == 5
     assert found["last_turn_to_first"] > 0
@@ -50,7 +53,14 @@ def test_everything_is_in_one_json_document(bench: Any) -> None:
 def test_a_person_gets_a_table(bench: Any) -> None:
     result = bench("--no-start-up")
     assert result.exit_code == 0, result.output
-    for words in (*CASES, "1.00×", "First token of turns 1–5", "Memory"):
+    for words in (
+        *CASES,
+        "1.00×",
+        "A third row: ",
+        "of weights",
+        "First token of turns 1–5",
+        "Memory",
+    ):
         assert words in result.stdout
     assert "Fresh process" not in result.stdout
 
@@ -72,8 +82,8 @@ def test_too_few_rounds_are_refused(bench: Any) -> None:
     assert "At least one round" in result.stderr
 
 
-def test_nothing_runs_beside_a_case_that_is_timed() -> None:
-    """A steered reply is read anew in the background; that has to be over before the next case."""
+def test_nothing_runs_beside_a_round_that_is_timed() -> None:
+    """A steered reply is read anew in the background; that has to be over before the next round."""
     engine = LocalEngine(tiny_model(), turn_bytes=1 << 24)
     settle, settled = engine.steerable.settle, []
 
@@ -83,12 +93,32 @@ def test_nothing_runs_beside_a_case_that_is_timed() -> None:
         settled.append(of)
 
     engine.steerable.settle = slow
-    module.Bench(engine, n_steps=4).cases()["saif, 2 rows, one steered"]()
+    module.Bench(engine, n_steps=4).round()
     assert len(settled) == 1
 
 
+def test_our_cases_take_their_steps_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = LocalEngine(tiny_model())
+    engine.steerable.end_ids = frozenset()
+    bench, rows = module.Bench(engine, n_steps=5), []
+    advance = engine.steerable.advance
+
+    def counted(batch: Any, token_ids: Any) -> Any:
+        rows.append(len(batch.rows))
+        return advance(batch, token_ids)
+
+    monkeypatch.setattr(engine.steerable, "advance", counted)
+    found = bench.round()
+    assert rows == [1, 2, 3, 2] * 4
+    assert {name: len(found[name]) for name in module.OURS} == dict.fromkeys(module.OURS, 4)
+
+
 def test_a_step_that_was_held_up_does_not_count() -> None:
-    assert module._rate([0, 1, 2, 12, 13]) == 1
+    """Neither in a rate nor in what a row costs."""
+    one = {"saif, 1 row": [1.0, 1.0, 9.0, 1.0, 1.0], "saif, 2 rows": [1.2, 1.2, 1.2, 9.0, 1.2]}
+    rounds = [{module.BASELINE: [2.0, 2.0, 30.0], **one}] * 3
+    assert module._summary("saif, 1 row", rounds)["ratio"] == 2
+    assert module._cost("saif, 2 rows", "saif, 1 row", rounds) == pytest.approx(0.2)
 
 
 def test_llama_cpp_runs_the_same_file_where_it_is_installed(
@@ -112,8 +142,9 @@ def test_llama_cpp_runs_the_same_file_where_it_is_installed(
     monkeypatch.setattr(module.embedded, "gguf_file", lambda: gguf)
     assert rivals.has_llama_cpp()
     engine = LocalEngine(tiny_model())
-    assert "llama.cpp, 1 row" not in module.Bench(engine, n_steps=4).cases()
+    assert module.LLAMA_CPP not in module.Bench(engine, n_steps=4).round()
     engine.steerable.model_id = module.embedded.MODEL_ID
-    rate = module.Bench(engine, n_steps=4).cases()["llama.cpp, 1 row"]()
+    seconds = module.Bench(engine, n_steps=4).round()[module.LLAMA_CPP]
     assert opened == [str(gguf)]
-    assert 0 < rate < 1000
+    assert len(seconds) == 3
+    assert min(seconds) >= 0.001

@@ -24,7 +24,16 @@ LAYERS = [  # lowest first; rooms on one row are independent of each other
     {"ui", "cli"},
     {"__main__"},
 ]
+STUDY_LAYERS = [  # the rooms of `saif/study`, likewise
+    {"design"},
+    {"store"},
+    {"taking_part", "safekeeping"},
+    {"opening", "data"},
+    {"analysis", "pages"},
+    {"simulation"},
+]
 RANK = {room: rank for rank, row in enumerate(LAYERS) for room in row}
+STUDY_RANK = {room: rank for rank, row in enumerate(STUDY_LAYERS) for room in row}
 
 ONLY_IN = {  # packages that only these files or folders may import
     "gradio": ("ui/",),
@@ -91,6 +100,20 @@ def test_imports_only_point_down(path: Path) -> None:
         target = rest.partition(".")[0]
         if target in RANK and target != room:  # `from saif import __version__` has no room
             assert RANK[target] < RANK[room], f"{name_of(path)} imports {name}"
+
+
+STUDY_FILES = [path for path in FILES if name_of(path).startswith("study/")]
+
+
+@pytest.mark.parametrize("path", STUDY_FILES, ids=name_of)
+def test_imports_within_a_study_only_point_down(path: Path) -> None:
+    room = path.relative_to(SAIF / "study").with_suffix("").parts[0]
+    for name in imports(path):
+        if name.startswith("saif.study.") and room != "__init__":
+            target = name.split(".")[2]
+            assert target == room or STUDY_RANK[target] < STUDY_RANK[room], (
+                f"{name_of(path)} imports {name}"
+            )
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from saif.errors import StudyError
-from saif.study.keys import key_of
-from saif.study.publish import Version, versions
-from saif.study.remote import Copier, rebuild
-from saif.study.store import Store
-from saif.study.whereabouts import check_place, remote_name
+from saif.study.design.publish import Version, versions
+from saif.study.safekeeping.remote import Copier, rebuild
+from saif.study.safekeeping.whereabouts import check_place, remote_name
+from saif.study.store.keys import key_of
+from saif.study.store.store import Store
 
 
 def newest_version(folder: Path) -> Version:

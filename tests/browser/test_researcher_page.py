@@ -10,9 +10,9 @@ from made_up_participants import Clock, complete, make_store, person
 from playwright.sync_api import Browser, Page
 from researcher_server import SECRET, serving
 
-from saif.study.results import flow
-from saif.study.steps import begin, call_off
-from saif.study.store import Store
+from saif.study.data.results import flow
+from saif.study.store.store import Store
+from saif.study.taking_part.steps import begin, call_off
 
 pytestmark = pytest.mark.browser
 

@@ -13,7 +13,7 @@ from study_bot import BrowserBot
 
 from saif.study.analysis.analyse import analyse
 from saif.study.analysis.data import from_export, from_store
-from saif.study.export import check_export, export
+from saif.study.data.export import check_export, export
 
 pytestmark = pytest.mark.browser
 

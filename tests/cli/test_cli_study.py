@@ -8,12 +8,12 @@ import pytest
 from made_up_participants import rows
 
 from saif.cli.study.opening import open_study
-from saif.study.design import read_study
-from saif.study.identities import KEY_VARIABLE
-from saif.study.keys import key_file
-from saif.study.publish import versions
-from saif.study.simulate import Crowd, simulate
-from saif.study.store import Store
+from saif.study.design.publish import versions
+from saif.study.design.study_file import read_study
+from saif.study.simulation.simulate import Crowd, simulate
+from saif.study.store.identities import KEY_VARIABLE
+from saif.study.store.keys import key_file
+from saif.study.store.store import Store
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ import pytest
 from made_up_participants import complete, make_store, published, rows
 
 from saif.cli.study.opening import open_study
-from saif.study.publish import canonical
-from saif.study.simulate import Crowd
-from saif.study.store import Store
+from saif.study.design.publish import canonical
+from saif.study.simulation.simulate import Crowd
+from saif.study.store.store import Store
 
 TOLD = re.compile(r"--(\w+) (?:(?!--).)*?\(default: ([\d.]+)\)")
 
@@ -163,7 +163,7 @@ def test_the_calculator_tells_how_many_to_recruit(saif, refused):
 
 
 def test_the_defaults_that_the_help_tells_are_those_of_the_crowd_and_the_scenario(saif):
-    from saif.study.power import Scenario
+    from saif.study.analysis.power import Scenario
 
     for command, values in (("simulate", Crowd()), ("power", Scenario(rate=0.6))):
         told = TOLD.findall(" ".join(saif("study", command, "--help").stdout.split()))

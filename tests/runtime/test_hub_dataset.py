@@ -10,14 +10,14 @@ from made_up_participants import Clock, complete, make_store
 
 from saif.errors import StudyError
 from saif.runtime.hub_dataset import HubDataset
-from saif.study.erasure import withdraw
-from saif.study.identities import KEY_VARIABLE
+from saif.study.data.results import votes
+from saif.study.design.publish import write_version
 from saif.study.opening import open_to_serve
-from saif.study.outbox import is_copied
-from saif.study.publish import write_version
-from saif.study.remote import Copier
-from saif.study.results import votes
-from saif.study.whereabouts import REMOTE_VARIABLE
+from saif.study.safekeeping.erasure import withdraw
+from saif.study.safekeeping.remote import Copier
+from saif.study.safekeeping.whereabouts import REMOTE_VARIABLE
+from saif.study.store.identities import KEY_VARIABLE
+from saif.study.store.outbox import is_copied
 
 NAME = "datasets/me/data"
 

@@ -7,8 +7,8 @@ from typing import Any
 from made_up_participants import published
 
 from saif.study.analysis.data import StudyData, numbered
-from saif.study.tables import TABLES, Row
-from saif.study.votes import Vote
+from saif.study.data.tables import TABLES, Row
+from saif.study.taking_part.votes import Vote
 
 STATUSES = ("enrolled", "active", "complete", "screened", "stale", "withdrawn", "erased")
 PRESET = "translate-french/post/1"

@@ -10,15 +10,15 @@ from typing import Any
 
 from made_up_studies import LIBRARY, study
 
-from saif.study.ballots import Ballot, Saved, respond, vote
-from saif.study.database import Connect, connect
-from saif.study.design import Study
-from saif.study.identities import Person
-from saif.study.publish import Version, publish
-from saif.study.steps import Answer, add_turn, begin, finish
-from saif.study.store import Store
-from saif.study.trials import Trial
-from saif.study.votes import Choice
+from saif.study.design.publish import Version, publish
+from saif.study.design.study_file import Study
+from saif.study.store.database import Connect, connect
+from saif.study.store.identities import Person
+from saif.study.store.store import Store
+from saif.study.store.trials import Trial
+from saif.study.taking_part.ballots import Ballot, Saved, respond, vote
+from saif.study.taking_part.steps import Answer, add_turn, begin, finish
+from saif.study.taking_part.votes import Choice
 
 KEY = b"a key of at least thirty-two bytes, for tests"
 QUESTIONS = [

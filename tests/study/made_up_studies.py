@@ -9,7 +9,7 @@ import yaml
 
 from saif.presets.library import SHIPPED, Library
 from saif.presets.preset import LoadedPreset
-from saif.study.design import Study
+from saif.study.design.study_file import Study
 
 EXAMPLE = SHIPPED / "studies" / "example.yaml"
 MODEL_FOLDER = "smollm2-135m-instruct"

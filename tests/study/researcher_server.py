@@ -11,7 +11,7 @@ import uvicorn
 from saif.study.pages.desk import Desk
 from saif.study.pages.researcher import researcher_router
 from saif.study.pages.server import build_app
-from saif.study.store import Store
+from saif.study.store.store import Store
 
 SECRET = "a secret of the researcher"
 

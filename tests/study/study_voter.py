@@ -11,10 +11,10 @@ from pathlib import Path
 from made_up_participants import KEY, answers, person
 
 from saif.errors import StudyError
-from saif.study.ballots import Ballot, respond, vote
-from saif.study.publish import Version
-from saif.study.steps import add_turn, begin, finish
-from saif.study.store import Store
+from saif.study.design.publish import Version
+from saif.study.store.store import Store
+from saif.study.taking_part.ballots import Ballot, respond, vote
+from saif.study.taking_part.steps import add_turn, begin, finish
 
 
 def say(*words: str) -> None:

@@ -17,13 +17,13 @@ from saif.errors import InputError, StudyError
 from saif.study.analysis.analyse import analyse, as_json
 from saif.study.analysis.data import StudyData, from_export, from_store
 from saif.study.analysis.quality import changed_arm, quality
+from saif.study.analysis.statistics import estimate, estimate_two_way, icc, sign_flip_p
 from saif.study.analysis.values import Analysis, Model
-from saif.study.export import FORMATS, export
-from saif.study.simulate import Crowd, simulate
-from saif.study.statistics import estimate, estimate_two_way, icc, sign_flip_p
-from saif.study.tables import Row
-from saif.study.unblinding import unblind
-from saif.study.votes import Choice, Vote, preference_scores
+from saif.study.data.export import FORMATS, export
+from saif.study.data.tables import Row
+from saif.study.data.unblinding import unblind
+from saif.study.simulation.simulate import Crowd, simulate
+from saif.study.taking_part.votes import Choice, Vote, preference_scores
 
 
 @pytest.fixture(autouse=True)

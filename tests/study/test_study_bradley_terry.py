@@ -9,8 +9,8 @@ from made_up_votes import vote
 from scipy.optimize import minimize
 
 from saif.errors import InputError
-from saif.study.bradley_terry import bradley_terry
-from saif.study.votes import Vote
+from saif.study.analysis.bradley_terry import bradley_terry
+from saif.study.taking_part.votes import Vote
 
 TRUE = {"a": 0.7, "b": 0.1, "c": -0.2, "d": -0.6}
 

@@ -11,9 +11,8 @@ from made_up_studies import EXAMPLE, LIBRARY, MODEL_FOLDER, plain, small_library
 from pydantic import ValidationError
 
 from saif.errors import InputError, StudyError
-from saif.study.check import check
-from saif.study.design import Study, read_study
-from saif.study.publish import (
+from saif.study.design.check import check
+from saif.study.design.publish import (
     canonical,
     check_fingerprint,
     check_presets,
@@ -21,7 +20,8 @@ from saif.study.publish import (
     read_version,
     versions,
 )
-from saif.study.questions import check_answer
+from saif.study.design.questions import check_answer
+from saif.study.design.study_file import Study, read_study
 
 # The file
 

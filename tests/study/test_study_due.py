@@ -6,12 +6,12 @@ import pytest
 from made_up_participants import cast, made_ready, make_store, person, rows, walk
 
 from saif.errors import StudyError
-from saif.study.audit import verify
-from saif.study.ballots import report, respond
-from saif.study.due import Due, due
-from saif.study.results import votes
-from saif.study.steps import begin, finish, stop_early
-from saif.study.store import Store
+from saif.study.data.results import votes
+from saif.study.store.audit import verify
+from saif.study.store.store import Store
+from saif.study.taking_part.ballots import report, respond
+from saif.study.taking_part.due import Due, due
+from saif.study.taking_part.steps import begin, finish, stop_early
 
 
 @pytest.fixture

@@ -30,16 +30,16 @@ from made_up_participants import (
 )
 
 from saif.errors import StudyError
-from saif.study import audit
-from saif.study.backup import backup, backups, restore
-from saif.study.ballots import Ballot, Saved, respond, vote
-from saif.study.database import connect
-from saif.study.erasure import finish_erasures, withdraw
-from saif.study.publish import canonical
-from saif.study.results import flow, votes
-from saif.study.steps import add_turn, begin, call_off, finish
-from saif.study.store import Store
-from saif.study.trials import Trial
+from saif.study.data.results import flow, votes
+from saif.study.design.publish import canonical
+from saif.study.safekeeping.backup import backup, backups, restore
+from saif.study.safekeeping.erasure import finish_erasures, withdraw
+from saif.study.store import audit
+from saif.study.store.database import connect
+from saif.study.store.store import Store
+from saif.study.store.trials import Trial
+from saif.study.taking_part.ballots import Ballot, Saved, respond, vote
+from saif.study.taking_part.steps import add_turn, begin, call_off, finish
 
 ROOT = Path(__file__).parents[2]
 
@@ -487,7 +487,7 @@ def test_a_damaged_backup_is_not_restored(tmp_path: Path) -> None:
 
 
 def test_only_the_newest_backups_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("saif.study.backup.KEPT", 2)
+    monkeypatch.setattr("saif.study.safekeeping.backup.KEPT", 2)
     clock_store = make_store(tmp_path)
     names = []
     for _ in range(4):

@@ -21,10 +21,8 @@ from made_up_participants import (
 )
 
 from saif.errors import InputError, StudyError
-from saif.study.ballots import respond
-from saif.study.erasure import withdraw
-from saif.study.events import note_event
-from saif.study.export import (
+from saif.study.analysis.statistics import estimate, estimate_two_way, icc, sign_flip_p
+from saif.study.data.export import (
     _READERS,
     _WRITERS,
     check_export,
@@ -33,14 +31,16 @@ from saif.study.export import (
     read_table,
     read_votes,
 )
-from saif.study.identities import Person
-from saif.study.results import votes
-from saif.study.statistics import estimate, estimate_two_way, icc, sign_flip_p
-from saif.study.steps import add_turn, begin, call_off, finish
-from saif.study.store import Store
-from saif.study.tables import TABLES, Column, codebook
-from saif.study.trials import Trial
-from saif.study.votes import Choice, preference_scores
+from saif.study.data.results import votes
+from saif.study.data.tables import TABLES, Column, codebook
+from saif.study.safekeeping.erasure import withdraw
+from saif.study.store.identities import Person
+from saif.study.store.store import Store
+from saif.study.store.trials import Trial
+from saif.study.taking_part.ballots import respond
+from saif.study.taking_part.events import note_event
+from saif.study.taking_part.steps import add_turn, begin, call_off, finish
+from saif.study.taking_part.votes import Choice, preference_scores
 
 NASTY = [
     "=cmd|' /C calc'!A0",

@@ -21,15 +21,15 @@ from made_up_participants import (
 )
 
 from saif.errors import StudyError
-from saif.study import audit, outbox
-from saif.study.backup import backups
-from saif.study.erasure import erase_rows
-from saif.study.keeping import Housekeeper
-from saif.study.results import flow
-from saif.study.retention import ends_at, purge
-from saif.study.settings import setting
-from saif.study.status import status
-from saif.study.store import Store
+from saif.study.data.results import flow
+from saif.study.data.status import status
+from saif.study.safekeeping.backup import backups
+from saif.study.safekeeping.erasure import erase_rows
+from saif.study.safekeeping.keeping import Housekeeper
+from saif.study.safekeeping.retention import ends_at, purge
+from saif.study.store import audit, outbox
+from saif.study.store.settings import setting
+from saif.study.store.store import Store
 
 
 class Remote:
@@ -249,7 +249,7 @@ def test_a_deletion_that_was_cut_off_goes_on(
     complete(store, "a")
     complete(store, "b")
     with monkeypatch.context() as patch:
-        patch.setattr("saif.study.retention.finish_erasures", lambda store: 1 / 0)
+        patch.setattr("saif.study.safekeeping.retention.finish_erasures", lambda store: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             purge(store)
     again = Store(store.folder, published(), KEY, clock=clock)

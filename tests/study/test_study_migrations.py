@@ -7,11 +7,11 @@ import pytest
 from made_up_participants import KEY, Clock, complete, make_store, rows
 
 from saif.errors import StudyError
-from saif.study import audit, outbox
-from saif.study.publish import Version
-from saif.study.results import flow, votes
-from saif.study.schema import MIGRATIONS
-from saif.study.store import Store
+from saif.study.data.results import flow, votes
+from saif.study.design.publish import Version
+from saif.study.store import audit, outbox
+from saif.study.store.schema import MIGRATIONS
+from saif.study.store.store import Store
 
 FIRST = Path(__file__).parent / "first_schema.sql"
 """What `sqlite3 study.db .dump` said of a store of the first schema: one person who reported a

@@ -17,7 +17,7 @@ from saif.study.analysis.models import models
 from saif.study.analysis.observations import observations
 from saif.study.analysis.shares import share
 from saif.study.analysis.values import Model
-from saif.study.votes import Vote, preference_scores
+from saif.study.taking_part.votes import Vote, preference_scores
 
 
 def fitted(data: StudyData, name: str) -> Model:

@@ -9,9 +9,7 @@ import pytest
 from made_up_studies import plain, study
 
 from saif.errors import StudyError
-from saif.study import pool
-from saif.study.design import Study
-from saif.study.plan import (
+from saif.study.design.plan import (
     CHECK_ARM,
     PlannedTrial,
     block,
@@ -21,6 +19,8 @@ from saif.study.plan import (
     plan_seed,
     williams,
 )
+from saif.study.design.study_file import Study
+from saif.study.store import pool
 
 PRESETS = [
     {"preset": "letter", "placement": "pre"},

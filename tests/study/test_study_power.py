@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from saif.errors import InputError
-from saif.study.power import Scenario, obrien_fleming, participants_needed, power
+from saif.study.analysis.power import Scenario, obrien_fleming, participants_needed, power
 
 
 @pytest.mark.parametrize(

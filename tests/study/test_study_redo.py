@@ -21,12 +21,12 @@ from made_up_participants import (
 from saif.study.analysis.data import from_export
 from saif.study.analysis.observations import observations, votes_of
 from saif.study.analysis.shares import best_estimate
-from saif.study.comparator import comparator, score
-from saif.study.export import export
-from saif.study.simulate import Crowd, simulate
-from saif.study.steps import add_turn, begin
-from saif.study.tables import TABLES
-from saif.study.votes import preference_scores
+from saif.study.data.comparator import comparator, score
+from saif.study.data.export import export
+from saif.study.data.tables import TABLES
+from saif.study.simulation.simulate import Crowd, simulate
+from saif.study.taking_part.steps import add_turn, begin
+from saif.study.taking_part.votes import preference_scores
 
 SAME = {"abs": 1e-9, "rel": 1e-9}
 

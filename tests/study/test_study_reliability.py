@@ -8,8 +8,8 @@ import pytest
 from made_up_votes import vote
 
 from saif.errors import InputError
-from saif.study.reliability import bang_index, krippendorffs_alpha, ratings_of, retest
-from saif.study.votes import Vote
+from saif.study.analysis.reliability import bang_index, krippendorffs_alpha, ratings_of, retest
+from saif.study.taking_part.votes import Vote
 
 # Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), part C: four observers, twelve
 # units, missing values left out. It gives α = 0.743 for nominal data.

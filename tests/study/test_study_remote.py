@@ -18,22 +18,23 @@ from made_up_participants import (
 )
 
 from saif.errors import StudyError
-from saif.study import audit, outbox, segments
-from saif.study.ballots import reopen, report
-from saif.study.erasure import withdraw
-from saif.study.events import note_event
-from saif.study.keeping import Housekeeper
-from saif.study.remote import PARTS_AT_MOST, Copier, rebuild
-from saif.study.results import votes
-from saif.study.retention import purge
-from saif.study.schema import MIGRATIONS
-from saif.study.segments import TornError
-from saif.study.simulate import Crowd, simulate
-from saif.study.statistics import estimate
-from saif.study.steps import add_turn, begin, call_off
-from saif.study.store import Store
-from saif.study.votes import preference_scores
-from saif.study.whereabouts import REMOTE_VARIABLE, check_place
+from saif.study.analysis.statistics import estimate
+from saif.study.data.results import votes
+from saif.study.safekeeping import segments
+from saif.study.safekeeping.erasure import withdraw
+from saif.study.safekeeping.keeping import Housekeeper
+from saif.study.safekeeping.remote import PARTS_AT_MOST, Copier, rebuild
+from saif.study.safekeeping.retention import purge
+from saif.study.safekeeping.segments import TornError
+from saif.study.safekeeping.whereabouts import REMOTE_VARIABLE, check_place
+from saif.study.simulation.simulate import Crowd, simulate
+from saif.study.store import audit, outbox
+from saif.study.store.schema import MIGRATIONS
+from saif.study.store.store import Store
+from saif.study.taking_part.ballots import reopen, report
+from saif.study.taking_part.events import note_event
+from saif.study.taking_part.steps import add_turn, begin, call_off
+from saif.study.taking_part.votes import preference_scores
 
 COPIED = (*segments.SHARED, *segments.OWNED, "audit")
 
@@ -271,7 +272,7 @@ def test_a_copy_of_a_newer_saif_is_neither_read_nor_overwritten(
 ) -> None:
     store = make_store(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("saif.study.segments.FORMAT", 2)
+        patch.setattr("saif.study.safekeeping.segments.FORMAT", 2)
         Copier(store, shelf)()
     before = dict(shelf.files)
     for step in (Copier(store, shelf), lambda: rebuild(tmp_path / "new", store.study.id, shelf)):
@@ -351,7 +352,7 @@ def test_many_parts_become_one(
     tmp_path: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert PARTS_AT_MOST >= 10
-    monkeypatch.setattr("saif.study.remote.PARTS_AT_MOST", 3)
+    monkeypatch.setattr("saif.study.safekeeping.remote.PARTS_AT_MOST", 3)
     store = make_store(tmp_path)
     copier = Copier(store, shelf)
     n_files = []

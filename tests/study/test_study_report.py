@@ -12,7 +12,7 @@ from saif.study.analysis.analyse import analyse, as_json
 from saif.study.analysis.data import StudyData
 from saif.study.analysis.page import NUMBERS, PAGE, flow_steps, render, write_page
 from saif.study.analysis.values import Analysis
-from saif.study.unblinding import Look
+from saif.study.data.unblinding import Look
 
 ATTACK = "<script>alert('x')</script><img src=http://evil.example/a.png onerror=alert(1)>"
 

@@ -25,12 +25,13 @@ from researcher_server import SECRET, serving
 from starlette.requests import Request
 
 from saif.errors import StudyError
-from saif.study.ballots import report
-from saif.study.export import check_export
+from saif.study.data.export import check_export
+from saif.study.data.results import flow
 from saif.study.pages.sessions import LASTS_SECONDS, Sessions, TooManyTriesError
-from saif.study.results import flow
-from saif.study.steps import add_turn, begin, call_off
-from saif.study.store import Store, is_paused
+from saif.study.store.settings import is_paused
+from saif.study.store.store import Store
+from saif.study.taking_part.ballots import report
+from saif.study.taking_part.steps import add_turn, begin, call_off
 
 GET = ("/researcher", "/researcher/figures")
 POST = tuple(f"/researcher/{step}" for step in ("logout", "pause", "resume", "erase", "export"))

@@ -7,16 +7,16 @@ from made_up_participants import KEY, Clock, make_store, person, rows
 from made_up_studies import LIBRARY
 
 from saif.errors import InputError, StudyError
-from saif.study import audit
-from saif.study.design import read_study
-from saif.study.export import check_export, export, read_votes
-from saif.study.identities import Person
-from saif.study.publish import publish
-from saif.study.results import flow, missed_checks, votes
-from saif.study.simulate import Crowd, simulate
-from saif.study.statistics import estimate, icc
-from saif.study.store import Store
-from saif.study.votes import left_scores, preference_scores
+from saif.study.analysis.statistics import estimate, icc
+from saif.study.data.export import check_export, export, read_votes
+from saif.study.data.results import flow, missed_checks, votes
+from saif.study.design.publish import publish
+from saif.study.design.study_file import read_study
+from saif.study.simulation.simulate import Crowd, simulate
+from saif.study.store import audit
+from saif.study.store.identities import Person
+from saif.study.store.store import Store
+from saif.study.taking_part.votes import left_scores, preference_scores
 
 
 def test_the_planted_preference_is_recovered_from_the_export(tmp_path: Path) -> None:

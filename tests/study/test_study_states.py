@@ -12,11 +12,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from made_up_participants import Clock, answers, make_store, person, rows
 
 from saif.errors import InputError, StudyError
-from saif.study import audit
-from saif.study.ballots import Ballot, reopen, respond, vote
-from saif.study.erasure import withdraw
-from saif.study.steps import add_turn, begin, call_off, finish, screen_out
-from saif.study.trials import Trial
+from saif.study.safekeeping.erasure import withdraw
+from saif.study.store import audit
+from saif.study.store.trials import Trial
+from saif.study.taking_part.ballots import Ballot, reopen, respond, vote
+from saif.study.taking_part.steps import add_turn, begin, call_off, finish, screen_out
 
 PEOPLE = st.integers(0, 3)
 EVERYTHING = (

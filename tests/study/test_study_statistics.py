@@ -13,7 +13,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
 from saif.errors import InputError
-from saif.study.statistics import (
+from saif.study.analysis.statistics import (
     Estimate,
     estimate,
     estimate_two_way,
@@ -23,7 +23,7 @@ from saif.study.statistics import (
     sign_flip_p,
     tost,
 )
-from saif.study.votes import Score, left_scores, preference_scores
+from saif.study.taking_part.votes import Score, left_scores, preference_scores
 
 UNEVEN = [  # participants with unequal numbers of votes, some of them ties
     *[Score("a", f"q{i}", value) for i, value in enumerate([1, 1, 0, 0.5, 1, 0])],

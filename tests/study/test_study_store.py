@@ -23,16 +23,16 @@ from made_up_participants import (
 )
 
 from saif.errors import InputError, StudyError
-from saif.study import audit, outbox, trials
-from saif.study.ballots import Ballot, reopen, respond, vote
-from saif.study.events import MAX_EVENTS, note_event
-from saif.study.identities import KEY_VARIABLE, Person, key_from_environment
-from saif.study.outbox import Mark
-from saif.study.plan import draw_plan
-from saif.study.results import flow, missed_checks, votes
-from saif.study.steps import add_turn, begin, call_off, finish, screen_out
-from saif.study.store import Store
-from saif.study.trials import State, Trial
+from saif.study.data.results import flow, missed_checks, votes
+from saif.study.design.plan import draw_plan
+from saif.study.store import audit, outbox, trials
+from saif.study.store.identities import KEY_VARIABLE, Person, key_from_environment
+from saif.study.store.outbox import Mark
+from saif.study.store.store import Store
+from saif.study.store.trials import State, Trial
+from saif.study.taking_part.ballots import Ballot, reopen, respond, vote
+from saif.study.taking_part.events import MAX_EVENTS, note_event
+from saif.study.taking_part.steps import add_turn, begin, call_off, finish, screen_out
 
 
 @pytest.fixture
@@ -86,6 +86,15 @@ def test_consent_is_kept_with_its_text_s_hash_and_time(store: Store) -> None:
         (entry.participant_id, store.version.consent_sha256, "en", store.now(), 1)
     ]
     assert (entry.status, entry.returning) == ("enrolled", False)
+
+
+def test_who_someone_is_is_noted_again_where_the_server_died_in_between(store: Store) -> None:
+    store.enrol(person(), share_text=True)
+    with store.identities.transaction() as db:
+        db.execute("DELETE FROM identity")  # as if it had been killed before the second file
+    assert store.enter(person()) is not None
+    with store.identities.reading() as db:
+        assert [row["pid"] for row in db.execute("SELECT pid FROM identity")] == [person().pid]
 
 
 def test_the_plan_in_the_store_is_the_one_drawn_from_the_seed(store: Store) -> None:
@@ -588,7 +597,7 @@ def test_only_those_who_finished_and_paid_attention_are_per_protocol(store: Stor
 
 
 def test_events_are_few_and_of_known_kinds(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("saif.study.events.MAX_EVENTS", 2)
+    monkeypatch.setattr("saif.study.taking_part.events.MAX_EVENTS", 2)
     assert MAX_EVENTS > 100
     token = token_of(store)
     assert note_event(store, token, "shown", t_client_ms=12.5)

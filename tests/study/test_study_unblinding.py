@@ -6,8 +6,8 @@ import pytest
 from made_up_participants import complete, make_store, rows
 
 from saif.errors import InputError
-from saif.study import audit
-from saif.study.unblinding import MAX_REASON, Look, early_looks, is_hidden, unblind
+from saif.study.data.unblinding import MAX_REASON, Look, early_looks, is_hidden, unblind
+from saif.study.store import audit
 
 
 def test_the_outcome_is_hidden_until_the_planned_number_is_complete(tmp_path: Path) -> None:

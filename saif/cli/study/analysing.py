@@ -71,9 +71,9 @@ def _read(
 ) -> "tuple[StudyData, bool]":
     """The data, and whether an early look was noted just now."""
     from saif.study.analysis.data import from_export, from_store
-    from saif.study.export import SUMS
-    from saif.study.unblinding import is_hidden
-    from saif.study.unblinding import unblind as note_look
+    from saif.study.data.export import SUMS
+    from saif.study.data.unblinding import is_hidden
+    from saif.study.data.unblinding import unblind as note_look
 
     if not source.is_dir():
         raise StudyError(f"There is no folder {source}.")
@@ -133,7 +133,7 @@ def export(
 ) -> None:
     """Write a study's data as CSV, JSON lines and Parquet, with a codebook; prints the checksums'
     file. The audit trail notes it."""
-    from saif.study.export import export as write
+    from saif.study.data.export import export as write
 
     print(write(open_study(folder, to_look=True), out, profile=profile, actor=actor))
 

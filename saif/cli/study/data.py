@@ -12,7 +12,7 @@ from saif.cli.output import console, note, plain, print_json
 from saif.cli.study.opening import StudyFolder, open_study
 
 if TYPE_CHECKING:
-    from saif.study.status import Status
+    from saif.study.data.status import Status
 
 RESEARCHER = "researcher"
 """Who the audit trail says it was."""
@@ -20,7 +20,7 @@ RESEARCHER = "researcher"
 
 def status(folder: StudyFolder, json: JsonOption = False) -> None:
     """How a study is going: counts and quality, never its outcome."""
-    from saif.study.status import status as status_of
+    from saif.study.data.status import status as status_of
 
     found = status_of(open_study(folder, to_look=True))
     if json:
@@ -95,7 +95,7 @@ def erase(
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
 ) -> None:
     """Erase all that a participant gave, down to the last byte, also in backups."""
-    from saif.study.erasure import withdraw
+    from saif.study.safekeeping.erasure import withdraw
 
     store = open_study(folder)
     name = store.of_receipt(who) if "-" in who else who
@@ -114,7 +114,7 @@ def erase(
 
 def backup(folder: StudyFolder) -> None:
     """Copy a study's data, also while people take part, and read the copy back."""
-    from saif.study.backup import backup as copy_of
+    from saif.study.safekeeping.backup import backup as copy_of
 
     print(copy_of(open_study(folder)))
 
@@ -124,7 +124,7 @@ def restore(
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A folder without data.")],
 ) -> None:
     """Make a study's folder of a backup. Nothing is overwritten."""
-    from saif.study.backup import restore as unpack
+    from saif.study.safekeeping.backup import restore as unpack
 
     unpack(copy, to)
     print(to)
@@ -133,7 +133,7 @@ def restore(
 
 def verify(folder: StudyFolder, json: JsonOption = False) -> None:
     """Check that the files are sound and the audit trail is whole."""
-    from saif.study.audit import verify as walk
+    from saif.study.store.audit import verify as walk
 
     store = open_study(folder, to_look=True)
     store.database.check()

@@ -11,7 +11,7 @@ from saif.cli.options import JsonOption, PresetsOption, open_library
 from saif.cli.output import console, note, plain, print_json
 
 if TYPE_CHECKING:
-    from saif.study.design import Study
+    from saif.study.design.study_file import Study
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study file.")]
 
@@ -28,7 +28,7 @@ def init(
     ] = "Which of two answers do you prefer?",
 ) -> None:
     """Write a study file to start from, with a comment on every part."""
-    from saif.study.draft import write_draft
+    from saif.study.design.draft import write_draft
 
     write_draft(file, study_id, title)
     print(file)
@@ -37,8 +37,8 @@ def init(
 
 def check(file: StudyFile, presets: PresetsOption = None, json: JsonOption = False) -> None:
     """What is wrong or doubtful about a study; exit status 2 if anything is wrong."""
-    from saif.study.check import check as findings_of
-    from saif.study.design import read_study
+    from saif.study.design.check import check as findings_of
+    from saif.study.design.study_file import read_study
 
     found = findings_of(read_study(file), open_library(presets))
     if json:
@@ -64,9 +64,9 @@ def publish(
     json: JsonOption = False,
 ) -> None:
     """Freeze a study as a version that participants can agree to."""
-    from saif.study.design import read_study
-    from saif.study.keys import make_key
-    from saif.study.publish import publish as freeze
+    from saif.study.design.publish import publish as freeze
+    from saif.study.design.study_file import read_study
+    from saif.study.store.keys import make_key
 
     study = read_study(file)
     version, path = freeze(study, open_library(presets), to, code=_code_commit())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from saif.study.store import Store
+    from saif.study.store.store import Store
 
 StudyFolder = Annotated[
     Path, typer.Argument(metavar="DIR", help="The folder that the study was published to.")

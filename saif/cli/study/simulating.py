@@ -12,9 +12,9 @@ from saif.cli.output import console, note, plain, print_json, working
 from saif.cli.study.analysing import beside, show
 
 if TYPE_CHECKING:
-    from saif.study.power import Recruiting, Scenario
-    from saif.study.publish import Version
-    from saif.study.rehearsal import Recovery, Rehearsal
+    from saif.study.analysis.power import Recruiting, Scenario
+    from saif.study.design.publish import Version
+    from saif.study.simulation.rehearsal import Recovery, Rehearsal
 
 STUDIES = 4000
 """Simulated for each number of participants."""
@@ -66,8 +66,8 @@ def simulate(
 ) -> None:
     """Play a whole study with bots, from consent to analysis, and say whether the analysis finds
     the preference that was planted. Real data are never touched."""
-    from saif.study.rehearsal import rehearse
-    from saif.study.simulate import Crowd
+    from saif.study.simulation.rehearsal import rehearse
+    from saif.study.simulation.simulate import Crowd
 
     given = {
         "rate": rate, "icc": icc, "ties": ties, "left": left, "dropout": dropout,
@@ -99,8 +99,8 @@ def simulate(
 
 
 def _version_of(study: Path, presets: Path | None, scratch: Path) -> "Version":
-    from saif.study.design import read_study
-    from saif.study.publish import publish
+    from saif.study.design.publish import publish
+    from saif.study.design.study_file import read_study
 
     if study.is_dir():
         from saif.study.opening import newest_version
@@ -171,8 +171,8 @@ def power(
 ) -> None:
     """How many participants a study needs, by simulating it."""
     from saif.core.spec import check_between
-    from saif.study.power import Recruiting, Scenario, participants_needed
-    from saif.study.power import power as power_of
+    from saif.study.analysis.power import Recruiting, Scenario, participants_needed
+    from saif.study.analysis.power import power as power_of
 
     given = {
         "votes": votes, "icc": icc, "ties": ties, "random": random, "exclusion": exclusion,

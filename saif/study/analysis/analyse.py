@@ -15,8 +15,8 @@ from saif.study.analysis.wording import limits, summary
 
 
 def analyse(data: StudyData, *, looked: bool = False, texts: bool = False) -> Analysis:
-    """All of it. looked: somebody wrote down why they look early (`saif.study.unblinding`). texts:
-    quote free answers, where the data hold them.
+    """All of it. looked: somebody wrote down why they look early (`saif.study.data.unblinding`).
+    texts: quote free answers, where the data hold them.
 
     Raises StudyError where the outcome of a running study is not to be shown yet;
     `saif.study.analysis.quality` says what may be. Raises InputError where a vote is there twice.

@@ -15,12 +15,12 @@ from pydantic import ValidationError
 
 from saif.errors import StudyError
 from saif.presets.names import first_problem
-from saif.study.export import FORMATS, read_table, sums_of
-from saif.study.publish import Version
-from saif.study.results import flow_in
-from saif.study.store import Store
-from saif.study.tables import Profile, Row, tables_in
-from saif.study.unblinding import Look, early_looks_in
+from saif.study.data.export import FORMATS, read_table, sums_of
+from saif.study.data.results import flow_in
+from saif.study.data.tables import Profile, Row, tables_in
+from saif.study.data.unblinding import Look, early_looks_in
+from saif.study.design.publish import Version
+from saif.study.store.store import Store
 
 _NEEDED = ("participants", "trials", "turns", "responses")
 _DO_NOT_COUNT = {"participant", "trial", "item", "version", "created_at", "started_at", "voted_at",
@@ -30,8 +30,8 @@ _DO_NOT_COUNT = {"participant", "trial", "item", "version", "created_at", "start
 
 @dataclass(frozen=True, slots=True)
 class StudyData:
-    """tables: those of an export that are needed. flow: counts of `saif.study.results.flow`. live:
-    it comes from a store to which more may be added."""
+    """tables: those of an export that are needed. flow: counts of `saif.study.data.results.flow`.
+    live: it comes from a store to which more may be added."""
 
     version: Version
     tables: Mapping[str, Sequence[Row]]

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from saif.study.analysis.data import StudyData
-from saif.study.tables import Row, Value, vote_of
-from saif.study.votes import Vote
+from saif.study.data.tables import Row, Value, vote_of
+from saif.study.taking_part.votes import Vote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,8 @@ class Observation:
 
 def observations(data: StudyData, *, per_protocol: bool = False) -> list[Observation]:
     """The votes on main trials, of everyone who did not withdraw; or only of those who finished
-    and passed the checks. What stands there twice is left in: `saif.study.votes` refuses it."""
+    and passed the checks. What stands there twice is left in, for
+    `saif.study.taking_part.votes` to refuse."""
     kept = keeps_to_protocol(data) if per_protocol else None
     return [
         _observation(row, data.version.study.arms[0])

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from saif.study.analysis.data import StudyData
 from saif.study.analysis.observations import observations
+from saif.study.analysis.statistics import estimate
 from saif.study.analysis.values import Asked, Bin, Group
-from saif.study.questions import ChoiceQuestion, GuessQuestion, LikertQuestion, Question
-from saif.study.statistics import estimate
-from saif.study.votes import Score
+from saif.study.design.questions import ChoiceQuestion, GuessQuestion, LikertQuestion, Question
+from saif.study.taking_part.votes import Score
 
 EVERYONE = "everyone"
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from saif.study.unblinding import Look
+from saif.study.data.unblinding import Look
 
 Clusters = Literal["participants", "participants and prompts"]
 """What votes are counted as alike within."""

@@ -4,9 +4,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from saif.study.erasure import Scope
-from saif.study.events import EventKind
-from saif.study.votes import Choice
+from saif.study.safekeeping.erasure import Scope
+from saif.study.taking_part.events import EventKind
+from saif.study.taking_part.votes import Choice
 
 _Id = Annotated[str, Field(min_length=1, max_length=80)]
 _Ms = Annotated[int, Field(ge=0, le=2**53)]

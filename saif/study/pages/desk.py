@@ -8,7 +8,7 @@ from fastapi import Depends, Request
 
 from saif.errors import StudyError
 from saif.study.pages.streaming import Streams
-from saif.study.store import Store
+from saif.study.store.store import Store
 
 
 def _nothing() -> None:

@@ -16,19 +16,18 @@ from jinja2 import Environment, FileSystemLoader
 from markdown_it import MarkdownIt
 
 from saif.errors import StudyError
-from saif.study import ballots, recruitment, steps
-from saif.study.due import Due, due
-from saif.study.erasure import withdraw
-from saif.study.events import note_event
+from saif.study.design.questions import Preference
 from saif.study.pages import bodies
 from saif.study.pages.desk import AtDesk, Desk
 from saif.study.pages.streaming import next_in, turn_due
-from saif.study.participant import Entry, Participant
-from saif.study.questions import Preference
-from saif.study.recruitment import WayOut, way_out
-from saif.study.store import DisconnectedError
-from saif.study.trials import Trial
-from saif.study.turns import exchanges
+from saif.study.safekeeping.erasure import withdraw
+from saif.study.store.participant import DisconnectedError, Entry, Participant
+from saif.study.store.trials import Trial
+from saif.study.taking_part import ballots, recruitment, steps
+from saif.study.taking_part.due import Due, due
+from saif.study.taking_part.events import note_event
+from saif.study.taking_part.recruitment import WayOut, way_out
+from saif.study.taking_part.turns import exchanges
 
 FOLDER = Path(__file__).parent / "participant"
 

@@ -18,8 +18,11 @@ from jinja2 import Environment, FileSystemLoader
 from starlette.concurrency import run_in_threadpool
 
 from saif.errors import InputError, SaifError
-from saif.study.erasure import Scope, withdraw
-from saif.study.export import export
+from saif.study.data.export import export
+from saif.study.data.quality import HURRIED_MS, quality
+from saif.study.data.status import status
+from saif.study.data.tables import Profile
+from saif.study.data.unblinding import MAX_REASON, early_looks, is_hidden, unblind
 from saif.study.pages.desk import Desk
 from saif.study.pages.sessions import (
     COOKIE,
@@ -31,11 +34,8 @@ from saif.study.pages.sessions import (
     is_https,
     is_own_page,
 )
-from saif.study.quality import HURRIED_MS, quality
-from saif.study.status import status
-from saif.study.store import Store
-from saif.study.tables import Profile
-from saif.study.unblinding import MAX_REASON, early_looks, is_hidden, unblind
+from saif.study.safekeeping.erasure import Scope, withdraw
+from saif.study.store.store import Store
 
 PREFIX = "/researcher"
 ACTOR = "researcher"

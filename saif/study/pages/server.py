@@ -14,12 +14,12 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from saif.errors import InputError, SaifError, StudyError
-from saif.study.database import NotSavedError
-from saif.study.design import MturkRecruitment, Study
+from saif.study.design.study_file import MturkRecruitment, Study
 from saif.study.pages.desk import Desk
 from saif.study.pages.participant import FOLDER, router
 from saif.study.pages.researcher import researcher_router
-from saif.study.store import DisconnectedError
+from saif.study.store.database import NotSavedError
+from saif.study.store.participant import DisconnectedError
 
 MAX_BODY_BYTES = 64_000
 

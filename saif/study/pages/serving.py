@@ -7,14 +7,14 @@ from saif.engine import SharedEngine
 from saif.ports import check_free
 from saif.presets.library import Library
 from saif.runtime.load import load_model
-from saif.study.answers import Answering
-from saif.study.keeping import Housekeeper
-from saif.study.keys import on_a_space, researcher_secret
+from saif.study.design.publish import check_fingerprint, check_presets
 from saif.study.opening import open_to_serve
 from saif.study.pages.desk import Desk
 from saif.study.pages.server import build_app, serve
 from saif.study.pages.streaming import Streams
-from saif.study.publish import check_fingerprint, check_presets
+from saif.study.safekeeping.keeping import Housekeeper
+from saif.study.store.keys import on_a_space, researcher_secret
+from saif.study.taking_part.answers import Answering
 
 
 def open_to_participants(

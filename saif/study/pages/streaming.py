@@ -16,12 +16,13 @@ from dataclasses import dataclass
 
 from saif.chat import check_message
 from saif.errors import InputError, SaifError, StudyError
-from saif.study.answers import Answering, Released, TwoAnswers
-from saif.study.events import Canary, note_canary
-from saif.study.steps import add_turn, call_off, going_on, own
-from saif.study.store import DisconnectedError, Store
-from saif.study.trials import Trial
-from saif.study.turns import Exchange, exchanges, fixed_message
+from saif.study.store.participant import DisconnectedError
+from saif.study.store.store import Store
+from saif.study.store.trials import Trial
+from saif.study.taking_part.answers import Answering, Released, TwoAnswers
+from saif.study.taking_part.events import Canary, note_canary
+from saif.study.taking_part.steps import add_turn, call_off, going_on, own
+from saif.study.taking_part.turns import Exchange, exchanges, fixed_message
 
 MAX_STREAMS = 32
 """Comparisons that are made at once; whoever comes then waits for one to end."""

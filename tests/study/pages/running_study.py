@@ -21,12 +21,12 @@ from saif.generation import Step, never
 from saif.presets.library import Library
 from saif.presets.preset import ModelRef
 from saif.runtime.model import SteerableModel
-from saif.study.answers import Answering
+from saif.study.design.publish import Version, publish
 from saif.study.pages.desk import Desk
 from saif.study.pages.server import build_app
 from saif.study.pages.streaming import Streams
-from saif.study.publish import Version, publish
-from saif.study.store import Store
+from saif.study.store.store import Store
+from saif.study.taking_part.answers import Answering
 
 QUESTIONS = [
     {"kind": "likert", "id": "fluent", "when": "trial", "points": 5, "low": "not", "high": "very",

@@ -7,12 +7,12 @@ from made_up_participants import KEY
 from running_study import QUESTIONS, SlowEngine, the_library, the_model, version_of
 
 from saif.engine import SharedEngine
-from saif.study.answers import Answering
-from saif.study.keeping import Housekeeper
 from saif.study.pages.desk import Desk
 from saif.study.pages.server import build_app, serve
 from saif.study.pages.streaming import Streams
-from saif.study.store import Store
+from saif.study.safekeeping.keeping import Housekeeper
+from saif.study.store.store import Store
+from saif.study.taking_part.answers import Answering
 
 ASKED_AT_THE_END = [question for question in QUESTIONS if question["kind"] != "likert"]
 

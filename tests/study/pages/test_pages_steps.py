@@ -9,7 +9,7 @@ import pytest
 from made_up_participants import rows
 from running_study import FREE, Running, served
 
-from saif.study.results import votes
+from saif.study.data.results import votes
 
 PROLIFIC = {
     "kind": "prolific", "complete": "C0MPLETE", "screened_out": "SCREEN0UT",

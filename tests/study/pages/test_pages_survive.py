@@ -16,9 +16,9 @@ import pytest
 from made_up_participants import KEY, rows
 from running_study import Running, Visitor, served
 
-from saif.study import audit
-from saif.study.publish import versions
-from saif.study.store import Store
+from saif.study.design.publish import versions
+from saif.study.store import audit
+from saif.study.store.store import Store
 
 ROOT = Path(__file__).parents[3]
 PATIENCE = 90.0

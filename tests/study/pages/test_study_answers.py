@@ -15,11 +15,11 @@ from saif.errors import ModelError, PresetError, SteeringError
 from saif.presets.instructions import place
 from saif.presets.library import Library
 from saif.presets.preset import ModelRef
-from saif.study.answers import Answering, EmptyAnswerError, Released, TwoAnswers
-from saif.study.design import Study
-from saif.study.plan import draw_plan, plan_seed
-from saif.study.trials import Trial
-from saif.study.turns import Exchange
+from saif.study.design.plan import draw_plan, plan_seed
+from saif.study.design.study_file import Study
+from saif.study.store.trials import Trial
+from saif.study.taking_part.answers import Answering, EmptyAnswerError, Released, TwoAnswers
+from saif.study.taking_part.turns import Exchange
 
 
 @pytest.fixture

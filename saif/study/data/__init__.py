@@ -1,0 +1,1 @@
+"""What the store holds, as votes, tables and counts; the outcome only once it may be seen."""

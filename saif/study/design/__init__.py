@@ -1,0 +1,1 @@
+"""What a study asks: from its file, checked, to a version that no longer changes."""

@@ -1,0 +1,260 @@
+"""The study file: everything a researcher decides, in one YAML file that is read strictly.
+
+An unknown key, a wrong type or a name used twice is refused in one line that names the field.
+Whether a design is wise is another question: see `saif.study.design.check`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from saif.core.spec import Placement
+from saif.errors import StudyError
+from saif.presets.names import first_problem
+from saif.study.design.questions import Preference, Question, Strict, Text, refuse_twice
+
+ArmName = Literal["unsteered", "steered", "prompted", "other"]
+"""`other` is the preset under `other`, in place of the one under `presets`."""
+
+Kind = Literal["practice", "main", "attention", "retest"]
+"""What a trial is for; only main trials are analysed."""
+
+MAX_FILE_BYTES = 1_000_000
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+Code = Annotated[str, Field(pattern=r"^[A-Z0-9]{4,32}$")]
+
+
+class PresetUse(Strict):
+    """A preset as it is steered with. strength: 1 is the calibrated dose."""
+
+    preset: Name
+    placement: Placement
+    strength: Annotated[float, Field(gt=0, le=3)] = 1.0
+
+    @property
+    def label(self) -> str:
+        """Names it in plans and exports, as in `translate-french/post/1`."""
+        return f"{self.preset}/{self.placement}/{self.strength:g}"
+
+
+class Prompt(Strict):
+    """A message that is sent for the participant."""
+
+    id: Name
+    text: Text
+
+
+class FixedPrompts(Strict):
+    """Everybody's messages come from one list; each participant sees a prompt at most once, other
+    than in a retest. practice: for practice trials."""
+
+    kind: Literal["fixed"]
+    items: Annotated[list[Prompt], Field(min_length=1)]
+    practice: list[Prompt] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _ids_differ(self) -> "FixedPrompts":
+        refuse_twice("items", (prompt.id for prompt in [*self.items, *self.practice]))
+        return self
+
+
+class FreeChat(Strict):
+    """Participants type what they like. task: what they are told to try."""
+
+    kind: Literal["free"]
+    task: Text
+
+
+class Trials(Strict):
+    """How many trials of each kind a participant has. turns: user messages per trial. retest: main
+    trials that come again at the end with sides swapped.
+
+    presets: `within`, each participant meets every preset equally often; `between`, each meets one
+    (two strangers then differ in more than the preset, so it takes more participants).
+    """
+
+    main: Annotated[int, Field(ge=1, le=200)]
+    practice: Annotated[int, Field(ge=0, le=10)] = 1
+    retest: Annotated[int, Field(ge=0, le=50)] = 0
+    turns: Annotated[int, Field(ge=1, le=20)] = 1
+    presets: Literal["within", "between"] = "within"
+
+
+class Generation(Strict):
+    """How answers are drawn; both arms of a trial share their seed. quantize: load the weights in
+    fewer bits; with none, an answer is token for token what it would be without the other one."""
+
+    max_new_tokens: Annotated[int, Field(ge=1, le=2048)] = 128
+    temperature: Annotated[float, Field(ge=0, le=5)] = 0.0
+    top_p: Annotated[float, Field(ge=0.01, le=1)] = 1.0
+    quantize: Literal["none", "auto", "int8", "4bit"] = "none"
+
+
+class AttentionCheck(Strict):
+    """Shown in place of two answers, after main trial `after`: the text says what to choose."""
+
+    id: Name
+    after: Annotated[int, Field(ge=1)]
+    text: Text
+    answer: Literal["L", "R"]
+
+
+class Consent(Strict):
+    """What is agreed to. ask_to_share: also ask whether the texts may be published."""
+
+    version: Annotated[str, Field(min_length=1, max_length=20)]
+    locale: Annotated[str, Field(pattern=r"^[a-z]{2}(-[A-Z]{2})?$")] = "en"
+    text: Annotated[str, Field(min_length=1, max_length=20_000)]
+    ask_to_share: bool = False
+
+
+class Ethics(Strict):
+    """Shown on every page. irb: the approval's number; None where none is needed."""
+
+    contact: Annotated[str, Field(min_length=5, max_length=200)]
+    irb: Annotated[str, Field(min_length=1, max_length=100)] | None
+    content_warning: Text
+
+
+class LinkRecruitment(Strict):
+    """Whoever has the link takes part, known by the key in it."""
+
+    kind: Literal["link"]
+
+
+class ProlificRecruitment(Strict):
+    """A completion code for each way out; Prolific tells them apart."""
+
+    kind: Literal["prolific"]
+    complete: Code
+    screened_out: Code
+    no_consent: Code
+    partial: Code
+
+    @model_validator(mode="after")
+    def _codes_differ(self) -> "ProlificRecruitment":
+        refuse_twice("codes", [self.complete, self.screened_out, self.no_consent, self.partial])
+        return self
+
+
+class MturkRecruitment(Strict):
+    """sandbox: hand results in to the requester's test site."""
+
+    kind: Literal["mturk"]
+    sandbox: bool
+
+
+class Quota(Strict):
+    """complete: how many finished participants to stop at; the outcome stays hidden until then.
+    stale_minutes: after so long without a sign of life a place is given to another."""
+
+    complete: Annotated[int, Field(ge=2, le=10_000)]
+    stale_minutes: Annotated[int, Field(ge=5, le=10_080)] = 120
+
+
+class Resume(Strict):
+    """What a participant who comes back finds: the same place, a fresh start, or a closed door."""
+
+    policy: Literal["resume", "restart", "block"] = "resume"
+    max_age_hours: Annotated[int, Field(ge=1, le=720)] = 24
+
+
+class Study(Strict):
+    """A whole study. id and title are seen by participants, so they must not name the hypothesis.
+
+    arms: the two answers of a trial; the first is the one whose share of wins is estimated. other:
+    the preset of the arm `other`. failed_checks: attention checks that may be missed before a
+    participant is left out of the per-protocol analysis. retention_days: after the last vote, when
+    the data are deleted.
+    """
+
+    schema_version: Literal[1]
+    id: Name
+    title: Annotated[str, Field(min_length=1, max_length=120)]
+    model: Annotated[str, Field(min_length=1, max_length=200)]
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    presets: Annotated[list[PresetUse], Field(min_length=1, max_length=12)]
+    arms: Annotated[list[ArmName], Field(min_length=2, max_length=2)]
+    other: PresetUse | None = None
+    prompts: Annotated[FixedPrompts | FreeChat, Field(discriminator="kind")]
+    trials: Trials
+    generation: Generation = Generation()
+    preference: Preference
+    questions: list[Question] = Field(default_factory=list)
+    attention: list[AttentionCheck] = Field(default_factory=list)
+    failed_checks: Annotated[int, Field(ge=0)] = 1
+    consent: Consent
+    debrief: Annotated[str, Field(min_length=1, max_length=20_000)]
+    ethics: Ethics
+    recruitment: Annotated[
+        LinkRecruitment | ProlificRecruitment | MturkRecruitment, Field(discriminator="kind")
+    ]
+    quota: Quota
+    resume: Resume = Resume()
+    retention_days: Annotated[int, Field(ge=1, le=3650)]
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "Study":
+        refuse_twice("presets", (use.label for use in self.presets))
+        refuse_twice("arms", self.arms)
+        refuse_twice("questions", (question.id for question in self.questions))
+        refuse_twice("attention", (check.id for check in self.attention))
+        return self
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Study":
+        if ("other" in self.arms) != (self.other is not None):
+            raise ValueError("other: give a preset here exactly if 'other' is one of the arms")
+        if self.trials.presets == "within" and self.trials.main % len(self.presets):
+            raise ValueError(
+                f"trials.main: must be a multiple of the {len(self.presets)} presets, "
+                "so that each comes equally often"
+            )
+        if self.trials.retest > self.trials.main:
+            raise ValueError("trials.retest: there are not so many main trials")
+        for check in self.attention:
+            if check.after > self.trials.main:
+                raise ValueError(f"attention: '{check.id}' comes after the last main trial")
+        self._prompts_suffice()
+        return self
+
+    def _prompts_suffice(self) -> None:
+        if not isinstance(self.prompts, FixedPrompts):
+            return
+        if len(self.prompts.items) < self.trials.main * self.trials.turns:
+            raise ValueError(
+                f"prompts.items: {self.trials.main * self.trials.turns} are needed, one for each "
+                "turn of each main trial"
+            )
+        if len(self.prompts.practice) < self.trials.practice * self.trials.turns:
+            raise ValueError("prompts.practice: one is needed for each turn of a practice trial")
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML keeps the last of two equal keys without a word; here that is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+        refuse_twice("key", (str(key.value) for key, _ in node.value))
+        return super().construct_mapping(node, deep)
+
+
+def read_study(path: Path) -> Study:
+    """The study in a YAML file. Raises StudyError naming the field that is wrong."""
+    try:
+        content = path.read_bytes()
+        if len(content) > MAX_FILE_BYTES:
+            raise StudyError(f"{path.name}: is larger than {MAX_FILE_BYTES} bytes.")
+        loader = _UniqueKeys(content)
+        try:
+            found = loader.get_single_data()
+        finally:
+            loader.dispose()
+        return Study.model_validate(found)
+    except ValidationError as error:
+        raise StudyError(f"{path.name}: {first_problem(error)}") from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise StudyError(f"{path.name} can't be read: {reason}") from error

@@ -1,0 +1,1 @@
+"""That nothing given gets lost, and nothing withdrawn stays: backups, copies, erasure."""

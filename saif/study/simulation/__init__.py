@@ -1,0 +1,1 @@
+"""Whole studies played by bots, whose effect is known."""

@@ -1,0 +1,282 @@
+"""Everything that is known of a study's participants, in two files that survive a crash.
+
+`study.db` holds what they did, under random ids; `identities.db` who they are to a recruitment
+service. Whatever a method of `Store` returns is on disk by then: it may be shown as saved. Nothing
+is written of anyone before they consent.
+
+Each step of a participant carries a token; only its hash is stored. Whoever enters again gets a
+new one, and the old one is worth nothing: the newest tab takes over.
+"""
+
+import hmac
+import secrets
+import sqlite3
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from saif.errors import StudyError
+from saif.study.design.plan import draw_plan, plan_seed
+from saif.study.design.publish import Version, canonical
+from saif.study.store import admission, audit, outbox, pool, trials
+from saif.study.store.database import Connect, Database, connect
+from saif.study.store.identities import Person, keyed_hash, remember
+from saif.study.store.participant import (
+    GOING_ON,
+    DisconnectedError,
+    Entry,
+    Participant,
+    Status,
+    participant_of,
+    token_hash,
+)
+from saif.study.store.schema import IDENTITIES, MIGRATIONS
+from saif.study.store.settings import PAUSED, change, check_may_open
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Store:
+    """The store of one published version of a study, in `folder`.
+
+    key: of the identities' hashes, see `saif.study.store.keys`; None to look only. clock: tells the
+    time, with a time zone. Raises StudyError where the files are of another study, or damaged or
+    made by a newer saif, where the key is not theirs, and where the data were deleted when due.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        version: Version,
+        key: bytes | None,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        connect: Connect = connect,
+    ) -> None:
+        self.folder = folder
+        self.version = version
+        self.study = version.study
+        self.database = Database(folder / "study.db", MIGRATIONS, connect)
+        self.identities = Database(folder / "identities.db", (IDENTITIES,), connect)
+        self._key = key
+        self._clock = clock
+        self._open_version()
+
+    def close(self) -> None:
+        self.database.close()
+        self.identities.close()
+
+    def _open_version(self) -> None:
+        with self.database.transaction() as db:
+            other = db.execute(
+                "SELECT study_id FROM study_version WHERE study_id <> ?", (self.study.id,)
+            ).fetchone()
+            if other:
+                raise StudyError(f"{self.folder} holds the data of the study '{other[0]}'.")
+            if self._key is None:
+                return
+            check_may_open(db, self._key, self.study.id)
+            added = db.execute(
+                "INSERT OR IGNORE INTO study_version VALUES (?, ?, ?, ?, ?)",
+                (
+                    self.version.id,
+                    self.study.id,
+                    self.version.number,
+                    canonical(self.version),
+                    self.now(),
+                ),
+            )
+            if added.rowcount:
+                self.note(db, None, "open", self.version.id, {"number": self.version.number})
+
+    # Time, and the trail
+
+    def now(self, plus: timedelta = timedelta()) -> str:
+        """UTC in ISO 8601 with microseconds, so that text sorts as time."""
+        return (self._clock() + plus).astimezone(UTC).isoformat(timespec="microseconds")
+
+    def note(
+        self,
+        db: sqlite3.Connection,
+        who: Participant | None,
+        action: str,
+        about: str,
+        payload: Mapping[str, object],
+        *,
+        actor: str = "study",
+    ) -> None:
+        """Write to the audit trail and the outbox, in the transaction that makes it true."""
+        audit.append(
+            db,
+            at=self.now(),
+            actor=who.id if who else actor,
+            action=action,
+            about=about,
+            payload=payload,
+            salt=who.salt if who else b"",
+        )
+        outbox.put(db, action, who.id if who else None)
+
+    # Coming in
+
+    def enrol(self, person: Person, *, share_text: bool) -> Entry:
+        """Someone consents: they get a place, a plan and a token. share_text: their texts may be
+        published.
+
+        Enrolling twice is entering again. Raises StudyError where the study is paused or full.
+        """
+        pid_hmac = self._hmac(person)
+        with self.database.transaction() as db:
+            self.expire(db)
+            known = self._known(db, pid_hmac)
+            if known is None:
+                admission.keep_apart(db, person.source)
+                admission.check_may_join(db, self.study)
+                entry = self._new(db, person, pid_hmac, share_text)
+            else:
+                entry = self._again(db, known)
+        remember(self.identities, pid_hmac, person, self.study.id)
+        return entry
+
+    def enter(self, person: Person) -> Entry | None:
+        """Someone opens the link: where they were, or None if they have not consented yet.
+
+        Raises StudyError where the study's rules for coming back don't let them go on.
+        """
+        pid_hmac = self._hmac(person)
+        with self.database.reading() as db:
+            if self._known(db, pid_hmac) is None:
+                return None
+        with self.database.transaction() as db:
+            known = self._known(db, pid_hmac)
+            entry = None if known is None else self._again(db, known)
+        if entry is not None and entry.status in GOING_ON:
+            # The server may have died right after they consented, before it was noted who they are.
+            remember(self.identities, pid_hmac, person, self.study.id)
+        return entry
+
+    def participant(self, db: sqlite3.Connection, token: str) -> Participant:
+        """Whose token this is. Raises DisconnectedError where it is nobody's."""
+        row = db.execute(
+            "SELECT * FROM participant WHERE token_hash = ?", (token_hash(token),)
+        ).fetchone()
+        if row is None:
+            raise DisconnectedError(
+                "This page is no longer connected to your session.",
+                hint="If you opened the study again, go on there; else open its link again.",
+            )
+        return participant_of(row)
+
+    def by_id(self, db: sqlite3.Connection, name: str) -> Participant:
+        row = db.execute("SELECT * FROM participant WHERE participant_id = ?", (name,)).fetchone()
+        if row is None:
+            raise StudyError(f"There is no participant '{name}'.")
+        return participant_of(row)
+
+    def _known(self, db: sqlite3.Connection, pid_hmac: bytes) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = db.execute(
+            "SELECT * FROM participant WHERE study_id = ? AND pid_hmac = ?",
+            (self.study.id, pid_hmac),
+        ).fetchone()
+        return row
+
+    def _new(
+        self, db: sqlite3.Connection, person: Person, pid_hmac: bytes, share_text: bool
+    ) -> Entry:
+        name, token, salt = secrets.token_hex(8), secrets.token_urlsafe(32), secrets.token_bytes(32)
+        block, cell = pool.take(db, self.study, self.version.id, name, self._hold_until())
+        seed = plan_seed(self.study, block, cell)
+        db.execute(
+            "INSERT INTO participant VALUES (?, ?, ?, ?, ?, ?, ?, 'enrolled', ?, ?, ?)",
+            (
+                name,
+                self.study.id,
+                pid_hmac,
+                person.source,
+                self.version.id,
+                seed,
+                cell,
+                token_hash(token),
+                salt,
+                self.now(),
+            ),
+        )
+        consent = {
+            "consent_sha": self.version.consent_sha256,
+            "locale": self.study.consent.locale,
+            "given_at": self.now(),
+            "share_text": int(share_text),
+        }
+        db.execute("INSERT INTO consent VALUES (?, ?, ?, ?, ?)", (name, *consent.values()))
+        trials.issue(db, name, draw_plan(self.study, seed))
+        who = Participant(name, "enrolled", seed, salt)
+        self.note(
+            db, who, "enrol", name, {"plan_seed": seed, "version": self.version.id, **consent}
+        )
+        return Entry(name, "enrolled", token, self.receipt(name), returning=False)
+
+    def _again(self, db: sqlite3.Connection, row: sqlite3.Row) -> Entry:
+        """Give a known participant a new token, if they may come back."""
+        who = participant_of(row)
+        if who.status in GOING_ON:
+            admission.check_may_go_on(row, self.study, self._clock())
+            if self.study.resume.policy == "restart" and who.status == "active":
+                for trial in trials.all_of(db, who.id):
+                    if trial.state != "planned":
+                        trials.void(db, trial, "restarted", who.plan_seed)
+                self.note(db, who, "restart", who.id, {})
+            pool.hold(db, who.id, self._hold_until())
+        token = secrets.token_urlsafe(32)
+        db.execute(
+            "UPDATE participant SET token_hash = ? WHERE participant_id = ?",
+            (token_hash(token), who.id),
+        )
+        self.note(db, who, "enter", who.id, {})
+        return Entry(who.id, who.status, token, self.receipt(who.id), returning=True)
+
+    def expire(self, db: sqlite3.Connection) -> None:
+        """Give away the places of those who were away for too long."""
+        for name in pool.overdue(db, self.now()):
+            self.leave(db, self.by_id(db, name), "stale")
+
+    def leave(self, db: sqlite3.Connection, who: Participant, status: Status) -> None:
+        """Set how someone ended; unless they are complete, their place goes back to the pool."""
+        db.execute("UPDATE participant SET status = ? WHERE participant_id = ?", (status, who.id))
+        if status == "complete":
+            pool.finish(db, who.id)
+        else:
+            pool.give_back(db, who.id)
+        self.note(db, who, status, who.id, {})
+
+    def _hold_until(self) -> str:
+        return self.now(timedelta(minutes=self.study.quota.stale_minutes))
+
+    def alive(self, db: sqlite3.Connection, who: Participant) -> None:
+        """A sign of life: the place is held for longer."""
+        pool.hold(db, who.id, self._hold_until())
+
+    def set_paused(self, paused: bool, *, actor: str) -> None:
+        """The researcher's stop: while it is on, nobody joins and no trial begins."""
+        with self.database.transaction() as db:
+            value = "yes" if paused else "no"
+            change(db, PAUSED, value)
+            self.note(db, None, "pause", self.study.id, {"paused": value}, actor=actor)
+
+    # Keys
+
+    def _hmac(self, person: Person) -> bytes:
+        return keyed_hash(self._key, "person", self.study.id, person.source, person.pid)
+
+    def receipt(self, participant: str) -> str:
+        """A code that proves, to us only, that its bearer is this participant."""
+        digest = keyed_hash(self._key, "receipt", self.study.id, participant)
+        return f"{participant}-{digest.hex()[:12]}"
+
+    def of_receipt(self, receipt: str) -> str:
+        """The participant of a receipt. Raises StudyError where it was not made here."""
+        name = receipt.strip().partition("-")[0]
+        if not hmac.compare_digest(self.receipt(name).encode(), receipt.strip().encode()):
+            raise StudyError("That code is not known.", hint="Please copy it once more, whole.")
+        return name

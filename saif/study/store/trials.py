@@ -1,0 +1,200 @@
+"""The states of a trial: planned → running → ready → voted, or void and issued again.
+
+Every function works inside the caller's transaction. Only `ready` trials, whose two answers are
+complete and stored, can be voted on.
+"""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from saif.errors import StudyError
+from saif.study.design.plan import PlannedTrial, gen_seed
+from saif.study.design.study_file import Kind
+
+State = Literal["planned", "running", "ready", "voted", "void"]
+
+VoidReason = Literal["interrupted", "failed", "reported", "restarted"]
+"""The participant was gone meanwhile; an answer failed; they reported it; they start afresh."""
+
+MOVES: dict[State, set[State]] = {
+    "planned": {"running"},
+    "running": {"ready", "voted", "void"},  # voted: reported, before both answers were there
+    "ready": {"voted", "void"},
+    "voted": {"void"},  # only where a participant starts afresh
+    "void": set(),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One attempt at one position of a plan; see `saif.study.design.plan.PlannedTrial` for the
+    rest.
+
+    vote_id: made when it starts; a vote that is sent twice carries it twice.
+    """
+
+    trial_id: str
+    participant_id: str
+    position: int
+    attempt: int
+    kind: Kind
+    retest_of: int | None
+    check_id: str | None
+    preset: str | None
+    prompts: tuple[str, ...]
+    left: str
+    right: str
+    gen_seed: int
+    state: State
+    vote_id: str | None
+
+
+def issue(db: sqlite3.Connection, participant: str, plan: Sequence[PlannedTrial]) -> None:
+    """Write a participant's whole plan."""
+    db.executemany(
+        "INSERT INTO trial(trial_id, participant_id, position, kind, retest_of, check_id, preset, "
+        "prompts_json, left_arm, right_arm, gen_seed, state) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned')",
+        [
+            (
+                trial_id(participant, planned.position, 1),
+                participant,
+                planned.position,
+                planned.kind,
+                planned.retest_of,
+                planned.check,
+                planned.preset,
+                json.dumps(planned.prompts),
+                planned.left,
+                planned.right,
+                planned.gen_seed,
+            )
+            for planned in plan
+        ],
+    )
+
+
+def trial_id(participant: str, position: int, attempt: int) -> str:
+    return f"{participant}-{position}-{attempt}"
+
+
+def current(db: sqlite3.Connection, participant: str) -> Trial | None:
+    """The trial that is to be voted on next; None after the last."""
+    return _one(
+        db,
+        "participant_id = ? AND state IN ('planned', 'running', 'ready') ORDER BY position LIMIT 1",
+        participant,
+    )
+
+
+def by_id(db: sqlite3.Connection, trial: str) -> Trial | None:
+    return _one(db, "trial_id = ?", trial)
+
+
+def by_vote(db: sqlite3.Connection, vote_id: str) -> Trial | None:
+    """The trial that this vote id was made for and is still good for."""
+    return _one(db, "vote_id = ?", vote_id)
+
+
+def begin(db: sqlite3.Connection, trial: Trial, vote_id: str, now: str) -> None:
+    """Start a planned trial. An attention check has no answers to wait for: it is ready at once."""
+    move(db, trial, "running")
+    db.execute(
+        "UPDATE trial SET vote_id = ?, started_at = ? WHERE trial_id = ?",
+        (vote_id, now, trial.trial_id),
+    )
+    if trial.kind == "attention":
+        db.execute("UPDATE trial SET state = 'ready' WHERE trial_id = ?", (trial.trial_id,))
+
+
+def move(db: sqlite3.Connection, trial: Trial, state: State) -> None:
+    """Raises StudyError where the trial can't go from its state to this one."""
+    if state not in MOVES[trial.state]:
+        raise StudyError(f"This comparison is {trial.state}, so it can't become {state}.")
+    done = db.execute(
+        "UPDATE trial SET state = ? WHERE trial_id = ? AND state = ?",
+        (state, trial.trial_id, trial.state),
+    )
+    if done.rowcount != 1:
+        raise StudyError("This comparison has changed meanwhile.", hint="Please reload the page.")
+
+
+def void(
+    db: sqlite3.Connection, trial: Trial, reason: VoidReason, plan_seed: str, *, detail: str = ""
+) -> None:
+    """Call off a trial and issue it again, with a new sampling seed. What was written of it stays.
+    detail: what was said about it.
+
+    A retest that is still to come will show the new answers, so it takes over the new seed.
+    """
+    if "void" not in MOVES[trial.state] or (trial.state == "voted" and reason != "restarted"):
+        raise StudyError(f"This comparison is {trial.state}, so it can't be called off.")
+    db.execute(
+        "UPDATE trial SET state = 'void', void_reason = ?, void_detail = ?, vote_id = NULL "
+        "WHERE trial_id = ?",
+        (reason, detail or None, trial.trial_id),
+    )
+    seed = trial.gen_seed
+    if trial.retest_of is None:
+        seed = gen_seed(plan_seed, trial.position, trial.attempt + 1)
+        db.execute(
+            "UPDATE trial SET gen_seed = ? "
+            "WHERE participant_id = ? AND retest_of = ? AND state = 'planned'",
+            (seed, trial.participant_id, trial.position),
+        )
+    db.execute(
+        "INSERT INTO trial(trial_id, participant_id, position, attempt, kind, retest_of, check_id, "
+        "preset, prompts_json, left_arm, right_arm, gen_seed, state) "
+        "SELECT ?, participant_id, position, attempt + 1, kind, retest_of, check_id, "
+        "preset, prompts_json, left_arm, right_arm, ?, 'planned' FROM trial WHERE trial_id = ?",
+        (
+            trial_id(trial.participant_id, trial.position, trial.attempt + 1),
+            seed,
+            trial.trial_id,
+        ),
+    )
+
+
+def drop_retests(db: sqlite3.Connection, trial: Trial) -> None:
+    """Leave out the retests of a trial that its participant doesn't want to see again."""
+    db.execute(
+        "UPDATE trial SET state = 'void', void_reason = 'reported' "
+        "WHERE participant_id = ? AND retest_of = ? AND state = 'planned'",
+        (trial.participant_id, trial.position),
+    )
+
+
+def all_of(db: sqlite3.Connection, participant: str) -> list[Trial]:
+    """Every trial of a participant that isn't void, in order."""
+    rows = db.execute(
+        "SELECT * FROM trial WHERE participant_id = ? AND state <> 'void' ORDER BY position",
+        (participant,),
+    )
+    return [_trial(row) for row in rows]
+
+
+def _one(db: sqlite3.Connection, where: str, value: str) -> Trial | None:
+    row = db.execute(f"SELECT * FROM trial WHERE {where}", (value,)).fetchone()
+    return None if row is None else _trial(row)
+
+
+def _trial(row: sqlite3.Row) -> Trial:
+    return Trial(
+        trial_id=row["trial_id"],
+        participant_id=row["participant_id"],
+        position=row["position"],
+        attempt=row["attempt"],
+        kind=row["kind"],
+        retest_of=row["retest_of"],
+        check_id=row["check_id"],
+        preset=row["preset"],
+        prompts=tuple(json.loads(row["prompts_json"])),
+        left=row["left_arm"],
+        right=row["right_arm"],
+        gen_seed=row["gen_seed"],
+        state=row["state"],
+        vote_id=row["vote_id"],
+    )

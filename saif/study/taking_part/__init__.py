@@ -1,0 +1,1 @@
+"""What a participant does, step by step, from consent to code."""

@@ -1,0 +1,79 @@
+"""What a participant is to do next, from what is stored: the same after any reload or restart."""
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Literal
+
+from saif.study.design.questions import Question
+from saif.study.design.study_file import Study
+from saif.study.store import trials
+from saif.study.store.participant import GOING_ON, Participant
+from saif.study.store.settings import is_paused
+from saif.study.store.trials import Trial
+
+Page = Literal[
+    "start_questions", "trial", "trial_questions", "end_questions", "finish", "paused", "ended"
+]
+"""The first questions; a comparison; questions on the one just voted on; the last questions; all is
+answered; the researcher has stopped the study; the participant is done, or has left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """trial: what the page is about, where it is about one. questions: those still to be answered.
+    place, n_trials: where the trial stands among those of this participant, from 1."""
+
+    page: Page
+    trial: Trial | None = None
+    questions: tuple[Question, ...] = ()
+    place: int = 0
+    n_trials: int = 0
+
+
+def due(db: sqlite3.Connection, study: Study, who: Participant) -> Due:
+    """What `who` is to do next."""
+    if who.status not in GOING_ON:
+        return Due("ended")
+    if questions := unanswered_at(db, study, who, "start"):
+        return Due("start_questions", questions=questions)
+    own = trials.all_of(db, who.id)
+    for trial in own:
+        if questions := unanswered_on(db, study, trial):
+            return Due("trial_questions", trial, questions, own.index(trial) + 1, len(own))
+    left = [trial for trial in own if trial.state != "voted"]
+    if left and is_paused(db):
+        return Due("paused")
+    if left:
+        return Due("trial", left[0], (), own.index(left[0]) + 1, len(own))
+    if questions := unanswered_at(db, study, who, "end"):
+        return Due("end_questions", questions=questions)
+    return Due("finish")
+
+
+def unanswered_on(db: sqlite3.Connection, study: Study, trial: Trial) -> tuple[Question, ...]:
+    """The questions asked after a main trial that have no answer yet; none about one that was
+    skipped, whose answers need not be read."""
+    if trial.kind != "main" or trial.state != "voted":
+        return ()
+    choice = db.execute("SELECT choice FROM last_vote WHERE trial_id = ?", (trial.trial_id,))
+    if choice.fetchone()["choice"] == "skip":
+        return ()
+    done = _answered(db, trial.participant_id)
+    return tuple(
+        question
+        for question in study.questions
+        if question.when == "trial" and f"{question.id}@{trial.trial_id}" not in done
+    )
+
+
+def unanswered_at(
+    db: sqlite3.Connection, study: Study, who: Participant, when: Literal["start", "end"]
+) -> tuple[Question, ...]:
+    """The questions asked before the first trial, or after the last, that have no answer yet."""
+    done = _answered(db, who.id)
+    return tuple(one for one in study.questions if one.when == when and one.id not in done)
+
+
+def _answered(db: sqlite3.Connection, participant: str) -> set[str]:
+    rows = db.execute("SELECT item_id FROM response WHERE participant_id = ?", (participant,))
+    return {row["item_id"] for row in rows}

@@ -1,0 +1,65 @@
+"""What happens on a participant's page besides their answers: when it was shown, left, returned to.
+
+Events help to judge the data and are not data themselves, so they are kept out of the audit trail.
+"""
+
+import sqlite3
+from typing import Literal, get_args
+
+from saif.errors import InputError
+from saif.study.store.store import Store
+from saif.study.taking_part.steps import going_on
+
+EventKind = Literal[
+    "shown", "first_token", "complete", "first_click", "focus_lost", "focus_regained", "reloaded"
+]
+
+Canary = Literal["canary_equal", "canary_differs", "canary_failed"]
+"""Each answer, made once more without the other, was the same or was not; or that failed."""
+
+MAX_EVENTS = 5000
+"""Per participant; what comes after is dropped, so that a broken page can't fill the disk."""
+
+
+def note_event(
+    store: Store,
+    token: str,
+    kind: EventKind,
+    *,
+    t_client_ms: float | None = None,
+    trial_id: str | None = None,
+) -> bool:
+    """Write an event down; whether there was room. t_client_ms: on the page's monotonic clock.
+    Raises InputError for a kind that there isn't."""
+    if kind not in get_args(EventKind):
+        raise InputError(f"There is no event '{str(kind)[:40]}'.")
+    with store.database.transaction() as db:
+        who = going_on(store, db, token)
+        n = db.execute("SELECT COUNT(*) FROM event WHERE participant_id = ?", (who.id,)).fetchone()[
+            0
+        ]
+        if n >= MAX_EVENTS:
+            return False
+        _write(store, db, who.id, trial_id, t_client_ms, kind)
+    return True
+
+
+def note_canary(store: Store, participant: str, trial_id: str, found: Canary) -> None:
+    """Write down what making a trial's answers one by one showed."""
+    with store.database.transaction() as db:
+        _write(store, db, participant, trial_id, None, found)
+
+
+def _write(
+    store: Store,
+    db: sqlite3.Connection,
+    participant: str,
+    trial_id: str | None,
+    t_client_ms: float | None,
+    kind: EventKind | Canary,
+) -> None:
+    db.execute(
+        "INSERT INTO event(participant_id, trial_id, t_client_ms, server_at, kind) "
+        "VALUES (?, ?, ?, ?, ?)",
+        (participant, trial_id, t_client_ms, store.now(), kind),
+    )

@@ -1,0 +1,63 @@
+"""Where participants come from: who a link says they are, and where they go when they are done."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from saif.study.design.study_file import (
+    LinkRecruitment,
+    MturkRecruitment,
+    ProlificRecruitment,
+    Study,
+)
+from saif.study.store.identities import Person
+
+PREVIEW = "ASSIGNMENT_ID_NOT_AVAILABLE"
+"""What MTurk gives for an assignment while a worker only looks at the task."""
+
+
+@dataclass(frozen=True, slots=True)
+class WayOut:
+    """code: to be copied or sent. link: opens the recruitment service with the code in it. form:
+    where the page hands in a form instead, which is MTurk's way."""
+
+    code: str
+    link: str | None = None
+    form: str | None = None
+
+
+def is_preview(study: Study, query: Mapping[str, str]) -> bool:
+    """Whether someone only looks: nothing may be asked or stored."""
+    return isinstance(study.recruitment, MturkRecruitment) and query.get("assignmentId") == PREVIEW
+
+
+def person_of(study: Study, query: Mapping[str, str]) -> Person:
+    """Who opened the link, from its query. Raises InputError where it doesn't say, or not validly.
+
+    The kind of recruitment is the study's and never the link's.
+    """
+    match study.recruitment:
+        case ProlificRecruitment():
+            return Person("prolific", query.get("PROLIFIC_PID", ""), query.get("SESSION_ID"))
+        case MturkRecruitment():
+            return Person("mturk", query.get("workerId", ""), query.get("assignmentId"))
+        case LinkRecruitment():
+            return Person("link", query.get("key", ""))
+
+
+def way_out(study: Study, code: str) -> WayOut:
+    """Where someone with this code goes."""
+    match study.recruitment:
+        case ProlificRecruitment():
+            return WayOut(code, link=f"https://app.prolific.com/submissions/complete?cc={code}")
+        case MturkRecruitment(sandbox=sandbox):
+            host = "workersandbox.mturk.com" if sandbox else "www.mturk.com"
+            return WayOut(code, form=f"https://{host}/mturk/externalSubmit")
+        case LinkRecruitment():
+            return WayOut(code)
+
+
+def declined(study: Study) -> WayOut | None:
+    """Where someone goes who doesn't agree to take part; None where nobody waits for a code."""
+    if isinstance(study.recruitment, ProlificRecruitment):
+        return way_out(study, study.recruitment.no_consent)
+    return None

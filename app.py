@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from saif.ui.launch import Options
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: list[str]) -> int:
     from saif.ui.launch import read_options, serve_study
 
     try:

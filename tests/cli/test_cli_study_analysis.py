@@ -96,6 +96,23 @@ def test_an_export_is_analysed_as_its_store_is(saif, store, tmp_path):
     assert json.loads(from_store.stdout)["questions"][1]["texts"]
 
 
+def test_an_export_before_the_end_needs_a_reason_as_a_look_does(saif, refused, store, tmp_path):
+    out = tmp_path / "out"
+    assert "stays hidden until" in refused(saif("study", "export", store.folder, "--out", out))
+    assert "reason" in refused(
+        saif("study", "export", store.folder, "--out", out, "--unblind", " ")
+    )
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("x", "utf-8")
+    command = ("study", "export", store.folder, "--unblind", "A pilot.", "--actor", "Kim")
+    refused(saif(*command, "--out", tmp_path / "full"))
+    assert not out.exists()
+    assert rows(store, "SELECT * FROM audit WHERE action = 'unblind'") == []
+    assert saif(*command, "--out", out).exit_code == 0
+    assert rows(store, "SELECT actor FROM audit WHERE action = 'unblind'") == [("Kim",)]
+    assert [look["reason"] for look in json.loads((out / "looks.json").read_text())] == ["A pilot."]
+
+
 def test_what_is_no_study_is_refused(saif, refused, tmp_path, store):
     assert "There is no folder" in refused(saif("study", "analyse", tmp_path / "nowhere"))
     assert "No study was published" in refused(saif("study", "analyse", tmp_path))

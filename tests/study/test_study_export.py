@@ -73,7 +73,7 @@ def talk(store: Store, name: str, said: str, *, share: bool = True) -> str:
     note_event(store, entry.token, "shown", t_client_ms=0.1 + 0.2)
     trial = begin(store, entry.token)
     assert trial is not None
-    call_off(store, entry.token, trial.trial_id, "failed")
+    call_off(store, entry.token, trial.trial_id, "failed", detail=said)
     while (trial := begin(store, entry.token)) is not None:
         if trial.state == "running":
             message = said or "nothing"
@@ -229,6 +229,9 @@ def test_what_was_typed_leaves_only_as_the_profile_says(
                 assert word in shown
     text = (tmp_path / "out" / "turns.jsonl").read_text("utf-8")
     assert {word for word in ("shares", "keeps") if f"CANARY-{word}" in text} == shown
+    called_off = [row for row in read_table(tmp_path / "out" / "trials.csv") if row["void_reason"]]
+    details = {row["void_detail"] for row in called_off}
+    assert details - {None} == {f"CANARY-{word}" for word in shown}
 
 
 def test_answers_that_were_offered_are_in_every_profile(tmp_path: Path) -> None:

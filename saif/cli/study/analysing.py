@@ -21,6 +21,15 @@ ActorOption = Annotated[
 ]
 
 
+UnblindOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REASON",
+        help="Look before the planned number is complete; it is written down and reported.",
+    ),
+]
+
+
 def analyse(
     source: Annotated[
         Path, typer.Argument(metavar="DIR|EXPORT", help="A study's folder, or an export of one.")
@@ -29,13 +38,7 @@ def analyse(
         Path | None,
         typer.Option(metavar="FOLDER", help="For the report (default: SOURCE-analysis)."),
     ] = None,
-    unblind: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REASON",
-            help="Look before the planned number is complete; it is written down and reported.",
-        ),
-    ] = None,
+    unblind: UnblindOption = None,
     quality: Annotated[
         bool,
         typer.Option(
@@ -129,13 +132,24 @@ def export(
             help="deidentified: nothing that was typed; public: that of those who agreed."
         ),
     ] = "deidentified",
+    unblind: UnblindOption = None,
     actor: ActorOption = RESEARCHER,
 ) -> None:
     """Write a study's data as CSV, JSON lines and Parquet, with a codebook; prints the checksums'
     file. The audit trail notes it."""
+    from saif.study.data.export import check_new
     from saif.study.data.export import export as write
+    from saif.study.data.results import flow
+    from saif.study.data.unblinding import is_hidden, too_early
+    from saif.study.data.unblinding import unblind as note_look
 
-    print(write(open_study(folder, to_look=True), out, profile=profile, actor=actor))
+    store = open_study(folder, to_look=True)
+    check_new(out)  # before a look is noted that nobody gets
+    if is_hidden(store):
+        if unblind is None:
+            raise too_early(store.study, flow(store)["complete"])
+        note_look(store, unblind, actor=actor)
+    print(write(store, out, profile=profile, actor=actor))
 
 
 def add_to(group: typer.Typer) -> None:

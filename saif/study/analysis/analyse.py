@@ -4,7 +4,6 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from saif.errors import StudyError
 from saif.study.analysis.data import StudyData
 from saif.study.analysis.models import models
 from saif.study.analysis.outcome import outcomes
@@ -12,6 +11,7 @@ from saif.study.analysis.quality import quality
 from saif.study.analysis.questions import questions
 from saif.study.analysis.values import Analysis
 from saif.study.analysis.wording import limits, summary
+from saif.study.data.unblinding import too_early
 
 
 def analyse(data: StudyData, *, looked: bool = False, texts: bool = False) -> Analysis:
@@ -23,12 +23,7 @@ def analyse(data: StudyData, *, looked: bool = False, texts: bool = False) -> An
     """
     study = data.version.study
     if data.hidden and not looked:
-        raise StudyError(
-            f"The outcome stays hidden until {study.quota.complete} participants are complete; "
-            f"{data.flow['complete']} are.",
-            hint="To look now, give a reason, which is written down and reported: "
-            "--unblind 'REASON'.",
-        )
+        raise too_early(study, data.flow["complete"])
     found = quality(data)
     presets = outcomes(data)
     return Analysis(

@@ -39,8 +39,7 @@ def export(store: Store, folder: Path, *, profile: Profile = "deidentified", act
     of its checksums. Returns the file of checksums, which `check_export` holds the files against.
     Raises StudyError where the folder holds something.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise StudyError(f"{folder} is not empty.", hint="Give a folder that is new.")
+    check_new(folder)
     with store.database.reading() as db:  # all of one moment
         found = tables_in(db, store.study, profile)
         counts, looks = flow_in(db), early_looks_in(db)
@@ -70,6 +69,12 @@ def export(store: Store, folder: Path, *, profile: Profile = "deidentified", act
         payload = {"profile": profile, "sums": hashlib.sha256(sums.encode()).hexdigest()}
         store.note(db, None, "export", folder.name, payload, actor=actor)
     return folder / SUMS
+
+
+def check_new(folder: Path) -> None:
+    """Raises StudyError where a folder holds something already."""
+    if folder.exists() and any(folder.iterdir()):
+        raise StudyError(f"{folder} is not empty.", hint="Give a folder that is new.")
 
 
 def check_export(folder: Path) -> None:

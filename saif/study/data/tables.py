@@ -59,7 +59,7 @@ TABLES: dict[str, tuple[str, tuple[Column, ...]]] = {
     "trials": (
         "SELECT participant_id AS participant, position, attempt, trial_id AS trial, kind, "
         "retest_of, check_id AS attention_check, preset, prompts_json AS prompts, left_arm, "
-        "right_arm, gen_seed, state, void_reason, revision, choice, "
+        "right_arm, gen_seed, state, void_reason, void_detail, revision, choice, "
         "CASE choice WHEN 'L' THEN left_arm = :first WHEN 'R' THEN right_arm = :first "
         "WHEN 'skip' THEN NULL WHEN 'tie' THEN 0.5 WHEN 'both_bad' THEN 0.5 END AS prefers_first, "
         "strength, reason, shown_ms, decided_ms, "
@@ -90,6 +90,8 @@ TABLES: dict[str, tuple[str, tuple[Column, ...]]] = {
                 "voted": "has a vote", "void": "called off and issued again"
             }),
             Column("void_reason", "text", "why it was called off"),
+            # A participant's report, or what failed, which may quote a message.
+            Column("void_detail", "text", "what was said about it", typed=True),
             Column("revision", "integer", "how often the vote was given; the last is shown"),
             Column("choice", "text", "the vote", levels={
                 "L": "left is better", "R": "right is better", "tie": "neither is better",

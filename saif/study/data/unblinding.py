@@ -8,9 +8,10 @@ import json
 import sqlite3
 from dataclasses import asdict, dataclass
 
-from saif.errors import InputError
+from saif.errors import InputError, StudyError
 from saif.study.data.results import flow
 from saif.study.design.questions import is_text
+from saif.study.design.study_file import Study
 from saif.study.store.settings import change
 from saif.study.store.store import Store
 
@@ -32,6 +33,15 @@ class Look:
 def is_hidden(store: Store) -> bool:
     """Whether fewer participants are complete than the study was planned with."""
     return flow(store)["complete"] < store.study.quota.complete
+
+
+def too_early(study: Study, complete: int) -> StudyError:
+    """What to raise where somebody would see the outcome without having given a reason."""
+    return StudyError(
+        f"The outcome stays hidden until {study.quota.complete} participants are complete; "
+        f"{complete} are.",
+        hint="To look now, give a reason, which is written down and reported: --unblind 'REASON'.",
+    )
 
 
 def unblind(store: Store, reason: str, *, actor: str) -> Look:

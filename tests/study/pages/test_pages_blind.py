@@ -56,8 +56,9 @@ def test_a_classifier_of_all_but_the_text_can_only_guess(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_classifier_is_right_in_half_of_a_thousand_trials(tmp_path: Path) -> None:
-    assert abs(accuracy(watched(tmp_path, 1000)) - 0.5) <= 0.03
+def test_a_classifier_is_right_in_half_of_thousands_of_trials(tmp_path: Path) -> None:
+    # Of a thousand, guessing alone would be 3 % off every sixteenth time; of these, hardly ever.
+    assert abs(accuracy(watched(tmp_path, 2500)) - 0.5) <= 0.03
 
 
 def test_no_word_on_the_wire_names_a_condition_before_the_end(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def status(store: Store) -> Status:
         ).fetchall()
         paused, purged = is_paused(db), setting(db, PURGED)
         troubles = json.loads(setting(db, TROUBLES) or "{}")
-        marked = {mark.participant for mark in outbox.waiting(db)} - {None}
+        n_marked = outbox.n_uncopied(db)
         copied = db.execute("SELECT 1 FROM outbox WHERE acked_at IS NOT NULL LIMIT 1").fetchone()
     copies = [path.stat().st_mtime for path in backups(store.folder)]
     return Status(
@@ -104,7 +104,7 @@ def status(store: Store) -> Status:
         minutes=_median([_minutes(*row) for row in spans]),
         last_backup=_stamp(max(copies)) if copies else None,
         delete_at=end.isoformat() if end else None,
-        uncopied=len(marked) if copied or "copy" in troubles else None,
+        uncopied=n_marked if copied or "copy" in troubles else None,
         troubles=tuple(Trouble(job=job, **told) for job, told in sorted(troubles.items())),
     )
 

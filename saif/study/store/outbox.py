@@ -63,6 +63,14 @@ def waiting(db: sqlite3.Connection) -> list[Mark]:
     return [Mark(*row) for row in rows]
 
 
+def n_uncopied(db: sqlite3.Connection) -> int:
+    """Of how many participants something has not been copied."""
+    n: int = db.execute(
+        "SELECT COUNT(DISTINCT participant_id) FROM outbox WHERE acked_at IS NULL"
+    ).fetchone()[0]
+    return n
+
+
 def acknowledge(db: sqlite3.Connection, up_to: int, now: str) -> None:
     """Everything up to this number has been copied."""
     db.execute("UPDATE outbox SET acked_at = ? WHERE seq <= ? AND acked_at IS NULL", (now, up_to))

@@ -37,6 +37,10 @@ STEP_SECONDS = 90.0
 CANARY_EVERY = 25
 """So many turns apart, both answers are made once more, each alone, and must be the same."""
 
+_TOO_LONG = "That is too long, with all that was said before it. Please shorten it."
+"""Without a count, as the engine has one: where one arm is told more than the other, it would tell
+which."""
+
 _FAILED = "One of the two answers could not be finished, so neither counts."
 _logger = logging.getLogger(__name__)
 
@@ -128,8 +132,8 @@ class Streams:
                         yield _line(line)
                 shown = len(due.history) + 1
                 yield _line({"done": True, **next_in(self._store, due.trial, shown)})
-            except InputError as error:  # typed too much: the trial waits for another message
-                yield _line({"refused": error.sentence})
+            except InputError:  # typed too much: the trial waits for another message
+                yield _line({"refused": _TOO_LONG})
             except Exception as error:  # noqa: BLE001 - the page must be told, whatever it is
                 yield _line(await self._failed(token, due, gone, error))
             finally:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from made_up_participants import rows
-from running_study import Running, served
+from running_study import FREE, Running, served
 from wire import Seen, accuracy, watch
 
 TELLING = re.compile(rb"steer|preset|latent|feature|strength|layer|\barm\b|french", re.I)
@@ -108,3 +108,18 @@ def test_each_side_is_steered_equally_often(tmp_path: Path) -> None:
             "GROUP BY participant_id",
         )
         assert shares == [(2,)] * 10
+
+
+def test_what_is_too_long_is_refused_alike_whichever_side_is_told_more(tmp_path: Path) -> None:
+    with served(
+        tmp_path, prompts=FREE, trials__practice=0, attention=[], arms=["prompted", "unsteered"]
+    ) as running:
+        visitor = running.visitor()
+        visitor.agree()
+        said = []
+        for _ in range(2):
+            said.append(visitor.turn(visitor.ask("begin")["trial"]["id"], 0, "x" * 19_000))
+            visitor.vote("skip")
+        sides = rows(running.store, "SELECT DISTINCT left_arm FROM trial WHERE state = 'voted'")
+        assert len(sides) == 2
+        assert said[0] == said[1]

@@ -212,7 +212,8 @@ def _shown(desk: Desk, db: sqlite3.Connection, who: Participant, found: Due) -> 
     if found.trial is not None:
         answer |= {"place": found.place, "of": found.n_trials}
     if found.questions:
-        answer["questions"] = [question.model_dump() for question in found.questions]
+        # Whoever reads along shall not learn which answers would screen them out.
+        answer["questions"] = [one.model_dump(exclude={"accept"}) for one in found.questions]
     if found.page == "trial_questions" and found.trial is not None:
         answer["trial"] = {"id": found.trial.trial_id, "turns": _turns(db, found.trial)}
     if found.page == "ended":

@@ -2,6 +2,8 @@
 
 import logging
 import secrets
+from collections.abc import Mapping
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI, Request
@@ -31,8 +33,9 @@ _logger = logging.getLogger(__name__)
 def build_app(desk: Desk, *, secret: str | None = None, in_space: bool = False) -> FastAPI:
     """The application. secret: opens the researcher's page, which is not there without one.
     in_space: a Hugging Face Space shows it in a frame of its own page."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(openapi_url=None)  # and so no pages of documentation either
     study = desk.store.study
+    headers = _headers(study, in_space)
     app.state.desk = desk
     app.include_router(router)
     app.include_router(researcher_router(desk, secret))
@@ -49,9 +52,9 @@ def build_app(desk: Desk, *, secret: str | None = None, in_space: bool = False) 
     app.add_exception_handler(SaifError, _refusal)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _plain)
-    app.add_exception_handler(Exception, _bug)
+    app.add_exception_handler(Exception, partial(_bug, headers))  # outside all that is added here
     app.add_middleware(_SmallBodies)
-    app.add_middleware(_Headers, headers=_headers(study, in_space))
+    app.add_middleware(_Headers, headers=headers)
     return app
 
 
@@ -93,7 +96,7 @@ class _Headers:
     """Puts headers on every reply. Not starlette's helper for this, which would hold on to a
     stream whose reader has gone."""
 
-    def __init__(self, app: ASGIApp, headers: dict[str, str]) -> None:
+    def __init__(self, app: ASGIApp, headers: Mapping[str, str]) -> None:
         self._app = app
         self._headers = headers
 
@@ -154,8 +157,10 @@ def _malformed(_request: Request, _error: Exception) -> Response:
     return _said(422, "The page sent something that is not expected here.", "Please reload it.")
 
 
-def _bug(request: Request, error: Exception) -> Response:
+def _bug(headers: Mapping[str, str], request: Request, error: Exception) -> Response:
     """The path names no participant; the query, which may, is not logged."""
     reference = secrets.token_hex(4)
     _logger.error("Reference %s at %s", reference, request.url.path, exc_info=error)
-    return _said(500, f"Something went wrong that should not have (reference {reference}).")
+    reply = _said(500, f"Something went wrong that should not have (reference {reference}).")
+    reply.headers.update(headers)
+    return reply

@@ -114,6 +114,7 @@ def served(
     *,
     shared: bool = False,
     is_safe: Callable[[str], bool] = lambda _participant: True,
+    in_space: bool = False,
     **changes: Any,
 ) -> Iterator[Running]:
     """shared: many visitors' answers decode together, as they do in earnest."""
@@ -123,7 +124,9 @@ def served(
     streams = Streams(store, Answering(store.study, library, engine))
     desk = Desk(store, streams, is_safe)
     server = uvicorn.Server(
-        uvicorn.Config(build_app(desk), host="127.0.0.1", port=0, log_level="error")
+        uvicorn.Config(
+            build_app(desk, in_space=in_space), host="127.0.0.1", port=0, log_level="error"
+        )
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -171,6 +171,7 @@ def test_a_server_that_is_asked_to_end_does_so_in_the_middle_of_an_answer(tmp_pa
     try:
         server.wait()
         visitor = RestlessVisitor(f"http://127.0.0.1:{port}/study/tiny-study", 0)
+        assert "server" not in visitor.client.get(visitor.page, params=visitor.query).headers
         sha = visitor._sha()
         visitor.ask("consent", query=visitor.query, share_text=True, consent_sha256=sha)
         trial = visitor.ask("begin")["trial"]["id"]

@@ -94,7 +94,12 @@ def test_while_the_study_is_paused_questions_and_the_end_are_still_reached(store
     store.set_paused(False, actor="tests")
     walk(store, token)
     store.set_paused(True, actor="tests")
-    assert next_of(store, token).page == "trial_questions"
+    while (found := next_of(store, token)).page == "trial_questions":
+        assert found.trial is not None
+        respond(store, token, "fluent", None, trial_id=found.trial.trial_id)
+    assert found.page == "end_questions"
+    respond(store, token, "remarks", "none")
+    assert next_of(store, token).page == "finish"
 
 
 @pytest.mark.parametrize("state", ["running", "ready"])

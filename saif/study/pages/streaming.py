@@ -175,8 +175,7 @@ class Streams:
             None, add_turn, self._store, token, due.trial.trial_id, made.answers(), due.message
         )
         if next(self._n_turns) % CANARY_EVERY == 0:
-            with suppress(RuntimeError):  # the server is ending
-                self._threads.submit(self._canary, due, made)
+            self._threads.submit(self._canary, due, made)
 
     async def _failed(
         self, token: str, due: TurnDue, gone: threading.Event, error: Exception
@@ -221,4 +220,4 @@ def _cut(text: str, n: int) -> list[str]:
 
 
 def _line(found: Line) -> bytes:
-    return json.dumps(found, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(found).encode() + b"\n"

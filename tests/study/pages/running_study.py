@@ -59,6 +59,7 @@ class SlowEngine:
     engine: Engine
     seconds_per_step: float = 0.0
     fail_at: int | None = None
+    error: Exception = field(default_factory=lambda: ZeroDivisionError("a bug"))
     asked: list[Sequence[Request]] = field(default_factory=list)
     steps: int = 0
     running: int = 0
@@ -79,7 +80,7 @@ class SlowEngine:
         try:
             for number, step in enumerate(self.engine.stream(requests, cancelled=cancelled)):
                 if number == self.fail_at:
-                    raise ZeroDivisionError("a bug")
+                    raise self.error
                 time.sleep(self.seconds_per_step)
                 self.steps += 1
                 yield step
@@ -114,6 +115,7 @@ def served(
     *,
     shared: bool = False,
     is_safe: Callable[[str], bool] = lambda _participant: True,
+    finished: Callable[[], None] = lambda: None,
     in_space: bool = False,
     **changes: Any,
 ) -> Iterator[Running]:
@@ -122,7 +124,7 @@ def served(
     store = Store(folder / "study", version_of(folder / "study", library, **changes), KEY)
     engine = SlowEngine((SharedEngine if shared else LocalEngine)(the_model()))
     streams = Streams(store, Answering(store.study, library, engine))
-    desk = Desk(store, streams, is_safe)
+    desk = Desk(store, streams, is_safe, finished)
     server = uvicorn.Server(
         uvicorn.Config(
             build_app(desk, in_space=in_space), host="127.0.0.1", port=0, log_level="error"

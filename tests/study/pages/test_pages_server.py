@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from made_up_studies import study
 from running_study import Running, served
 
 from saif.errors import InputError, ModelError, SaifError, StudyError
@@ -71,6 +72,7 @@ def test_a_body_may_have_so_many_bytes_and_no_more(
         headers={"Content-Type": "application/json"},
     )
     assert reply.status_code == status
+    assert reply.json()["error"]
 
 
 def refusing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
@@ -114,3 +116,25 @@ def test_a_bug_is_told_as_a_reference_and_nobody_is_named_in_the_log(
     assert "CANARY" not in caplog.text
     for name in ("content-security-policy", "cache-control", "permissions-policy"):
         assert reply.headers[name] == usual[name]
+
+
+def test_the_study_s_own_texts_are_no_markup(tmp_path: Path) -> None:
+    hostile = '<img src="http://elsewhere/"> ![](http://elsewhere/) *Then:* ' + study().consent.text
+    with served(
+        tmp_path, title="<b>Answers</b>", consent__text=hostile, debrief=hostile
+    ) as running:
+        visitor = running.visitor()
+        page = visitor.client.get(visitor.page).text
+        visitor.agree()
+        debrief = visitor.ask("stop", scope=None)["debrief"]
+    assert "<b>Answers" not in page
+    for shown in (page, debrief):
+        assert "<em>Then:</em>" in shown
+        assert "<img" not in shown
+
+
+def test_a_proxy_is_told_not_to_hold_lines_back(running: Running) -> None:
+    visitor = running.visitor()
+    visitor.agree()
+    reply = visitor.send("turn", trial=visitor.ask("begin")["trial"]["id"], k=0)
+    assert reply.headers["x-accel-buffering"] == "no"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -295,7 +296,9 @@ def test_mturk_only_previews_until_the_task_is_accepted(tmp_path: Path) -> None:
 
 def test_the_code_waits_until_the_answers_are_safe(tmp_path: Path) -> None:
     safe: list[str] = []
-    with served(tmp_path, is_safe=safe.__contains__) as running:
+    finished: list[str] = []
+    tell = partial(finished.append, "somebody")
+    with served(tmp_path, is_safe=safe.__contains__, finished=tell) as running:
         visitor = running.visitor()
         visitor.agree()
         while visitor.ask("next")["page"] == "trial":
@@ -303,7 +306,9 @@ def test_the_code_waits_until_the_answers_are_safe(tmp_path: Path) -> None:
         for question in visitor.ask("next")["questions"]:
             value = {"guess": "unsure", "text": "none"}[question["kind"]]
             visitor.ask("respond", question=question["id"], value=value)
+        assert finished == []
         assert visitor.ask("finish") == {"page": "finish"}
+        assert finished == ["somebody"]
         assert visitor.enter()["page"] == "finish"
         assert visitor.receipt not in str(visitor.heard[-3])
         safe += [row[0] for row in rows(running.store, "SELECT participant_id FROM participant")]

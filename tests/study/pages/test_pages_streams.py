@@ -1,17 +1,23 @@
 """Streams under trouble: visitors who leave, answers that fail, crowds, and votes beside them."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from made_up_participants import rows
 from running_study import Running, Visitor, served
 
+from saif.errors import ModelError
 from saif.study.pages import streaming
+from saif.study.store.database import NotSavedError
+from saif.study.taking_part.answers import TwoAnswers
+from saif.study.taking_part.turns import Exchange
 
 
 @pytest.fixture
@@ -57,8 +63,18 @@ def test_who_leaves_ends_the_computation_and_gets_the_trial_anew(running: Runnin
     ]
 
 
-def test_an_answer_that_fails_voids_both_and_the_trial_is_issued_again(running: Running) -> None:
+@pytest.mark.parametrize(
+    ("error", "told", "is_a_bug"),
+    [
+        (ZeroDivisionError("a bug"), "ZeroDivisionError", True),
+        (ModelError("No memory.", hint="Ask for less."), "No memory. Ask for less.", False),
+    ],
+)
+def test_an_answer_that_fails_voids_both_and_the_trial_is_issued_again(
+    running: Running, caplog: Any, error: Exception, told: str, is_a_bug: bool
+) -> None:
     visitor, trial = begun(running)
+    running.engine.error = error
     running.engine.fail_at = 3
     last = visitor.turn(trial)[-1]
     assert "neither counts" in last["failed"]
@@ -70,7 +86,52 @@ def test_an_answer_that_fails_voids_both_and_the_trial_is_issued_again(running: 
     ]
     assert rows(running.store, "SELECT COUNT(*) FROM turn WHERE trial_id = ?", trial) == [(0,)]
     detail = rows(running.store, "SELECT void_detail FROM trial WHERE state = 'void'")
-    assert detail == [("ZeroDivisionError",)]
+    assert detail == [(told,)]
+    assert ("answer failed" in caplog.text) == is_a_bug
+
+
+def test_a_failure_is_told_also_where_it_can_not_be_noted(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(*_: object) -> None:
+        raise NotSavedError("The database is locked.")
+
+    monkeypatch.setattr(streaming, "call_off", locked)
+    visitor, trial = begun(running)
+    running.engine.fail_at = 3
+    assert "neither counts" in visitor.turn(trial)[-1]["failed"]
+    running.engine.fail_at = None
+    visitor.ready()
+
+
+def test_a_tab_that_another_took_over_from_is_told_so_at_the_end(running: Running) -> None:
+    visitor, trial = begun(running)
+    running.engine.seconds_per_step = 0.02
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(visitor.turn, trial)
+        assert eventually(lambda: running.engine.running == 1)
+        running.visitor().enter()
+        assert "another tab" in first.result()[-1]["failed"]
+
+
+def test_answers_come_in_few_looks_with_something_in_each(running: Running) -> None:
+    visitor, trial = begun(running)
+    running.engine.seconds_per_step = 0.01
+    *looks, _ = visitor.turn(trial)
+    assert len(looks) < 20  # of forty steps
+    assert all(look["L"] or look["R"] for look in looks)
+    shown = [("".join(look[side] for look in looks),) for side in "LR"]
+    assert rows(running.store, "SELECT output_text FROM generation ORDER BY side") == shown
+
+
+def test_closing_ends_what_is_being_made(running: Running) -> None:
+    visitor, trial = begun(running)
+    running.engine.seconds_per_step = 0.2
+    with ThreadPoolExecutor(1) as pool:
+        stream = pool.submit(visitor.turn, trial)
+        assert eventually(lambda: running.engine.steps > 0)
+        running.desk.streams.close()
+        assert "failed" in stream.result(3)[-1]
 
 
 def test_a_step_that_hangs_is_a_failure(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,6 +171,28 @@ def test_another_tab_ends_this_tabs_stream(running: Running) -> None:
         assert "another tab" in first.result()[-1]["failed"]
     states = "SELECT state, COUNT(*) FROM trial WHERE position = 1 GROUP BY state ORDER BY state"
     assert rows(running.store, states) == [("ready", 1), ("void", 1)]
+
+
+def test_every_tab_ends_the_one_before_it(running: Running) -> None:
+    running.engine.seconds_per_step = 0.2
+    streams = []
+    with ThreadPoolExecutor(3) as pool:
+        for number in range(3):
+            visitor, trial = begun(running) if not number else returned(running)
+            before = running.engine.steps
+            streams.append(pool.submit(visitor.turn, trial))
+            assert eventually(lambda before=before: running.engine.steps > before)
+            for earlier in streams[:-1]:
+                assert "another tab" in earlier.result(3)[-1]["failed"]
+        running.engine.seconds_per_step = 0
+        assert streams[-1].result()[-1]["done"]
+    assert eventually(lambda: running.desk.streams._current == {})
+
+
+def returned(running: Running) -> tuple[Visitor, str]:
+    visitor = running.visitor()
+    visitor.enter()
+    return visitor, visitor.ask("begin")["trial"]["id"]
 
 
 def test_votes_are_stored_at_once_while_all_streams_are_taken(
@@ -155,13 +238,43 @@ def test_a_retest_looks_like_any_comparison_and_shows_the_old_answers(tmp_path: 
         assert len(running.engine.asked) == 2
 
 
-def test_canaries_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "CANARY_EVERY", 1)
-    with served(tmp_path) as running:
+@pytest.mark.parametrize("fate", ["equal", "differs", "failed"])
+def test_canaries_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fate: str) -> None:
+    def solo(_: TwoAnswers) -> bool:
+        if fate == "failed":
+            raise ModelError("No memory.")
+        return fate == "equal"
+
+    if fate != "equal":
+        monkeypatch.setattr(TwoAnswers, "solo", property(solo))
+    monkeypatch.setattr(streaming, "CANARY_EVERY", 2)
+    with served(tmp_path, attention=[]) as running:
         visitor, _ = begun(running)
-        visitor.ready()
-        noted = "SELECT kind FROM event"
-        assert eventually(lambda: rows(running.store, noted) == [("canary_equal",)])
+        for _ in range(3):
+            visitor.vote("skip")
+        noted = "SELECT event.kind, position FROM event JOIN trial USING(trial_id)"
+        assert eventually(lambda: rows(running.store, noted) == [(f"canary_{fate}", 2)])
+
+
+@pytest.mark.parametrize(("ms", "looks"), [(0, 1), (1000, 8), (10**6, 240)])
+def test_a_retest_takes_as_long_as_its_answers_did(
+    monkeypatch: pytest.MonkeyPatch, ms: int, looks: int
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(streaming.asyncio, "sleep", sleep)
+    told = Exchange("A message.", "the left answer", "right", ms)
+
+    async def again() -> list[dict[str, Any]]:
+        return [line async for line in streaming._again(told)]
+
+    lines = asyncio.run(again())
+    assert len(lines) == looks
+    assert slept == [1 / 8] * looks
+    assert ["".join(line[side] for line in lines) for side in "LR"] == [told.left, told.right]
 
 
 def test_many_at_once_get_the_answers_they_would_get_alone(tmp_path: Path) -> None:

@@ -13,14 +13,15 @@ PYTEST := HF_HUB_OFFLINE=1 $(PY) -m pytest
 help:
 	@echo "make chat    set up, then start the chat on the embedded model"
 	@echo "make test    set up, then run the tests"
-	@echo "make setup   create .venv, install everything, convert the embedded model once"
+	@echo "make setup   create .venv, install everything, convert the embedded model once,"
+	@echo "             compile the decoding step where there is a C compiler (SAIF_COMPILE=0: don't)"
 	@echo "make check   format check, lint, types and tests"
 	@echo "make fix     format, and repair what the linter can"
 	@echo "make slow    the tests that take minutes"
 	@echo "make gpu     the tests that need a CUDA device"
 	@echo "make lock    write requirements.lock from what is installed"
 
-# The conversion looks for itself whether anything is left to do.
+# It looks for itself whether anything is left to convert or to compile.
 setup: $(VENV)/.installed
 	@$(PY) -m saif setup
 

@@ -17,6 +17,7 @@ from saif.presets.instructions import place
 from saif.presets.library import Library
 from saif.presets.preset import LoadedPreset
 from saif.presets.steer import Controls, check_model, steer
+from saif.runtime import compiler
 from saif.runtime.batch import RowStart
 from saif.runtime.embedded import MODEL_ID, gguf_file
 from saif.runtime.load import load_model
@@ -112,14 +113,21 @@ def test_a_row_equals_its_solo_run(embedded: LocalEngine, temperature: float) ->
     assert [reply.steered > 0 for reply in together] == [False, True, True]
 
 
-@pytest.fixture(scope="module")
-def packed() -> LocalEngine:
-    """As the page runs it on a CPU."""
+@pytest.fixture(scope="module", params=["uncompiled", "compiled"])
+def packed(request: pytest.FixtureRequest) -> LocalEngine:
+    """As the page runs it on a CPU, where the step was compiled at set-up and where it wasn't."""
     if gguf_file() is None:
         pytest.skip("the package with the embedded model is not installed")
-    engine = LocalEngine(load_model(quantize="auto"))
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "uncompiled":
+            patch.setattr(compiler, "library", lambda: None)
+        elif compiler.library() is None:
+            pytest.skip("the decoding step was not compiled here")
+        engine = LocalEngine(load_model(quantize="auto"))
     if engine.steerable.device.type != "cpu":
         pytest.skip("a GPU has no packed weights")
+    assert engine.steerable.lean is not None
+    assert engine.steerable.lean.compiled == (request.param == "compiled")
     return engine
 
 

@@ -126,7 +126,7 @@ def _decoding() -> str:
 
     if compiler.library() is not None:
         return "compiled"
-    return "not compiled; `python -m saif setup --compile` makes replies faster"
+    return "not compiled; where there is a C compiler, `make setup` makes replies faster"
 
 
 def _memory() -> Finding:

@@ -14,16 +14,17 @@ def add_to(app: typer.Typer) -> None:
 def setup(
     compiled: Annotated[
         bool,
-        typer.Option("--compile", help="Also compile the decoding step, with the C compiler here."),
-    ] = False,
+        typer.Option(
+            "--compile/--no-compile",
+            envvar="SAIF_COMPILE",
+            help="Compile the decoding step, if there is a C compiler here.",
+        ),
+    ] = True,
 ) -> None:
-    """Convert the embedded model, once, and make replies faster on a CPU if asked to."""
+    """Convert the embedded model and make replies faster on a CPU, each once."""
     _convert()
     if compiled:
-        from saif.runtime import compiler
-
-        path = compiler.compile_library()
-        note(f"The compiled decoding step is in {path}; whoever decodes on this machine uses it.")
+        _compile()
 
 
 def _convert() -> None:
@@ -41,3 +42,18 @@ def _convert() -> None:
     with chatter_to_stderr():
         folder = embedded.converted_folder()
     note(f"The embedded model is ready in {folder}.")
+
+
+def _compile() -> None:
+    """Everything works without it, so nothing that goes wrong here is an error."""
+    from saif.errors import ModelError
+    from saif.runtime import compiler
+
+    if compiler.library() is not None:
+        return
+    try:
+        path = compiler.compile_library()
+    except ModelError as error:
+        note(f"The decoding step stays uncompiled. {error.sentence}")
+        return
+    note(f"The decoding step is compiled, which makes replies faster: {path}.")

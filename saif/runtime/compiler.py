@@ -1,7 +1,7 @@
-"""The compiled decoding step: made when asked for, kept in the cache, and opened where it fits.
+"""The compiled decoding step: made at set-up, kept in the cache, and opened where it fits.
 
-Nothing is compiled by itself. Where there is no library for this source and this processor,
-everything runs without one.
+Nothing is compiled while somebody waits for a reply. Where there is no library for this source and
+this processor, everything runs without one.
 """
 
 import ctypes
@@ -19,6 +19,7 @@ from saif.runtime.embedded import cache_root
 _SOURCE = Path(__file__).parent / "c"
 _OPTIONS = ("-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC")
 _COMPILERS = ("cc", "gcc", "clang")
+_WORKS_WITHOUT = "Everything works without it, only more slowly."
 
 
 def library_path() -> Path:
@@ -41,10 +42,20 @@ def library() -> ctypes.CDLL | None:
 
 def compile_library() -> Path:
     """Make the library, which takes a few seconds. Raises ModelError where that can't be done."""
+    try:
+        return _compiled_library()
+    except OSError as error:  # no room, no right to write, or a compiler that doesn't start
+        raise ModelError(
+            f"The decoding step could not be compiled: {error}.", hint=_WORKS_WITHOUT
+        ) from error
+
+
+def _compiled_library() -> Path:
     compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
     if compiler is None:
         raise ModelError(
-            "There is no C compiler here.", hint="Install gcc or clang; it works without one, too."
+            "There is no C compiler here.",
+            hint="To have that, install gcc or clang and run `make setup` again.",
         )
     path = library_path()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,11 +72,13 @@ def compile_library() -> Path:
             if done.returncode == 0:
                 draft.replace(path)
                 library.cache_clear()
+                if library() is None:
+                    raise ModelError("What was compiled can't be opened.", hint=_WORKS_WITHOUT)
                 return path
     said = (done.stderr.strip().splitlines() or ["it says nothing"])[0]
     raise ModelError(
         f"{compiler} could not compile the decoding step: {said}",
-        hint="Everything works without it, only more slowly.",
+        hint=_WORKS_WITHOUT,
     )
 
 

@@ -266,22 +266,71 @@ def test_setup_without_the_package_is_refused(saif, refused, monkeypatch):
     assert "make setup" in refused(saif("setup"))
 
 
-def test_setup_compiles_the_decoding_step_only_when_asked(saif, monkeypatch, tmp_path):
+@pytest.fixture
+def compiling(monkeypatch, tmp_path):
+    """What `setup` does about the compiled step, with everything else done and nothing compiled."""
     from saif.runtime import compiler, embedded
 
     made = []
     monkeypatch.setattr(embedded, "is_converted", lambda: True)
+    monkeypatch.setattr(compiler, "library", lambda: None)
     monkeypatch.setattr(compiler, "compile_library", lambda: made.append(1) or tmp_path / "a.so")
-    assert saif("setup").exit_code == 0
-    assert not made
-    result = saif("setup", "--compile")
-    assert made == [1]
+    return made
+
+
+def test_setup_compiles_the_decoding_step(saif, compiling):
+    result = saif("setup")
+    assert result.exit_code == 0
+    assert compiling == [1]
     assert "a.so" in result.stderr.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"), [(["--no-compile"], {}), ([], {"SAIF_COMPILE": "0"})]
+)
+def test_setup_compiles_nothing_where_that_is_not_wanted(
+    saif, compiling, monkeypatch, arguments, environment
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert saif("setup", *arguments).exit_code == 0
+    assert not compiling
+
+
+def test_setup_is_silent_when_all_is_done(saif, compiling, monkeypatch):
+    from saif.runtime import compiler
+
+    monkeypatch.setattr(compiler, "library", object)
+    result = saif("setup")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert not compiling
+
+
+@pytest.mark.parametrize("broken", ["no compiler", "cannot compile", "no room"])
+def test_setup_does_not_fail_where_nothing_can_be_compiled(saif, monkeypatch, tmp_path, broken):
+    from saif.runtime import compiler, embedded
+
+    monkeypatch.setattr(embedded, "is_converted", lambda: True)
+    monkeypatch.setenv("SAIF_CACHE", str(tmp_path / "cache"))
+    compiler.library.cache_clear()
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    if broken != "no compiler":
+        (tools / "cc").write_text("#!/bin/sh\necho 'error: no' >&2\nexit 1\n")
+        (tools / "cc").chmod(0o755)
+    if broken == "no room":
+        (tmp_path / "cache").write_text("a file where the folder should be")
+    monkeypatch.setenv("PATH", str(tools))
+    result = saif("setup")
+    compiler.library.cache_clear()
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr.startswith("The decoding step stays uncompiled. ")
+    assert result.stderr.count("\n") == 1
 
 
 def test_doctor_says_whether_decoding_is_compiled(saif, monkeypatch):
     from saif.runtime import compiler
 
-    for found, words in ((None, "saif setup --compile"), (object(), "Decoding: compiled")):
+    for found, words in ((None, "not compiled"), (object(), "Decoding: compiled")):
         monkeypatch.setattr(compiler, "library", lambda found=found: found)
         assert words in saif("doctor").stdout.replace("\n", " ")

@@ -201,7 +201,9 @@ def test_a_product_is_the_layers_own(
         assert torch.equal(grouped(rows[:n]), grouped(rows)[:n])
 
 
-def test_nothing_is_compiled_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_the_library_compiles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SAIF_CACHE", str(tmp_path))
     compiler.library.cache_clear()
     assert compiler.library() is None
@@ -236,3 +238,20 @@ def test_what_cannot_be_compiled_is_said(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(ModelError, match="no C compiler"):
         compiler.compile_library()
     assert not any(tmp_path.iterdir())
+
+
+def test_what_was_compiled_for_nothing_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAIF_CACHE", str(tmp_path))
+    monkeypatch.setattr(compiler.shutil, "which", lambda name: f"/bin/{name}")
+
+    def writes_no_library(command: list[str], **_: Any) -> SimpleNamespace:
+        Path(command[command.index("-o") + 1]).write_bytes(b"no library")
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(compiler.subprocess, "run", writes_no_library)
+    compiler.library.cache_clear()
+    with pytest.raises(ModelError, match="can't be opened"):
+        compiler.compile_library()
+    compiler.library.cache_clear()

@@ -15,7 +15,7 @@ def newest_version(folder: Path) -> Version:
     found = versions(folder)
     if not found:
         raise StudyError(
-            f"No study was published to {folder}.",
+            f"No study was published to {folder.resolve()}.",
             hint="Publish one with `python -m saif study publish STUDY.yaml --to DIR`.",
         )
     return found[-1]

@@ -85,5 +85,5 @@ def data_of(
         ),
         flow={**counts, "void_trials": 0},
         looks=(),
-        live=live,
+        hidden=live and counts["complete"] < version.study.quota.complete,
     )

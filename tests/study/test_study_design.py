@@ -44,18 +44,18 @@ DAMAGES: list[tuple[str, dict[str, Any]]] = [
     ("seed", {"seed": -1}),
     ("arms", {"arms": ["steered"]}),
     ("arms", {"arms": ["steered", "steered"]}),
-    ("arms.1", {"arms": ["steered", "placebo"]}),
+    ("arms (item 2)", {"arms": ["steered", "placebo"]}),
     ("other", {"arms": ["steered", "other"]}),
     ("other", {"other": {"preset": "letter", "placement": "pre"}}),
     ("presets", {"presets": []}),
     ("presets", {"presets": [{"preset": "letter", "placement": "pre"}] * 2}),
-    ("presets.0.placement", {"presets": [{"preset": "letter", "placement": "middle"}]}),
+    ("presets (item 1).placement", {"presets": [{"preset": "letter", "placement": "middle"}]}),
     (
-        "presets.0.strength",
+        "presets (item 1).strength",
         {"presets": [{"preset": "letter", "placement": "pre", "strength": float("nan")}]},
     ),
     (
-        "presets.0.strength",
+        "presets (item 1).strength",
         {"presets": [{"preset": "letter", "placement": "pre", "strength": 99.0}]},
     ),
     ("trials.main", {"trials__main": 0}),
@@ -71,39 +71,40 @@ DAMAGES: list[tuple[str, dict[str, Any]]] = [
     ("trials.retest", {"trials__retest": 9}),
     ("prompts.items", {"trials__turns": 2}),
     ("prompts.practice", {"trials__practice": 2}),
-    ("prompts.fixed.items.0.text", {"prompts__items": [{"id": "a", "text": ""}]}),
-    ("prompts.fixed", {"prompts__items": [*PROMPTS, PROMPTS[0]]}),
+    ("prompts.items 'a'.text", {"prompts__items": [{"id": "a", "text": ""}]}),
+    ("prompts", {"prompts__items": [*PROMPTS, PROMPTS[0]]}),
     ("prompts", {"prompts": {"kind": "chess"}}),
     ("preference.strength", {"preference__strength": list("abcdefgh")}),
-    ("questions.0", {"questions": [{"kind": "colour", "id": "a", "text": "?"}]}),
+    ("questions 'a'", {"questions": [{"kind": "colour", "id": "a", "text": "?"}]}),
     (
         "questions",
         {"questions": [{"kind": "text", "id": "a", "when": "end", "text": "?"}] * 2},
     ),
     (
-        "questions.0.choice",
+        "questions 'a'",
         {"questions": [{"kind": "choice", "id": "a", "when": "end", "text": "?",
                         "options": ["x", "x"]}]},
     ),
     (
-        "questions.0.choice.options.0",
+        "questions 'a'.options (item 1)",
         {"questions": [{"kind": "choice", "id": "a", "when": "end", "text": "?",
                         "options": [True, False]}]},
     ),
     (
-        "questions.0.likert.points",
+        "questions 'a'.points",
         {"questions": [{"kind": "likert", "id": "a", "when": "end", "text": "?", "points": 1,
                         "low": "x", "high": "y"}]},
     ),
     ("attention", {"attention": [{"id": "a", "after": 9, "answer": "L", "text": "left"}]}),
-    ("attention.0.answer", {"attention": [{"id": "a", "after": 1, "answer": "?", "text": "left"}]}),
+    ("attention 'a'.answer",
+     {"attention": [{"id": "a", "after": 1, "answer": "?", "text": "left"}]}),
     ("consent.locale", {"consent__locale": "English"}),
     ("consent.version", {"consent__version": 1}),
     ("ethics.contact", {"ethics__contact": ""}),
     ("recruitment", {"recruitment": {"kind": "friends"}}),
-    ("recruitment.prolific.partial", {"recruitment": {"kind": "prolific", "complete": "AAAA",
+    ("recruitment.partial", {"recruitment": {"kind": "prolific", "complete": "AAAA",
                                       "screened_out": "BBBB", "no_consent": "CCCC"}}),
-    ("recruitment.prolific", {"recruitment": {"kind": "prolific", "complete": "AAAA",
+    ("recruitment", {"recruitment": {"kind": "prolific", "complete": "AAAA",
                               "screened_out": "AAAA", "no_consent": "CCCC", "partial": "DDDD"}}),
     ("quota.complete", {"quota__complete": 1}),
     ("retention_days", {"retention_days": 0}),
@@ -133,7 +134,7 @@ def test_what_has_no_default_must_be_given(tmp_path: Path, field: str) -> None:
     del made[field]
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(made), "utf-8")
-    with pytest.raises(StudyError, match=rf"study.yaml: {field}: Field required"):
+    with pytest.raises(StudyError, match=rf"study.yaml: {field}: is missing"):
         read_study(path)
 
 
@@ -407,3 +408,44 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
     check_fingerprint(version, version.fingerprint)
     with pytest.raises(StudyError, match="not those the study was published with"):
         check_fingerprint(version, "0000")
+
+
+def test_a_study_file_s_problems_are_told_in_words_and_together(tmp_path: Path) -> None:
+    made = plain(preference__bothbad=True, preference__strength=[1, 2])
+    made["arm"] = made.pop("arms")
+    made["prompts"]["practice"] = None
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(made), "utf-8")
+    with pytest.raises(StudyError) as caught:
+        read_study(path)
+    assert str(caught.value) == (
+        "study.yaml: preference.bothbad: is not known here; did you mean 'both_bad'?; "
+        "arm: is not known here; did you mean 'arms'?; arms: is missing; "
+        "prompts.practice: must be a list; for an empty one, write []; and 2 more."
+    )
+    path.write_text("schema_version: 1\nquota:\n\tcomplete: 3\n", "utf-8")
+    with pytest.raises(StudyError) as caught:
+        read_study(path)
+    assert caught.value.hint == "Use spaces there instead of a tab."
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("title", {"title": "Do you prefer the translated answer?"}),
+        ("questions 'own'", {"questions": [
+            {"kind": "choice", "id": "own", "when": "trial", "text": "Which?",
+             "options": ["the translation", "the other"]}]}),
+    ],
+)  # fmt: skip
+def test_what_the_preset_is_about_may_tell(field: str, changes: dict[str, Any]) -> None:
+    made = study(presets=[{"preset": "translate-french", "placement": "post"}], **changes)
+    told = {found.field: found for found in check(made, LIBRARY)}
+    assert "may tell" in told[field].message
+    assert told[field].severity == "doubtful"
+
+
+def test_a_message_that_is_there_twice_is_doubtful() -> None:
+    items = [{"id": f"item-{i}", "text": "The same." if i < 2 else f"Text {i}."} for i in range(12)]
+    found = check(study(prompts__items=items), LIBRARY)
+    assert "'The same.' is there 2 times." in {one.message for one in found}

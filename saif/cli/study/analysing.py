@@ -1,6 +1,7 @@
 """`study analyse` and `study export`: what people gave, as a result and as files."""
 
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -54,10 +55,13 @@ def analyse(
     """Analyse a study: prints what was found and what limits it, and writes a report."""
     from saif.study.analysis.analyse import analyse as analysis_of
     from saif.study.analysis.page import write_page
+    from saif.study.data.export import check_new
 
     if quality:
         _show_quality(source, json)
         return
+    if out is not None:
+        check_new(out)
     with working("Analysing …"):
         data, looked = _read(source, unblind, texts=texts, actor=actor)
         found = analysis_of(data, looked=looked, texts=texts)
@@ -118,9 +122,11 @@ def show(found: "Analysis") -> None:
 
 
 def beside(source: Path) -> Path:
-    """Where a report goes unless told otherwise: an export must not be added to."""
+    """Where a report goes unless told otherwise: an export must not be added to, and an earlier
+    report stays."""
     whole = source.resolve()
-    return whole.with_name(f"{whole.name}-analysis")
+    names = (f"{whole.name}-analysis{number}" for number in ("", *(f"-{n}" for n in count(2))))
+    return next(path for path in map(whole.with_name, names) if not path.exists())
 
 
 def export(

@@ -22,5 +22,4 @@ def serve(
     with chatter_to_stderr():
         from saif.study.pages.serving import open_to_participants
 
-        note("Loading the study's model …")
         open_to_participants(folder, open_library(presets), host, port, say=note)

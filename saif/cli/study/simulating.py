@@ -128,6 +128,8 @@ def _verdict(found: "Recovery") -> str:
     planted = f"{found.preset}: {100 * found.planted:.1f} % was planted"
     if found.recovered is None:
         return f"{planted}; there is no interval to hold it against."
+    if not found.tells:
+        return f"TOO FEW. {planted}, but so wide an interval would hold anything: use more --n."
     if found.recovered:
         return f"RECOVERED. {planted}, and lies within the interval."
     return (

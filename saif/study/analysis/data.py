@@ -18,7 +18,7 @@ from saif.presets.names import first_problem
 from saif.study.data.export import FORMATS, read_table, sums_of
 from saif.study.data.results import flow_in
 from saif.study.data.tables import Profile, Row, tables_in
-from saif.study.data.unblinding import Look, early_looks_in
+from saif.study.data.unblinding import Look, early_looks_in, is_hidden_in
 from saif.study.design.publish import Version
 from saif.study.store.store import Store
 
@@ -31,31 +31,26 @@ _DO_NOT_COUNT = {"participant", "trial", "item", "version", "created_at", "start
 @dataclass(frozen=True, slots=True)
 class StudyData:
     """tables: those of an export that are needed. flow: counts of `saif.study.data.results.flow`.
-    live: it comes from a store to which more may be added."""
+    hidden: the outcome is not to be shown yet."""
 
     version: Version
     tables: Mapping[str, Sequence[Row]]
     flow: Mapping[str, int]
     looks: tuple[Look, ...]
-    live: bool
-
-    @property
-    def hidden(self) -> bool:
-        """Whether the outcome is not to be shown yet."""
-        return self.live and self.flow["complete"] < self.version.study.quota.complete
+    hidden: bool
 
 
 def from_store(store: Store, *, profile: Profile = "deidentified") -> StudyData:
     """What is in a store now."""
     with store.database.reading() as db:  # all of one moment
         found = tables_in(db, store.study, profile)
-        counts, looks = flow_in(db), early_looks_in(db)
+        counts, looks, hidden = flow_in(db), early_looks_in(db), is_hidden_in(db, store.study)
     return StudyData(
         version=store.version,
         tables=numbered({name: found[name] for name in _NEEDED}),
         flow=counts,
         looks=tuple(looks),
-        live=True,
+        hidden=hidden,
     )
 
 
@@ -77,7 +72,7 @@ def from_export(folder: Path, *, format: str | None = None) -> StudyData:
         raise StudyError(f"config.json is of no study: {first_problem(error)}") from error
     except (ValueError, TypeError) as error:
         raise StudyError(f"{folder} can't be read: {error}") from error
-    return StudyData(version, numbered(found), counts, tuple(looks), live=False)
+    return StudyData(version, numbered(found), counts, tuple(looks), hidden=False)
 
 
 def _intact(path: Path, sums: Mapping[str, str]) -> Path:

@@ -7,6 +7,9 @@ from saif.study.analysis.outcome import answers_are_shared
 from saif.study.analysis.values import PresetOutcome, Quality, Share
 from saif.study.design.study_file import FreeChat, Study
 
+FEWEST = 10
+"""Answers from which it is said what people do; fewer are only counted."""
+
 
 def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
@@ -58,7 +61,9 @@ def _verdict(found: PresetOutcome, arms: Sequence[str]) -> str:
     tests, share = found.tests, found.share
     assert tests is not None, "asked only where there are tests"
     assert share.value is not None, "there are votes"
-    if tests.holm < 0.05:
+    # Two methods that agree but for a digit; what a reader sees must not contradict itself.
+    apart = share.low is None or share.high is None or not share.low <= 0.5 <= share.high
+    if tests.holm < 0.05 and apart:
         return f"'{arms[0 if share.value > 0.5 else 1]}' is preferred."
     if tests.equivalent is not None and tests.equivalent < 0.05:
         return f"Within {100 * tests.margin:.0f} points of no preference."
@@ -87,10 +92,11 @@ def limits(found: Sequence[PresetOutcome], seen: Quality, data: StudyData) -> It
         yield "So few participants show only large effects."
     yield from _side(seen)
     yield from _blinding(seen)
-    if seen.steadiness and (seen.steadiness.flips.value or 0) > 0.4:
+    steady = seen.steadiness
+    if steady and steady.pairs >= FEWEST and (steady.flips.value or 0) > 0.4:
         yield (
             "Shown the same two answers again, participants often chose differently "
-            f"({percent(seen.steadiness.flips.value)})."
+            f"({percent(steady.flips.value)} of {steady.pairs} pairs)."
         )
     if isinstance(study.prompts, FreeChat):
         yield "Participants wrote their own messages, so they judged different answers."
@@ -135,6 +141,8 @@ def _blinding(seen: Quality) -> Iterator[str]:
     blind = seen.blinding
     if blind.index is None:
         yield f"Whether the blinding held is not known. {blind.note}"
+    elif blind.right + blind.wrong + blind.unsure < FEWEST:
+        yield "Too few were asked which answer was changed to say whether the blinding held."
     elif blind.low is not None and blind.low > 0:
         yield (
             f"Participants could tell which answer was changed (Bang's index {blind.index:.2f}), "

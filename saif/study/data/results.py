@@ -57,6 +57,12 @@ def flow_in(db: sqlite3.Connection) -> dict[str, int]:
     return {**{status: found[status] for status in statuses}, "void_trials": void}
 
 
+def n_finished_in(db: sqlite3.Connection) -> int:
+    """How many participants ever finished, those who withdrew afterwards included."""
+    n: int = db.execute("SELECT COUNT(*) FROM audit WHERE action = 'complete'").fetchone()[0]
+    return n
+
+
 def missed_checks(store: Store) -> dict[str, int]:
     """participant -> how many attention checks they answered, and answered wrongly."""
     right = {check.id: check.answer for check in store.study.attention}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from statistics import median
 
-from saif.study.data.results import flow, missed_checks
+from saif.study.data.results import flow, missed_checks, n_finished_in
 from saif.study.safekeeping.backup import backups
 from saif.study.safekeeping.retention import ends_at
 from saif.study.store import outbox
@@ -31,7 +31,8 @@ class Status:
     more there is room now. void: why trials were called off -> how many. reported: trials that
     participants would not go on with. missed_checks: attention checks missed -> how many
     participants who answered any; too_many_missed: those whom the per-protocol analysis leaves out.
-    decision_ms: median time from both answers to the vote. minutes: median of those who finished.
+    finished: how many ever did, whether or not they withdrew later. decision_ms: median time from
+    both answers to the vote. minutes: median of those who finished.
     uncopied: participants of whom something is still to be copied to the remote place; None where
     there is no such place.
     """
@@ -47,6 +48,7 @@ class Status:
     places_left: int
     void: dict[str, int]
     reported: int
+    finished: int
     missed_checks: dict[int, int]
     too_many_missed: int
     decision_ms: float | None
@@ -59,7 +61,7 @@ class Status:
     @property
     def missing(self) -> int:
         """How many have yet to finish before the outcome is shown."""
-        return max(0, self.target - self.participants["complete"])
+        return max(0, self.target - self.finished)
 
 
 def status(store: Store) -> Status:
@@ -81,6 +83,7 @@ def status(store: Store) -> Status:
             "SELECT given_at, at FROM consent JOIN audit ON object = participant_id "
             "WHERE action = 'complete'"
         ).fetchall()
+        finished = n_finished_in(db)
         paused, purged = is_paused(db), setting(db, PURGED)
         troubles = json.loads(setting(db, TROUBLES) or "{}")
         n_marked = outbox.n_uncopied(db)
@@ -98,6 +101,7 @@ def status(store: Store) -> Status:
         places_left=max(0, store.study.quota.complete - taken),
         void=dict(map(tuple, void)),
         reported=reported,
+        finished=finished,
         missed_checks=dict(sorted(Counter(missed.values()).items())),
         too_many_missed=sum(n > store.study.failed_checks for n in missed.values()),
         decision_ms=_median([row[0] for row in decided]),

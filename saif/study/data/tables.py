@@ -16,7 +16,8 @@ from saif.study.taking_part.votes import Vote
 
 Profile = Literal["full", "deidentified", "public"]
 """full: everything; deidentified: nothing that a participant typed; public: what was typed only by
-those who agreed to that."""
+those who agreed to that. Only in full are times more exact than a day: a recruitment service knows
+to the second when somebody began."""
 
 Value = str | int | float | None
 Row = dict[str, Value]
@@ -37,7 +38,8 @@ class Column:
 
 _PARTICIPANT = Column("participant", "text", "random id of the participant")
 _TRIAL = Column("trial", "text", "id of the trial: participant, position and attempt")
-_TIME = "ISO 8601, UTC"
+_TIME = "ISO 8601, UTC; a day except in the full profile"
+_DAY = len("2026-01-31")
 
 TABLES: dict[str, tuple[str, tuple[Column, ...]]] = {
     "participants": (
@@ -200,11 +202,18 @@ def _shown(
 ) -> Row:
     """The row without what this profile keeps back. harmless: questions that offer their answers,
     so that nothing was typed."""
-    if profile == "full" or (profile == "public" and shared):
+    if profile == "full":
         return row
-    if "item" in row and str(row["item"]).partition("@")[0] in harmless:
-        return row
-    return {column.name: None if column.typed else row[column.name] for column in columns}
+    shows_typed = (profile == "public" and shared) or (
+        "item" in row and str(row["item"]).partition("@")[0] in harmless
+    )
+    return {column.name: _kept(row[column.name], column, shows_typed) for column in columns}
+
+
+def _kept(value: Value, column: Column, shows_typed: bool) -> Value:
+    if column.typed and not shows_typed:
+        return None
+    return value[:_DAY] if column.unit == _TIME and isinstance(value, str) else value
 
 
 def codebook() -> dict[str, dict[str, dict[str, object]]]:

@@ -9,7 +9,7 @@ import sqlite3
 from dataclasses import asdict, dataclass
 
 from saif.errors import InputError, StudyError
-from saif.study.data.results import flow
+from saif.study.data.results import flow, n_finished_in
 from saif.study.design.questions import is_text
 from saif.study.design.study_file import Study
 from saif.study.store.settings import change
@@ -31,8 +31,15 @@ class Look:
 
 
 def is_hidden(store: Store) -> bool:
-    """Whether fewer participants are complete than the study was planned with."""
-    return flow(store)["complete"] < store.study.quota.complete
+    """Whether fewer participants have finished than the study was planned with."""
+    with store.database.reading() as db:
+        return is_hidden_in(db, store.study)
+
+
+def is_hidden_in(db: sqlite3.Connection, study: Study) -> bool:
+    """The same, of the caller's moment."""
+    # Those who withdrew later finished, too: what could be seen once can't be unseen.
+    return n_finished_in(db) < study.quota.complete
 
 
 def too_early(study: Study, complete: int) -> StudyError:

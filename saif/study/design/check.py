@@ -1,12 +1,14 @@
 """What is wrong or doubtful about a study, in words, before anyone takes part in it."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from saif.errors import PresetError
 from saif.presets.library import Library
+from saif.study.design.questions import Question
 from saif.study.design.study_file import (
     FixedPrompts,
     FreeChat,
@@ -89,6 +91,9 @@ def _presets(study: Study, library: Library) -> Iterator[Finding]:
 
 def _blinding(study: Study) -> Iterator[Finding]:
     secrets = {use.preset for use in uses_of(study)}
+    # Without its last e, `translate` is found in `translation` as well.
+    words = {word for name in secrets for word in name.split("-")}
+    about = {word.removesuffix("e") for word in words if len(word) > 4}
     for field, text in _seen_before_the_votes(study):
         told = TELLTALE.search(text)
         named = next((name for name in sorted(secrets) if name in text.lower()), None)
@@ -97,6 +102,11 @@ def _blinding(study: Study) -> Iterator[Finding]:
         elif named:  # a preset may be called by an ordinary word, such as `question`
             severity: Severity = "wrong" if field == "id" else "doubtful"
             yield Finding(severity, field, f"It holds the name of the preset '{named}'.")
+        # Whom to put oneself in the place of, and what to agree to, may well be about that.
+        elif field not in ("preference.text", "consent.text") and (
+            hint := re.search(rf"\b({'|'.join(sorted(about)) or '(?!)'})", text, re.IGNORECASE)
+        ):
+            yield Finding("doubtful", field, f"'{hint.group()}' may tell what is compared.")
     if not any(question.kind == "guess" for question in study.questions):
         yield Finding(
             "doubtful",
@@ -117,9 +127,16 @@ def _seen_before_the_votes(study: Study) -> Iterator[tuple[str, str]]:
         yield "prompts.task", study.prompts.task
     for question in study.questions:
         if question.when != "end":
-            yield f"questions '{question.id}'", question.text
+            yield f"questions '{question.id}'", " / ".join([question.text, *_options(question)])
     for attention in study.attention:
         yield f"attention '{attention.id}'", attention.text
+
+
+def _options(question: Question) -> Iterator[str]:
+    if question.kind == "choice":
+        yield from question.options
+    elif question.kind == "likert":
+        yield from (question.low, question.high)
 
 
 def _consent(study: Study) -> Iterator[Finding]:
@@ -161,6 +178,10 @@ def _trials(study: Study) -> Iterator[Finding]:
             f"With only {len(study.prompts.items)} prompts, the interval has to allow for how much "
             "they differ; more prompts narrow it.",
         )
+    if isinstance(study.prompts, FixedPrompts):
+        for text, n in Counter(item.text.strip() for item in study.prompts.items).items():
+            if n > 1:
+                yield Finding("doubtful", "prompts.items", f"'{text[:60]}' is there {n} times.")
     if not study.attention:
         yield Finding("doubtful", "attention", "Nothing would show who votes without reading.")
 

@@ -25,6 +25,9 @@ from saif.study.design.study_file import Study
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 _PACKAGES = ("torch", "transformers", "gradio")
+_PRIVATE = "*.db*\nbackups/\nserving.lock\n"
+"""What git should leave alone: a version may be shown to anyone, what participants gave may not."""
+
 _VERSION_FILE = re.compile(r"version-(\d{3})\.json")
 
 
@@ -77,7 +80,10 @@ def publish(
         )
     earlier = versions(folder)
     if earlier and earlier[-1].study.id != study.id:
-        raise StudyError(f"{folder} holds the study '{earlier[-1].study.id}'.")
+        raise StudyError(
+            f"{folder} holds the study '{earlier[-1].study.id}', not '{study.id}'.",
+            hint="Each study has a folder of its own.",
+        )
     number = earlier[-1].number if earlier else 1
     found = _freeze(study, library, number, code)
     if earlier and found != earlier[-1]:
@@ -91,6 +97,7 @@ def write_version(folder: Path, found: Version) -> Path:
     path = folder / f"version-{found.number:03d}.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".gitignore").write_text(_PRIVATE, "utf-8")
         # The checksum first: after a crash between the two, publishing again completes the pair.
         replace_file(path.with_suffix(".sha256"), f"{found.id}  {path.name}\n".encode())
         replace_file(path, canonical(found).encode())

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from saif.core.spec import Placement
 from saif.errors import StudyError
-from saif.presets.names import first_problem
+from saif.study.design.problems import problems
 from saif.study.design.questions import Preference, Question, Strict, Text, refuse_twice
 
 ArmName = Literal["unsteered", "steered", "prompted", "other"]
@@ -242,7 +242,8 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def read_study(path: Path) -> Study:
-    """The study in a YAML file. Raises StudyError naming the field that is wrong."""
+    """The study in a YAML file. Raises StudyError naming the fields that are wrong."""
+    found = None
     try:
         content = path.read_bytes()
         if len(content) > MAX_FILE_BYTES:
@@ -254,7 +255,11 @@ def read_study(path: Path) -> Study:
             loader.dispose()
         return Study.model_validate(found)
     except ValidationError as error:
-        raise StudyError(f"{path.name}: {first_problem(error)}") from error
+        raise StudyError(f"{path.name}: {problems(error, found)}.") from error
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise StudyError(f"{path.name} can't be read: {reason}") from error
+        tab = "found character '\\t'" in reason
+        raise StudyError(
+            f"{path.name} can't be read: {reason}",
+            hint="Use spaces there instead of a tab." if tab else "",
+        ) from error

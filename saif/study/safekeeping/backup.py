@@ -44,6 +44,10 @@ def restore(copy: Path, folder: Path) -> None:
         raise StudyError(
             f"{folder} holds a store already.", hint="Move it away first; nothing is overwritten."
         )
+    if not (copy.is_file() and copy.name.startswith("study-")):
+        raise StudyError(
+            f"{copy} is no backup.", hint="Give one of the files backups/study-….db of a study."
+        )
     known = _check(copy)
     other = copy.with_name(copy.name.replace("study-", "identities-", 1))
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from saif.study.analysis.analyse import analyse
 from saif.study.analysis.data import from_export
 from saif.study.analysis.values import Analysis
 from saif.study.data.export import export
-from saif.study.design.publish import Version
+from saif.study.design.publish import Version, write_version
 from saif.study.design.study_file import Study
 from saif.study.simulation.simulate import Crowd, simulate
 from saif.study.store.store import Store
@@ -37,6 +37,11 @@ class Recovery:
         if self.low is None or self.high is None:
             return None
         return self.low <= self.planted <= self.high
+
+    @property
+    def tells(self) -> bool:
+        """Whether the interval is narrow enough to miss anything."""
+        return self.low is not None and self.high is not None and self.high - self.low < 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,7 @@ def rehearse(
     roomy = study.quota.model_copy(update={"complete": max(n, study.quota.complete)})
     version = version.model_copy(update={"study": study.model_copy(update={"quota": roomy})})
     # Nobody comes back after the rehearsal, so the key can be thrown away.
+    write_version(data, version)  # so that other commands can open what is kept
     store = Store(data, version, secrets.token_bytes(32))
     try:
         ended = simulate(store, n, crowd, seed=seed, tell=tell)

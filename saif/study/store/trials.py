@@ -176,6 +176,12 @@ def all_of(db: sqlite3.Connection, participant: str) -> list[Trial]:
     return [_trial(row) for row in rows]
 
 
+def n_planned(db: sqlite3.Connection, participant: str) -> int:
+    """How many trials a participant's plan has, those included that they won't see any more."""
+    longest = "SELECT COALESCE(MAX(position), 0) FROM trial WHERE participant_id = ?"
+    return int(db.execute(longest, (participant,)).fetchone()[0])
+
+
 def _one(db: sqlite3.Connection, where: str, value: str) -> Trial | None:
     row = db.execute(f"SELECT * FROM trial WHERE {where}", (value,)).fetchone()
     return None if row is None else _trial(row)

@@ -14,6 +14,7 @@ from saif.study.store import trials
 from saif.study.store.participant import Participant
 from saif.study.store.store import Store
 from saif.study.store.trials import Trial
+from saif.study.taking_part.due import unanswered_on
 from saif.study.taking_part.steps import going_on, must_go_on, own
 from saif.study.taking_part.votes import Choice
 
@@ -116,7 +117,8 @@ def reopen(store: Store, token: str, trial_id: str) -> str:
 def respond(
     store: Store, token: str, question_id: str, value: object, *, trial_id: str | None = None
 ) -> int:
-    """Answer a question; its revision. The same answer again changes nothing.
+    """Answer a question; its revision. The same answer again changes nothing, unless the vote that
+    it was given for has changed.
 
     trial_id: of a question that is asked after every trial. Who answers that they don't fit is
     screened out. Raises InputError where the value is no answer.
@@ -127,19 +129,20 @@ def respond(
     check_answer(question, value)
     with store.database.transaction() as db:
         who = going_on(store, db, token)
-        item = question_id
+        item, asked_again = question_id, False
         if trial_id is not None:
             trial = own(db, who, trial_id)
             if trial.state != "voted":
                 raise StudyError("First the vote, then the questions on it.")
             item = f"{question_id}@{trial_id}"
+            asked_again = question in unanswered_on(db, store.study, trial)
         last = db.execute(
             "SELECT revision, value_json FROM response WHERE participant_id = ? AND item_id = ? "
             "ORDER BY revision DESC LIMIT 1",
             (who.id, item),
         ).fetchone()
         told = json.dumps(value, ensure_ascii=False)
-        if last and last["value_json"] == told:
+        if last and last["value_json"] == told and not asked_again:
             return int(last["revision"])
         revision = last["revision"] + 1 if last else 1
         db.execute(

@@ -21,7 +21,8 @@ answered; the researcher has stopped the study; the participant is done, or has 
 @dataclass(frozen=True, slots=True)
 class Due:
     """trial: what the page is about, where it is about one. questions: those still to be answered.
-    place, n_trials: where the trial stands among those of this participant, from 1."""
+    place, n_trials: where the trial stands among those planned for this participant, from 1; one
+    that is dropped later doesn't make the way shorter."""
 
     page: Page
     trial: Trial | None = None
@@ -37,28 +38,30 @@ def due(db: sqlite3.Connection, study: Study, who: Participant) -> Due:
     if questions := unanswered_at(db, study, who, "start"):
         return Due("start_questions", questions=questions)
     own = trials.all_of(db, who.id)
+    n_planned = trials.n_planned(db, who.id)
     for trial in own:
         if questions := unanswered_on(db, study, trial):
-            return Due("trial_questions", trial, questions, own.index(trial) + 1, len(own))
+            return Due("trial_questions", trial, questions, trial.position, n_planned)
     left = [trial for trial in own if trial.state != "voted"]
     if left and is_paused(db):
         return Due("paused")
     if left:
-        return Due("trial", left[0], (), own.index(left[0]) + 1, len(own))
+        return Due("trial", left[0], (), left[0].position, n_planned)
     if questions := unanswered_at(db, study, who, "end"):
         return Due("end_questions", questions=questions)
     return Due("finish")
 
 
 def unanswered_on(db: sqlite3.Connection, study: Study, trial: Trial) -> tuple[Question, ...]:
-    """The questions asked after a main trial that have no answer yet; none about one that was
-    skipped, whose answers need not be read."""
+    """The questions asked after a main trial that have no answer yet since it was chosen as it is
+    now; none about one that was skipped, whose answers need not be read."""
     if trial.kind != "main" or trial.state != "voted":
         return ()
-    choice = db.execute("SELECT choice FROM last_vote WHERE trial_id = ?", (trial.trial_id,))
-    if choice.fetchone()["choice"] == "skip":
+    found = db.execute("SELECT choice FROM last_vote WHERE trial_id = ?", (trial.trial_id,))
+    choice = found.fetchone()["choice"]
+    if choice == "skip":
         return ()
-    done = _answered(db, trial.participant_id)
+    done = _answered(db, trial.participant_id) - _outdated(db, trial, choice)
     return tuple(
         question
         for question in study.questions
@@ -77,3 +80,21 @@ def unanswered_at(
 def _answered(db: sqlite3.Connection, participant: str) -> set[str]:
     rows = db.execute("SELECT item_id FROM response WHERE participant_id = ?", (participant,))
     return {row["item_id"] for row in rows}
+
+
+def _outdated(db: sqlite3.Connection, trial: Trial, choice: str) -> set[str]:
+    """What was answered before the choice on a trial became this one: it may be about the other
+    answer. In the order of the audit trail, because clocks are set back now and then."""
+    vote = db.execute(
+        "SELECT vote_id FROM vote WHERE trial_id = ? AND revision = 1 + "
+        "(SELECT MAX(revision) FROM vote WHERE trial_id = ? AND choice <> ?)",
+        (trial.trial_id, trial.trial_id, choice),
+    ).fetchone()
+    if vote is None:
+        return set()
+    rows = db.execute(
+        "SELECT object FROM audit WHERE action = 'respond' AND actor = ? GROUP BY object "
+        "HAVING MAX(seq) < (SELECT seq FROM audit WHERE action = 'vote' AND object = ?)",
+        (trial.participant_id, vote["vote_id"]),
+    )
+    return {row["object"] for row in rows}

@@ -10,10 +10,12 @@ from saif.study.store.identities import Source
 from saif.study.store.settings import is_paused
 
 
-def check_may_join(db: sqlite3.Connection, study: Study) -> None:
+def check_may_join(db: sqlite3.Connection, study: Study, now: str) -> None:
+    """now: places held until before then are free, whether or not they were given back yet."""
     if is_paused(db):
         raise StudyError("The study is paused.", hint="Please come back later.")
-    places = db.execute("SELECT COUNT(*) FROM cell_pool WHERE state <> 'free'").fetchone()[0]
+    taken = "state = 'done' OR (state = 'held' AND held_until >= ?)"
+    places = db.execute(f"SELECT COUNT(*) FROM cell_pool WHERE {taken}", (now,)).fetchone()[0]
     if places >= study.quota.complete:
         raise StudyError("The study has all the participants it needs. Thank you!")
 

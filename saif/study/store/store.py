@@ -133,7 +133,7 @@ class Store:
             known = self._known(db, pid_hmac)
             if known is None:
                 admission.keep_apart(db, person.source)
-                admission.check_may_join(db, self.study)
+                admission.check_may_join(db, self.study, self.now())
                 entry = self._new(db, person, pid_hmac, share_text)
             else:
                 entry = self._again(db, known)
@@ -156,6 +156,15 @@ class Store:
             # The server may have died right after they consented, before it was noted who they are.
             remember(self.identities, pid_hmac, person, self.study.id)
         return entry
+
+    def closed(self) -> str:
+        """Why nobody new can join now, in words for them; "" where they can. Only looks."""
+        with self.database.reading() as db:
+            try:
+                admission.check_may_join(db, self.study, self.now())
+            except StudyError as error:
+                return error.sentence
+        return ""
 
     def participant(self, db: sqlite3.Connection, token: str) -> Participant:
         """Whose token this is. Raises DisconnectedError where it is nobody's."""

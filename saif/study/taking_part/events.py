@@ -7,8 +7,8 @@ import sqlite3
 from typing import Literal, get_args
 
 from saif.errors import InputError
+from saif.study.store.participant import GOING_ON
 from saif.study.store.store import Store
-from saif.study.taking_part.steps import going_on
 
 EventKind = Literal[
     "shown", "first_token", "complete", "first_click", "focus_lost", "focus_regained", "reloaded"
@@ -29,12 +29,15 @@ def note_event(
     t_client_ms: float | None = None,
     trial_id: str | None = None,
 ) -> bool:
-    """Write an event down; whether there was room. t_client_ms: on the page's monotonic clock.
-    Raises InputError for a kind that there isn't."""
+    """Write an event down; whether there was room. None is written of who has ended: their page may
+    still be open. t_client_ms: on the page's monotonic clock. Raises InputError for a kind that
+    there isn't."""
     if kind not in get_args(EventKind):
         raise InputError(f"There is no event '{str(kind)[:40]}'.")
     with store.database.transaction() as db:
-        who = going_on(store, db, token)
+        who = store.participant(db, token)
+        if who.status not in GOING_ON:
+            return False
         n = db.execute("SELECT COUNT(*) FROM event WHERE participant_id = ?", (who.id,)).fetchone()[
             0
         ]

@@ -30,6 +30,18 @@ def is_preview(study: Study, query: Mapping[str, str]) -> bool:
     return isinstance(study.recruitment, MturkRecruitment) and query.get("assignmentId") == PREVIEW
 
 
+def names_nobody(study: Study, query: Mapping[str, str]) -> bool:
+    """Whether the bare address was opened of a study that one comes to by another service's link:
+    by someone who wants to withdraw, or only looks."""
+    match study.recruitment:
+        case ProlificRecruitment():
+            return "PROLIFIC_PID" not in query
+        case MturkRecruitment():
+            return "workerId" not in query
+        case LinkRecruitment():
+            return False
+
+
 def person_of(study: Study, query: Mapping[str, str]) -> Person:
     """Who opened the link, from its query. Raises InputError where it doesn't say, or not validly.
 

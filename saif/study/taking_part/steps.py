@@ -129,13 +129,12 @@ def finish(store: Store, token: str) -> str:
 
 def stop_early(store: Store, token: str) -> str:
     """The participant leaves, or the researcher has stopped the study: what they did is kept, their
-    place is another's. The code for taking part in part."""
+    place is another's. The code for taking part in part, or for as far as they came before."""
     with store.database.transaction() as db:
         who = store.participant(db, token)
-        status = who.status
-        if status in GOING_ON:
-            status = "stale"
-            store.leave(db, who, status)
+        if who.status in GOING_ON:
+            store.leave(db, who, "stale")
+        status = came_to(db, who)
     return code_for(store, who, status)
 
 
@@ -149,9 +148,18 @@ def screen_out(store: Store, token: str) -> str:
     return code_for(store, who, "screened")
 
 
+def came_to(db: sqlite3.Connection, who: Participant) -> Status:
+    """How far someone came, whatever they have withdrawn since: it costs nobody their code."""
+    row = db.execute(
+        "SELECT action FROM audit WHERE object = ? AND action IN ('complete', 'screened')",
+        (who.id,),
+    ).fetchone()
+    return who.status if row is None else row["action"]
+
+
 def code_for(store: Store, who: Participant, status: Status) -> str:
-    """What a participant shows where they were recruited. Without codes of such a place, their
-    receipt."""
+    """What a participant shows where they were recruited, from what they came to. Without codes of
+    such a place, their receipt."""
     codes = store.study.recruitment
     if isinstance(codes, ProlificRecruitment):
         return {"complete": codes.complete, "screened": codes.screened_out}.get(

@@ -29,6 +29,12 @@ def exchanges(db: sqlite3.Connection, trial: Trial) -> list[Exchange]:
     return [Exchange(row["user_text"], row["a"], row["b"], row["ms"] or 0.0) for row in rows]
 
 
+def has_seen_answers(db: sqlite3.Connection, participant: str) -> bool:
+    """Whether any answer was shown to a participant, be it in part."""
+    begun = "participant_id = ? AND kind <> 'attention' AND started_at IS NOT NULL"
+    return db.execute(f"SELECT 1 FROM trial WHERE {begun}", (participant,)).fetchone() is not None
+
+
 def fixed_message(study: Study, trial: Trial, k: int) -> str | None:
     """The message of turn `k`, counted from 0; None in free chat, where the participant types."""
     if not isinstance(study.prompts, FixedPrompts):

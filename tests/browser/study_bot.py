@@ -96,14 +96,18 @@ class BrowserBot:
             scale = questions.locator("input[value='4']")
             if scale.count():
                 self.press(scale.first)
-            self.press(questions.get_by_role("button", name="Save my answers"))
+            self.press(questions.get_by_role("button"))
         following = self.page.get_by_role("button", name="Next")
         expect(following).to_be_visible(timeout=WAIT)
         self.press(following)
 
+    def practise(self) -> None:
+        """The questions on a practice comparison, none of which need be answered."""
+        self.page.locator("#trial form.questions").get_by_role("button").click()
+
     def place(self) -> int:
-        """Of the comparison that is on the page."""
-        found = re.search(r"Comparison (\d+)", self.page.locator("#trial h2").inner_text())
+        """Of the comparison or the check that is on the page."""
+        found = re.search(r"(\d+) of", self.page.locator("#trial h2").inner_text())
         assert found is not None
         return int(found.group(1))
 

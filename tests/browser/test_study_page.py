@@ -164,6 +164,7 @@ def test_a_choice_can_be_changed_and_a_comparison_reported(running: Running, pag
     bot = BrowserBot(page, running.page)
     bot.agree()
     bot.vote("L")
+    bot.practise()
     page.get_by_role("button", name="Change my choice").click()
     bot.judge("R")
     assert rows(running.store, "SELECT choice FROM vote ORDER BY revision") == [("L",), ("R",)]
@@ -224,6 +225,7 @@ def test_while_it_is_paused_the_page_waits_and_goes_on_by_itself(
     bot = BrowserBot(page, running.page)
     bot.agree()
     bot.vote("L")
+    bot.practise()
     running.store.set_paused(True, actor="tests")
     page.get_by_role("button", name="Next").click()
     expect(page.locator("#paused")).to_be_visible(timeout=WAIT)

@@ -7,17 +7,17 @@ anyone before they agree to take part.
 
 import json
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header
 from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 from jinja2 import Environment, FileSystemLoader
-from markdown_it import MarkdownIt
 
 from saif.errors import StudyError
-from saif.study.design.questions import Preference
-from saif.study.pages import bodies
+from saif.study.design.questions import Preference, Question
+from saif.study.pages import bodies, texts
 from saif.study.pages.desk import AtDesk, Desk
 from saif.study.pages.streaming import next_in, turn_due
 from saif.study.safekeeping.erasure import withdraw
@@ -27,9 +27,12 @@ from saif.study.taking_part import ballots, recruitment, steps
 from saif.study.taking_part.due import Due, due
 from saif.study.taking_part.events import note_event
 from saif.study.taking_part.recruitment import WayOut, way_out
-from saif.study.taking_part.turns import exchanges
+from saif.study.taking_part.turns import exchanges, has_seen_answers
 
 FOLDER = Path(__file__).parent / "participant"
+
+SERVICES = {"prolific": "Prolific", "mturk": "MTurk"}
+"""What participants call the place that they were recruited at."""
 
 Answer = dict[str, Any]
 
@@ -54,7 +57,9 @@ def page(desk: AtDesk) -> str:
     return env.get_template("page.html").render(
         study=version.study,
         consent_sha256=version.consent_sha256,
-        consent=_html(version.study.consent.text),
+        consent=texts.as_html(version.study.consent.text),
+        contact=texts.with_addresses(version.study.ethics.contact),
+        service=SERVICES.get(version.study.recruitment.kind, ""),
         ballot=_ballot(version.study.preference),
     )
 
@@ -63,15 +68,23 @@ def page(desk: AtDesk) -> str:
 def consent_to_keep(desk: AtDesk) -> str:
     study = desk.store.study
     irb = f"\nEthics approval: {study.ethics.irb}" if study.ethics.irb else ""
-    return f"{study.title}\n\n{study.consent.text}\n\nContact: {study.ethics.contact}{irb}\n"
+    text = texts.as_plain(study.consent.text)
+    return f"{study.title}\n\n{text}\n\nContact: {study.ethics.contact}{irb}\n"
 
 
 @router.post("/enter")
 def enter(body: bodies.Enter, desk: AtDesk) -> Answer:
-    if recruitment.is_preview(desk.store.study, body.query):
+    """Where this visitor is. Who is new learns before they agree whether they can take part."""
+    study = desk.store.study
+    if recruitment.is_preview(study, body.query):
         return {"page": "preview"}
-    entry = desk.store.enter(recruitment.person_of(desk.store.study, body.query))
-    return {"page": "consent"} if entry is None else _entered(desk, entry)
+    if recruitment.names_nobody(study, body.query):
+        return {"page": "unknown"}
+    entry = desk.store.enter(recruitment.person_of(study, body.query))
+    if entry is not None:
+        return _entered(desk, entry)
+    why = desk.store.closed()
+    return {"page": "closed", "why": why} if why else {"page": "consent"}
 
 
 @router.post("/consent")
@@ -164,12 +177,13 @@ def finish(token: Token, desk: AtDesk) -> Answer:
 @router.post("/stop")
 def stop(body: bodies.Stop, token: Token, desk: AtDesk) -> Answer:
     """Leave early; with a scope, withdraw as well."""
-    code = steps.stop_early(desk.store, token)
+    steps.stop_early(desk.store, token)
+    with desk.store.database.reading() as db:
+        who = desk.store.participant(db, token)
+        ending = _ending(desk, db, who)
     if body.scope is not None:
-        with desk.store.database.reading() as db:
-            who = desk.store.participant(db, token)
         withdraw(desk.store, who.id, body.scope, actor="participant")
-    return {"way_out": _way(_early(desk, code)), "debrief": _html(desk.store.study.debrief)}
+    return ending
 
 
 @router.post("/withdraw")
@@ -183,11 +197,6 @@ def _ballot(preference: Preference) -> str:
     """The vote as the page offers it."""
     offered = {"text": preference.text, "choices": preference.choices}
     return json.dumps({**offered, "clearly": preference.strength})
-
-
-def _html(text: str) -> str:
-    """A text of the study file as a page shows it: Markdown, in which HTML is only text."""
-    return str(MarkdownIt("commonmark", {"html": False}).disable("image").render(text))
 
 
 def _entered(desk: Desk, entry: Entry) -> Answer:
@@ -207,27 +216,40 @@ def _shown(desk: Desk, db: sqlite3.Connection, who: Participant, found: Due) -> 
     if found.trial is not None:
         answer |= {"place": found.place, "of": found.n_trials}
     if found.questions:
-        # Whoever reads along shall not learn which answers would screen them out.
-        answer["questions"] = [one.model_dump(exclude={"accept"}) for one in found.questions]
+        answer["questions"] = _asked(found.questions)
     if found.page == "trial_questions" and found.trial is not None:
         answer["trial"] = {"id": found.trial.trial_id, "turns": _turns(db, found.trial)}
     if found.page == "ended":
         if who.status == "complete" and not desk.is_safe(who.id):
             return {"page": "finish"}  # its last rows are still on their way
-        code = steps.code_for(desk.store, who, who.status)
-        way = way_out(desk.store.study, code) if who.status == "complete" else _early(desk, code)
-        answer |= {
-            "status": who.status,
-            "way_out": _way(way),
-            "debrief": _html(desk.store.study.debrief),
-        }
+        answer |= {"status": who.status, **_ending(desk, db, who)}
     return answer
+
+
+def _ending(desk: Desk, db: sqlite3.Connection, who: Participant) -> Answer:
+    """The code for as far as they came, and what the study was about, for those who saw any of it.
+
+    A receipt is no code for anyone who didn't get to the end.
+    """
+    study, came_to = desk.store.study, steps.came_to(db, who)
+    way: WayOut | None = way_out(study, steps.code_for(desk.store, who, came_to))
+    if came_to != "complete" and way is not None and way.link is None:
+        way = None
+    debrief = texts.as_html(study.debrief) if has_seen_answers(db, who.id) else ""
+    return {"way_out": _way(way), "debrief": debrief}
+
+
+def _asked(questions: Iterable[Question]) -> list[Answer]:
+    """Questions without what would tell those who read along which answers screen them out."""
+    return [one.model_dump(exclude={"accept"}) for one in questions]
 
 
 def _begun(desk: Desk, trial: Trial) -> Answer:
     """A trial that was begun. A retest looks like any other comparison."""
     study = desk.store.study
     found: Answer = {"id": trial.trial_id, "practice": trial.kind == "practice"}
+    if trial.kind == "practice":  # what is answered there is not sent, so it is not due either
+        found["questions"] = _asked(one for one in study.questions if one.when == "trial")
     if trial.kind == "attention":
         text = next(check.text for check in study.attention if check.id == trial.check_id)
         return {**found, "check": text, "turns": [], "vote_id": trial.vote_id}
@@ -239,12 +261,6 @@ def _begun(desk: Desk, trial: Trial) -> Answer:
 
 def _turns(db: sqlite3.Connection, trial: Trial) -> list[Answer]:
     return [{"message": one.message, "L": one.left, "R": one.right} for one in exchanges(db, trial)]
-
-
-def _early(desk: Desk, code: str) -> WayOut | None:
-    """Where someone goes who didn't get to the end. A receipt is no code for anyone else."""
-    found = way_out(desk.store.study, code)
-    return None if found.link is None else found
 
 
 def _way(found: WayOut | None) -> Answer | None:

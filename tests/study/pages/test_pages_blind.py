@@ -9,6 +9,8 @@ from made_up_participants import rows
 from running_study import FREE, Running, served
 from wire import Seen, accuracy, watch
 
+from saif.study.pages.participant import FOLDER
+
 TELLING = re.compile(rb"steer|preset|latent|feature|strength|layer|\barm\b|french", re.I)
 CONSENT = (
     "This is a research study. You will read answers for ten minutes. There is no risk and no "
@@ -67,8 +69,8 @@ def test_no_word_on_the_wire_names_a_condition_before_the_end(tmp_path: Path) ->
     ) as running:
         visitor = running.visitor()
         visitor.heard.append(visitor.client.get(visitor.page).content)
-        for name in ("study.js", "trial.js", "form.js", "api.js", "study.css"):
-            reply = visitor.client.get(f"{running.url}/static/{name}")
+        for path in sorted((FOLDER / "static").iterdir()):
+            reply = visitor.client.get(f"{running.url}/static/{path.name}")
             assert reply.status_code == 200
             visitor.heard.append(reply.content)
         visitor.agree()

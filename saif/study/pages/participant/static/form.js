@@ -11,6 +11,17 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+const PLACES = { L: ["Answer A", "left", "first"], R: ["Answer B", "right", "second"] };
+
+// What an answer is called. On a narrow screen the two stand below each other, so neither is left.
+export function sideName(side) {
+  const [name, beside, below] = PLACES[side];
+  return element(
+    "span", {}, `${name} (`,
+    element("span", { class: "wide" }, beside), element("span", { class: "narrow" }, below), ")",
+  );
+}
+
 export function radio(name, value, label, required = false) {
   const input = element("input", { type: "radio", name, value, required });
   return element("label", { class: "option" }, input, element("span", {}, label));
@@ -26,10 +37,14 @@ export function chosen(form, name) {
 
 function scale({ id, points, low, high, required }) {
   const steps = Array.from({ length: points }, (_, i) => radio(id, i + 1, `${i + 1}`, required));
-  return element("div", { class: "scale" }, element("span", {}, low), ...steps, element("span", {}, high));
+  return element(
+    "div", { class: "scale" },
+    element("div", { class: "steps" }, ...steps),
+    element("div", { class: "ends" }, element("span", {}, low), element("span", {}, high)),
+  );
 }
 
-const GUESSES = { L: "The left one", R: "The right one", unsure: "I can't tell" };
+const guesses = () => [["L", sideName("L")], ["R", sideName("R")], ["unsure", "I can't tell"]];
 
 function field(question) {
   const { id, kind, required } = question;
@@ -39,8 +54,7 @@ function field(question) {
   }
   if (kind === "likert") return group(text, scale(question));
   if (kind === "guess") {
-    const options = Object.entries(GUESSES);
-    return group(text, ...options.map(([value, label]) => radio(id, value, label, required)));
+    return group(text, ...guesses().map(([value, label]) => radio(id, value, label, required)));
   }
   const area = element("textarea", { id: `q-${id}`, name: id, rows: 3, required });
   area.maxLength = question.max_length;
@@ -53,8 +67,32 @@ export function value(form, { id, kind }) {
   return kind === "likert" && found !== null ? Number(found) : found;
 }
 
-// Fill a form with questions; resolves to {id: answer} once it is sent.
+function lacks(fieldset) {
+  const area = fieldset.querySelector("textarea");
+  if (area) return area.required && !area.value.trim();
+  return fieldset.querySelector("input:invalid") !== null;
+}
+
+// Whether all that must be answered is. Says on the page what is not; a browser's own bubble is
+// gone after a moment, and on some phones never there.
+export function isComplete(form) {
+  for (const told of form.querySelectorAll(".missing")) told.remove();
+  const missing = [...form.querySelectorAll("fieldset:not([hidden])")].filter(lacks);
+  for (const one of missing) {
+    const told = element("p", { class: "problem missing" }, "This is still to be answered.");
+    one.querySelector("legend").after(told);
+  }
+  if (!missing.length) return true;
+  const some = missing.length === 1 ? "One question is" : `${missing.length} questions are`;
+  const told = element("p", { class: "problem missing", role: "alert" }, `${some} still to be answered.`);
+  form.querySelector(".buttons").before(told);
+  missing[0].querySelector("input, textarea").focus();
+  return false;
+}
+
+// Fill a form with questions; resolves to [id, answer] of each once it is sent.
 export function ask(form, questions, label) {
+  form.noValidate = true;
   form.replaceChildren(
     ...questions.map(field),
     element("div", { class: "buttons" }, element("button", { type: "submit" }, label)),
@@ -63,6 +101,7 @@ export function ask(form, questions, label) {
   return new Promise((done) => {
     form.onsubmit = (event) => {
       event.preventDefault();
+      if (!isComplete(form)) return;
       form.querySelector("button").disabled = true;
       done(questions.map((question) => [question.id, value(form, question)]));
     };

@@ -1,18 +1,16 @@
 // One comparison: two answers that grow together, then the vote on them.
 
 import { lines, note, post } from "./api.js";
-import { ask, chosen, element, group, radio } from "./form.js";
+import { ballotFields, inWords } from "./ballot.js";
+import { ask, chosen, element, isComplete, sideName } from "./form.js";
 
 const section = document.getElementById("trial");
 const part = (selector) => section.querySelector(selector);
-const ballot = JSON.parse(section.dataset.ballot);
-const CHOICES = {
-  L: "The left answer",
-  R: "The right answer",
-  tie: "Both are equally good",
-  both_bad: "Neither is any good",
-  skip: "I would rather not say",
-};
+let current = new AbortController();
+
+export function abandon() {
+  current.abort();
+}
 
 const pressed = (button) =>
   new Promise((done) => {
@@ -30,14 +28,14 @@ function clear() {
   say("");
 }
 
-function say(text) {
-  part(".state").textContent = text;
+function say(...words) {
+  part(".state").replaceChildren(...words);
 }
 
 function showTurn(message) {
-  const sides = ["Left", "Right"].map((name) => {
+  const sides = ["L", "R"].map((side) => {
     const text = element("p");
-    const answer = element("div", { class: "answer" }, element("h3", {}, `${name} answer`), text);
+    const answer = element("div", { class: "answer" }, element("h3", {}, sideName(side)), text);
     return { answer, text };
   });
   part(".turns").append(
@@ -56,11 +54,19 @@ function showExchange({ message, L, R }) {
 function typed() {
   const form = part(".message");
   const area = part("#message");
+  const problem = part(".problem");
   form.hidden = false;
+  form.noValidate = true;
   return new Promise((done) => {
     form.onsubmit = (event) => {
       event.preventDefault();
-      if (!area.value.trim()) return;
+      if (!area.value.trim()) {
+        problem.textContent = "Please type a message.";
+        problem.hidden = false;
+        area.focus();
+        return;
+      }
+      problem.hidden = true;
       form.hidden = true;
       done(area.value);
     };
@@ -123,63 +129,70 @@ async function allTurns(trial, signal) {
   return next.vote_id;
 }
 
-function ballotFields(isCheck) {
-  const offered = isCheck ? ["L", "R", "skip"] : ballot.choices;
-  const choices = group(
-    isCheck ? "Your choice" : ballot.text,
-    ...offered.map((choice) => radio("choice", choice, CHOICES[choice], true)),
-  );
-  const clearly = group(
-    "How clearly?",
-    ...ballot.clearly.map((label, i) => radio("clearly", i + 1, label, true)),
-  );
-  clearly.hidden = clearly.disabled = true;
-  choices.onchange = () => {
-    const side = ["L", "R"].includes(chosen(part(".vote"), "choice"));
-    clearly.hidden = clearly.disabled = !side || isCheck || ballot.clearly.length === 0;
-  };
-  return [choices, clearly];
-}
-
-// Resolves once the vote is on the server's disk.
-async function vote(trial, voteId, times) {
+// The vote, once it is on the server's disk. before: the one that it replaces, which may be kept.
+async function vote(trial, voteId, times, before = null) {
   const form = part(".vote");
-  const button = element("button", { type: "submit" }, "Save my choice");
-  form.replaceChildren(...ballotFields(Boolean(trial.check)), element("div", { class: "buttons" }, button));
+  const buttons = [element("button", { type: "submit" }, "Save my choice")];
+  if (before) buttons.push(element("button", { type: "button", class: "plain", name: "keep" }, "Keep it as it was"));
+  const fields = ballotFields(form, Boolean(trial.check));
+  form.replaceChildren(...fields, element("div", { class: "buttons" }, ...buttons));
+  form.noValidate = true;
   form.hidden = false;
   form.addEventListener("change", () => note("first_click", trial.id), { once: true });
-  await new Promise((done) => {
+  const sent = await new Promise((done) => {
     form.onsubmit = (event) => {
       event.preventDefault();
-      done();
+      if (isComplete(form)) done(true);
     };
+    if (before) form.elements.keep.onclick = () => done(false);
   });
+  if (!sent) {
+    form.hidden = true;
+    return before;
+  }
   for (const field of form.elements) field.disabled = field.disabled || field.type === "submit";
   say("Saving …");
-  const clearly = part(".vote fieldset:nth-of-type(2)").hidden ? null : chosen(form, "clearly");
+  const choice = chosen(form, "choice");
+  const clearly = fields[1].hidden ? null : Number(chosen(form, "clearly"));
   await post("vote", {
     vote_id: voteId,
-    choice: chosen(form, "choice"),
-    clearly: clearly === null ? null : Number(clearly),
+    choice,
+    clearly,
     shown_ms: Math.round(times.shown),
     decided_ms: Math.round(performance.now() - times.complete),
   });
   form.hidden = true;
-  say("Your choice is saved.");
+  return { choice, clearly };
+}
+
+function saved(trial, voted) {
+  say("Your choice is saved: ", ...inWords(voted, Boolean(trial.check)), ".");
 }
 
 async function answered(trial, questions) {
-  if (!questions.length) return;
   for (const [id, given] of await ask(part(".questions"), questions, "Save my answers")) {
     await post("respond", { question: id, value: given, trial: trial.id });
   }
   part(".questions").hidden = true;
-  say("Your answers are saved.");
+}
+
+// What is asked about a vote. In practice it is asked to be known, and goes nowhere.
+async function askedAbout(trial, { choice }) {
+  if (!trial.practice) {
+    const due = await post("next");
+    if (due.page === "trial_questions") await answered(trial, due.questions);
+  } else if (trial.questions.length && choice !== "skip") {
+    const practised = ask(part(".questions"), trial.questions, "Go on");
+    part(".questions").prepend(element("p", { class: "hint" }, "This is practice: your answer is not kept."));
+    await practised;
+    part(".questions").hidden = true;
+  }
 }
 
 // The participant may go on, or take the vote back; then they vote once more.
-async function goOn(trial, times) {
+async function goOn(trial, times, voted) {
   for (;;) {
+    saved(trial, voted);
     const next = part(".next");
     next.hidden = false;
     next.querySelector("[name=next]").focus();
@@ -189,30 +202,41 @@ async function goOn(trial, times) {
     ]);
     next.hidden = true;
     if (!changed) return;
+    say("");
     const { vote_id } = await post("reopen", { trial: trial.id });
-    await vote(trial, vote_id, times);
+    const before = voted;
+    voted = await vote(trial, vote_id, times, before);
+    if (voted !== before) {
+      saved(trial, voted);
+      await askedAbout(trial, voted);
+    }
   }
 }
 
 function reported(trial, stop) {
-  return new Promise((done) => {
-    part(".report form").onsubmit = async (event) => {
+  return new Promise((done, failed) => {
+    part(".report form").onsubmit = (event) => {
       event.preventDefault();
       const reason = part("#reason").value;
       stop.abort();
       clear(); // nobody has to look at it while it is being stored
+      part(".report").hidden = true;
       say("Saving …");
-      await post("report", { trial: trial.id, reason });
-      done();
+      post("report", { trial: trial.id, reason }).then(
+        () => done("Your report is saved. That comparison is left out, and does not come again."),
+        failed,
+      );
     };
   });
 }
 
-// `page` is what the server says is due. Resolves when the next thing may be asked for.
+// `page` is what the server says is due. Resolves when the next thing may be asked for, to what
+// is to be told then, if anything.
 export async function compare(page) {
   clear();
-  part("h2").textContent = `Comparison ${page.place} of ${page.of}`;
-  const stop = new AbortController();
+  const place = `${page.place} of ${page.of}`;
+  part("h2").textContent = `Comparison ${place}`;
+  const stop = current = new AbortController();
   if (page.page === "trial_questions") {
     page.trial.turns.forEach(showExchange);
     part(".report").hidden = true;
@@ -221,6 +245,7 @@ export async function compare(page) {
   const { trial } = await post("begin");
   if (!trial) return undefined;
   if (trial.practice) part("h2").textContent += " (practice)";
+  if (trial.check) part("h2").textContent = `Question ${place}`;
   part(".report").hidden = false;
   note("shown", trial.id);
   const began = performance.now();
@@ -231,14 +256,21 @@ export async function compare(page) {
       part(".check").hidden = false;
     }
     const voteId = trial.vote_id ?? (await allTurns(trial, stop.signal));
-    if (!trial.check) say("Both answers are complete.");
+    // The same words for all: whether one was cut off is for the reader of both to see.
+    if (!trial.check) say("Both answers have ended; long ones are cut off.");
     note("complete", trial.id);
     const times = { shown: performance.now() - began, complete: performance.now() };
-    await vote(trial, voteId, times);
+    const voted = await vote(trial, voteId, times);
     part(".report").hidden = true;
-    const due = await post("next");
-    if (due.page === "trial_questions") await answered(trial, due.questions);
-    await goOn(trial, times);
+    saved(trial, voted);
+    await askedAbout(trial, voted);
+    await goOn(trial, times, voted);
   };
-  return Promise.race([walk(), reported(trial, stop)]);
+  const reporting = reported(trial, stop);
+  // A report takes the answers away, which ends their stream: that is no failure.
+  const walking = walk().catch((error) => {
+    if (stop.signal.aborted) return reporting;
+    throw error;
+  });
+  return Promise.race([walking, reporting]);
 }

@@ -148,7 +148,7 @@ class _Pages:
 
     def _set_paused(self, paused: bool) -> str:
         self._store.set_paused(paused, actor=ACTOR)
-        return "The study is paused." if paused else "The study goes on."
+        return "" if paused else "The study goes on."  # the figures tell that it is paused
 
     def _erase(self, store: Store, form: Form) -> str:
         who, scope = form.get("who", "").strip(), form.get("scope", "")

@@ -126,6 +126,7 @@ def test_the_study_s_own_texts_are_no_markup(tmp_path: Path) -> None:
         visitor = running.visitor()
         page = visitor.client.get(visitor.page).text
         visitor.agree()
+        visitor.ask("begin")
         debrief = visitor.ask("stop", scope=None)["debrief"]
     assert "<b>Answers" not in page
     for shown in (page, debrief):

@@ -13,6 +13,8 @@ from saif.core.steering import Steering
 from saif.runtime.batch import RowStart
 from saif.runtime.model import SteerableModel
 
+_LIKELY = 256
+
 StopReason = Literal["end", "length", "cancelled"]
 
 
@@ -187,11 +189,16 @@ def choose(logits: Tensor, seen: Tensor, sampling: Sampling, noise: _SharedNoise
     """The next token for one row: penalise, then greedy or nucleus sampling. logits (vocab,)."""
     logits = _penalise(logits.cpu(), seen, sampling.repetition_penalty)
     if sampling.temperature == 0:
-        return int(logits.argmax())
+        return _likeliest(logits)
     # Measured from the top, so that a tiny temperature gives -inf and never inf.
     scaled = _nucleus((logits - logits.max()) / sampling.temperature, sampling.top_p)
     # The argmax of logits plus Gumbel noise is a draw from their softmax.
-    return int((scaled + noise.gumbel(sampling.seed, scaled.shape[0])).argmax())
+    return _likeliest(scaled + noise.gumbel(sampling.seed, scaled.shape[0]))
+
+
+def _likeliest(logits: Tensor) -> int:
+    """The first of the greatest. numpy finds it in a tenth of the time that torch takes."""
+    return int(logits.numpy().argmax())
 
 
 def _penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
@@ -205,6 +212,13 @@ def _nucleus(logits: Tensor, top_p: float) -> Tensor:
     """Keep the smallest set of likeliest tokens that holds `top_p` of the probability."""
     if top_p >= 1:
         return logits
-    ordered, order = logits.sort(descending=True)
-    before = ordered.softmax(dim=-1).cumsum(dim=-1) - ordered.softmax(dim=-1)
-    return logits.index_fill(0, order[before >= top_p], -torch.inf)
+    # Sorting a whole vocabulary takes longer than a small model's step, and a few tokens mostly
+    # hold what is kept.
+    for n in (min(_LIKELY, len(logits)), len(logits)):
+        ordered, order = logits.topk(n)
+        chances = (ordered - logits.logsumexp(dim=0)).exp()
+        before = chances.cumsum(dim=0) - chances
+        if before[-1] >= top_p:
+            break
+    kept = order[before < top_p]
+    return torch.full_like(logits, -torch.inf).index_copy_(0, kept, logits[kept])

@@ -229,6 +229,21 @@ def test_the_nucleus_is_the_smallest_set_with_enough_probability(
     assert torch.equal(_nucleus(logits, 1.0), logits)
 
 
+@pytest.mark.parametrize("top_p", [0.3, 0.99])
+@pytest.mark.parametrize("spread", [0.1, 3.0])
+def test_a_nucleus_in_a_large_vocabulary_is_as_large_as_it_has_to_be(
+    spread: float, top_p: float
+) -> None:
+    """Both where a few tokens hold it and where it takes a thousand."""
+    logits = spread * torch.randn(2000, generator=torch.Generator().manual_seed(0))
+    found = _nucleus(logits, top_p)
+    kept = torch.isfinite(found)
+    chances = logits.double().softmax(dim=0)
+    assert torch.equal(found[kept], logits[kept])
+    assert logits[kept].min() > logits[~kept].max()
+    assert chances[kept].sum() >= top_p - 1e-5 > chances[kept].sum() - chances[kept].min() - 2e-5
+
+
 def test_only_tokens_of_the_nucleus_are_drawn() -> None:
     logits = torch.tensor([3.0, 2.9, 0.0, 0.0, 0.0])
     sampling = Sampling(temperature=1.0, top_p=0.5, repetition_penalty=1.0)

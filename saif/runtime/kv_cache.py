@@ -15,12 +15,42 @@ class RoomyLayer(DynamicLayer):
     """A layer's keys and values, which grow in place.
 
     transformers concatenates, so that every step copies the whole cache; here a step writes one
-    column. `keys` and `values` are views of what is filled, as everything else expects them.
+    column. `keys` and `values` are views of what is filled, as everything else expects them, and
+    made when somebody asks: two for each layer would be a tenth of a small model's step.
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self._buffers: _Buffers | None = None
+        self._length = 0
+        self._given: list[Tensor | None] = [None, None]  # what was put in place of the views
+        super().__init__()
+
+    @property  # type: ignore[override]
+    def keys(self) -> Tensor | None:
+        return self._part(0)
+
+    @keys.setter
+    def keys(self, keys: Tensor | None) -> None:
+        self._replace(0, keys)
+
+    @property  # type: ignore[override]
+    def values(self) -> Tensor | None:
+        return self._part(1)
+
+    @values.setter
+    def values(self, values: Tensor | None) -> None:
+        self._replace(1, values)
+
+    def _part(self, which: int) -> Tensor | None:
+        if self._buffers is None:
+            return self._given[which]
+        return self._buffers[which][:, :, : self._length]
+
+    def _replace(self, which: int, tensor: Tensor | None) -> None:
+        """Choosing rows, say, puts new tensors in the views' place: the buffers are given up."""
+        self._given = [self.keys, self.values]
+        self._given[which] = tensor
+        self._buffers = None
 
     def update(
         self,
@@ -36,51 +66,46 @@ class RoomyLayer(DynamicLayer):
         end = filled + key_states.shape[-2]
         keys[:, :, filled:end].copy_(key_states)
         values[:, :, filled:end].copy_(value_states)
-        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
-        return self.keys, self.values
+        self._length = end
+        return self._filled
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """`update` for one more column: key and value (rows, heads, width)."""
         buffers = self.open_column()
-        filled = self.get_seq_length() - 1
         for buffer, new in zip(buffers, (key, value), strict=True):
-            buffer.select(2, filled).copy_(new)
+            buffer.select(2, self._length - 1).copy_(new)
         return self._filled
 
     def open_column(self) -> tuple[Tensor, Tensor]:
         """One more column, for the caller to write: all the room for keys and for values, (rows,
         heads, room, width), of which that column is the last one filled."""
-        filled = self.get_seq_length()
-        keys, values = self._filled
-        buffers = self._with_room(filled, keys[:, :, :1], values[:, :, :1])
-        self.keys, self.values = (buffer[:, :, : filled + 1] for buffer in buffers)
+        buffers = self._buffers
+        if buffers is None or self._length == buffers[0].shape[2]:
+            keys, values = self._filled
+            buffers = self._with_room(keys.shape[2], keys[:, :, :1], values[:, :, :1])
+        self._length += 1
         return buffers
 
     def _with_room(self, filled: int, key_states: Tensor, value_states: Tensor) -> _Buffers:
         """The buffers, with room for these after what is filled."""
         end = filled + key_states.shape[-2]
         buffers = self._buffers
-        if buffers is None or end > buffers[0].shape[-2] or not self._lies_in(buffers):
+        if buffers is None or end > buffers[0].shape[-2]:
             room = end + _ROOM
             buffers = (_roomy(key_states, room), _roomy(value_states, room))
             for buffer, had in zip(buffers, self._filled, strict=True):
                 if filled:
                     buffer[:, :, :filled].copy_(had)
-            self._buffers = buffers
+            self._buffers, self._length = buffers, filled
+            self._given = [None, None]
         return buffers
 
     @property
     def _filled(self) -> tuple[Tensor, Tensor]:
-        assert self.keys is not None
-        assert self.values is not None
-        return self.keys, self.values
-
-    def _lies_in(self, buffers: tuple[Tensor, Tensor]) -> bool:
-        """Whether keys and values still do: choosing rows puts new tensors in their place."""
-        return all(
-            now.data_ptr() == buffer.data_ptr() and now.shape[0] == buffer.shape[0]
-            for now, buffer in zip(self._filled, buffers, strict=True)
-        )
+        keys, values = self.keys, self.values
+        assert keys is not None
+        assert values is not None
+        return keys, values
 
 
 def _roomy(like: Tensor, room: int) -> Tensor:

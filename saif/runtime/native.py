@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from saif.runtime.hooks import Edit
 
 _GROUP = 32  # weights that share a scale, as in a GGUF file
+_TILE = 16  # outputs that lie side by side
 _LANES = 16
 _CANDIDATES = 64
 
@@ -36,7 +37,7 @@ class _Block(ctypes.Structure):
 _SIZES = ("rows", "threads", "n_query", "n_kv", "width", "d", "most_columns")
 _TENSORS = ("resid", "cos", "sin", "columns", "n_columns")
 _CACHE = ("keys", "values", "room")
-_SCRATCH = ("normed", "heads", "wide", "scores")
+_SCRATCH = ("normed", "heads", "wide", "scores", "taken_in")
 
 
 class _Step(ctypes.Structure):
@@ -60,6 +61,7 @@ class GroupedLinear:
         four = _four_bits(groups)
         self.bits = 8 if four is None else 4
         self._weight, self._scale, self.exact = four or _eight_bits(groups)
+        self._weight, self._scale = _in_tiles(self._weight, 4), _in_tiles(self._scale, 1)
         self._bias = None if bias is None else bias.detach().float().contiguous()
         self.product = _Product(
             n_out, n_in, self.bits, *map(_pointer, (self._weight, self._scale, self._bias))
@@ -75,10 +77,10 @@ class GroupedLinear:
     def __call__(self, x: Tensor) -> Tensor:
         x = x.contiguous()
         out = x.new_empty(len(x), self.product.n_out)
+        taken_in = _taken_in_room(self._library, x.numel())
         self._library.saif_multiply(
             ctypes.byref(self.product),
-            ctypes.c_void_p(_pointer(x)),
-            ctypes.c_void_p(_pointer(out)),
+            *(ctypes.c_void_p(_pointer(tensor)) for tensor in (x, taken_in, out)),
             len(x),
             torch.get_num_threads(),
         )
@@ -150,18 +152,20 @@ class NativeDecoder:
         resid = self._embed(token_ids)[:, 0].contiguous()
         rows, d = resid.shape
         buffers = [layer.open_column() for layer in cache.layers]
-        columns, n_columns = _columns(attention_mask, rows, cache.layers[0].keys.shape[2])
+        columns, n_columns = _columns(attention_mask, rows, cache.get_seq_length())
         cos, sin = (turn.contiguous() for turn in self._rotary(resid, positions))
         n_heads = self._n_query + 2 * self._n_kv
+        most = max(d, self._n_query * self._width, self._inner)  # that a product takes in
         scratch = [
             resid.new_empty(rows, size)
             for size in (
                 d,
-                max(n_heads * self._width, self._inner),
-                max(self._n_query * self._width, 2 * self._inner),
+                n_heads * self._width,
+                2 * self._inner,
                 self._n_query * columns.shape[1],
             )
         ]
+        scratch.append(_taken_in_room(self._library, rows * most))
         n = len(buffers)
         kept = (
             (ctypes.c_void_p * n)(*[keys.data_ptr() for keys, _ in buffers]),
@@ -221,8 +225,8 @@ def _columns(attention_mask: Tensor | None, rows: int, width: int) -> tuple[Tens
 
 
 def _four_bits(groups: Tensor) -> tuple[Tensor, Tensor, bool] | None:
-    """(weights, scales, True) of groups (out, groups, 32) that hold sixteen evenly spaced values
-    at most, exactly; None for any other."""
+    """(weights (out, groups, 16), scales (out, groups, 2), True) of groups (out, groups, 32) that
+    hold sixteen evenly spaced values at most, exactly; None for any other."""
     if len(groups) > 16 and _four_bits(groups[:16]) is None:  # cheaply said of most
         return None
     low, high = groups.amin(dim=-1), groups.amax(dim=-1)
@@ -236,12 +240,26 @@ def _four_bits(groups: Tensor) -> tuple[Tensor, Tensor, bool] | None:
 
 
 def _eight_bits(groups: Tensor) -> tuple[Tensor, Tensor, bool]:
-    """(weights, scales, whether nothing is lost)."""
-    scale = (groups.abs().amax(dim=-1) / 127).half()
-    step = scale.float()[..., None].clamp_min(torch.finfo(torch.float16).tiny)
+    """(weights (out, groups, 32), scales (out, groups, 1), whether nothing is lost)."""
+    scale = (groups.abs().amax(dim=-1, keepdim=True) / 127).half()
+    step = scale.float().clamp_min(torch.finfo(torch.float16).tiny)
     steps = (groups / step).round_().clamp_(-127, 127)
-    exact = torch.equal(steps * scale.float()[..., None], groups)
-    return steps.to(torch.int8), scale, exact
+    exact = torch.equal(steps * scale.float(), groups)
+    return (steps + 128).to(torch.uint8), scale, exact
+
+
+def _in_tiles(parts: Tensor, n: int) -> Tensor:
+    """What each output has of each group, (out, groups, parts), as (tiles, groups, parts / n, 16,
+    n): a tile's outputs side by side, the last ones filled up with zeros."""
+    n_out, groups, size = parts.shape
+    filled = nn.functional.pad(parts, (0, 0, 0, 0, 0, -n_out % _TILE))
+    tiles = filled.reshape(-1, _TILE, groups, size // n, n)
+    return tiles.permute(0, 2, 3, 1, 4).contiguous()
+
+
+def _taken_in_room(library: ctypes.CDLL, n: int) -> Tensor:
+    """Room for `n` numbers as a product takes them in."""
+    return torch.empty(n // _GROUP * library.saif_reading_bytes(), dtype=torch.uint8)
 
 
 def _pointer(tensor: Tensor | None) -> int | None:

@@ -23,9 +23,13 @@ from saif.runtime.model import SteerableModel
 from saif.runtime.native import GroupedLinear, NativeDecoder
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ctypes.CDLL]:
+@pytest.fixture(scope="module", params=[(), ("-mno-avx512f",)], ids=["own", "narrow"])
+def library(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ctypes.CDLL]:
+    """For this processor, and for one that has no products of bytes and narrower vectors."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "_OPTIONS", (*compiler._OPTIONS, *request.param))
         patch.setenv("SAIF_CACHE", str(tmp_path_factory.mktemp("cache")))
         compiler.library.cache_clear()
         try:
@@ -179,26 +183,60 @@ def random(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
+def grid(bits: int, n_out: int, n_in: int) -> Tensor:
+    """A weight that this many bits hold exactly."""
+    steps = torch.randint(
+        0, 16, (n_out, n_in // 32, 32), generator=torch.Generator().manual_seed(1)
+    )
+    steps[..., 0], steps[..., 1] = 0, 15
+    size = torch.linspace(0.01, 0.05, n_out).half().float()[:, None, None]
+    if bits == 4:
+        return (steps * size - (5 * size).half().float()).reshape(n_out, n_in)
+    found = (8 * steps - 60.0) * size
+    found[..., 2] = 127 * size[..., 0]
+    return found.reshape(n_out, n_in)
+
+
 @pytest.mark.parametrize(("n_out", "n_in"), [(1, 32), (7, 96), (64, 160), (33, 64)])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_product_is_the_layers_own(
     n_out: int, n_in: int, bits: int, library: ctypes.CDLL
 ) -> None:
     layer = nn.Linear(n_in, n_out).requires_grad_(False)
-    steps = torch.randint(
-        0, 16, (n_out, n_in // 32, 32), generator=torch.Generator().manual_seed(1)
-    )
-    steps[..., 0], steps[..., 1] = 0, 15
-    size = torch.linspace(0.01, 0.05, n_out).half().float()[:, None, None]
-    grid = {4: steps * size - (5 * size).half().float(), 8: (8 * steps - 60.0) * size}[bits]
-    if bits == 8:
-        grid[..., 2] = 127 * size[..., 0]
-    layer.weight.data = grid.reshape(n_out, n_in)
+    layer.weight.data = grid(bits, n_out, n_in)
     grouped, rows = GroupedLinear.of(library, layer), random(9, n_in)
     assert (grouped.bits, grouped.exact) == (bits, True)
     torch.testing.assert_close(grouped(rows), layer(rows), atol=1e-5, rtol=1e-5)
     for n in range(1, 9):
         assert torch.equal(grouped(rows[:n]), grouped(rows)[:n])
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_product_is_as_exact_as_float32(bits: int, library: ctypes.CDLL) -> None:
+    """Measured by the numbers of a group of 32 as large as they may be. Also where a row's are of
+    very different sizes, as a residual's are."""
+    layer = nn.Linear(576, 64, bias=False).requires_grad_(False)
+    layer.weight.data = grid(bits, 64, 576)
+    rows = random(8, 576) * torch.logspace(-3, 2, 576)[torch.randperm(576)]
+    rows[1, 5], rows[2] = 1e4, 0
+    exact = rows.double() @ layer.weight.double().T
+    most = layer.weight.unflatten(1, (-1, 32)).abs().amax(dim=2, keepdim=True)
+    size = rows.double().abs() @ most.expand(-1, -1, 32).flatten(1).double().T
+
+    found = GroupedLinear.of(library, layer)(rows)
+    assert float(((found - exact).abs() / size.clamp_min(1e-30)).max()) < 2e-7
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("place", [0, 31, 40])
+def test_a_broken_number_is_not_hidden(broken: float, place: int, library: ctypes.CDLL) -> None:
+    layer = nn.Linear(64, 20, bias=False).requires_grad_(False)
+    layer.weight.data = grid(4, 20, 64)
+    rows = random(3, 64)
+    rows[1, place] = broken
+    found = GroupedLinear.of(library, layer)(rows)
+    assert found.isfinite().all(dim=1).tolist() == [True, False, True]
+    assert not found[1].isfinite().any()
 
 
 def test_opening_the_library_compiles_nothing(

@@ -10,7 +10,7 @@ typedef struct {
 
 /* What a step works on. resid (rows, d), cos and sin (rows, width); columns (rows, most_columns):
 where a row's own positions lie in the cache, its newest last, and how many. The cache of a block is
-(rows, n_kv, room, width). The last four are scratch. */
+(rows, n_kv, room, width). The last five are scratch. */
 typedef struct {
   int32_t rows, threads, n_query, n_kv, width, d, most_columns;
   float *resid;
@@ -19,6 +19,7 @@ typedef struct {
   float *const *keys, *const *values;
   const int64_t *room;
   float *normed, *heads, *wide, *scores;
+  reading *taken_in;
 } step;
 
 static inline lanes where(ints mask, lanes yes, lanes no) {
@@ -110,34 +111,37 @@ static void run_block(const step *s, const block *b, int layer) {
   const int rows = s->rows, d = s->d, n_heads = s->n_query + 2 * s->n_kv;
   const int in = b->out.n_in, wide = b->down.n_in;
 #pragma omp for schedule(static)
-  for (int r = 0; r < rows; r++)
-    rms_norm(s->resid + (size_t)r * d, b->input_norm, b->epsilon, d, s->normed + (size_t)r * d);
-  multiply(&b->qkv, s->normed, s->heads, rows);
+  for (int r = 0; r < rows; r++) {
+    float *normed = s->normed + (size_t)r * d;
+    rms_norm(s->resid + (size_t)r * d, b->input_norm, b->epsilon, d, normed);
+    take_in(normed, d, s->taken_in + (size_t)r * d / GROUP);
+  }
+  multiply(&b->qkv, s->taken_in, s->heads, rows);
 #pragma omp for schedule(static)
   for (int each = 0; each < rows * s->n_kv; each++)
     attend(s, b, layer, each / s->n_kv, each % s->n_kv);
 #pragma omp for schedule(static)
-  for (int r = 0; r < rows; r++) /* the queries' results, side by side */
-    for (int i = 0; i < in; i++)
-      s->wide[(size_t)r * in + i] = s->heads[(size_t)r * n_heads * s->width + i];
-  multiply(&b->out, s->wide, s->normed, rows);
+  for (int r = 0; r < rows; r++) /* the queries' results come first */
+    take_in(s->heads + (size_t)r * n_heads * s->width, in, s->taken_in + (size_t)r * in / GROUP);
+  multiply(&b->out, s->taken_in, s->normed, rows);
 #pragma omp for schedule(static)
   for (int r = 0; r < rows; r++) {
     float *resid = s->resid + (size_t)r * d, *normed = s->normed + (size_t)r * d;
     for (int i = 0; i < d; i++) resid[i] += normed[i];
     rms_norm(resid, b->mlp_norm, b->epsilon, d, normed);
+    take_in(normed, d, s->taken_in + (size_t)r * d / GROUP);
   }
-  multiply(&b->gate_up, s->normed, s->wide, rows);
+  multiply(&b->gate_up, s->taken_in, s->wide, rows);
 #pragma omp for schedule(static)
   for (int r = 0; r < rows; r++) {
-    const float *gate = s->wide + (size_t)r * 2 * wide, *up = gate + wide;
-    float *both = s->heads + (size_t)r * wide; /* no longer needed, and made wide enough */
+    float *gate = s->wide + (size_t)r * 2 * wide, *up = gate + wide;
     for (int i = 0; i < wide; i += LANES) {
       const lanes g = at(gate + i);
-      put(both + i, g / (exponential(-g) + 1.f) * at(up + i));
+      put(gate + i, g / (exponential(-g) + 1.f) * at(up + i));
     }
+    take_in(gate, wide, s->taken_in + (size_t)r * wide / GROUP);
   }
-  multiply(&b->down, s->heads, s->normed, rows);
+  multiply(&b->down, s->taken_in, s->normed, rows);
 #pragma omp for schedule(static)
   for (int r = 0; r < rows; r++)
     for (int i = 0; i < d; i++) s->resid[(size_t)r * d + i] += s->normed[(size_t)r * d + i];
@@ -149,7 +153,16 @@ void saif_run_blocks(const step *s, const block *blocks, int32_t first, int32_t 
   for (int layer = first; layer < last; layer++) run_block(s, blocks + layer, layer);
 }
 
-void saif_multiply(const product *p, const float *x, float *y, int32_t rows, int32_t threads) {
+/* Bytes of scratch that a group of a row takes. */
+int32_t saif_reading_bytes(void) { return sizeof(reading); }
+
+void saif_multiply(
+    const product *p, const float *x, reading *taken_in, float *y, int32_t rows, int32_t threads) {
 #pragma omp parallel num_threads(threads)
-  multiply(p, x, y, rows);
+  {
+#pragma omp for schedule(static)
+    for (int r = 0; r < rows; r++)
+      take_in(x + (size_t)r * p->n_in, p->n_in, taken_in + (size_t)r * p->n_in / GROUP);
+    multiply(p, taken_in, y, rows);
+  }
 }

@@ -1,7 +1,8 @@
 /* Products with weights in 4 or 8 bits, in groups of 32 that share a scale.
 
 A row is added up in the same order whoever rides along, so it gets the same bits in any company.
-The vector types are GCC's and clang's own, so this compiles for any processor. */
+The vector types are GCC's and clang's own, so this compiles for any processor; where one can add
+up products of bytes, that is used. */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -11,8 +12,9 @@ The vector types are GCC's and clang's own, so this compiles for any processor. 
 
 #define GROUP 32
 #define HALF (GROUP / 2)
+#define TILE 16 /* outputs that lie side by side */
 #define MOST_ROWS 4 /* that share one look at a weight */
-#define MOST_OUTPUTS 2 /* that share one look at the rows */
+#define AHEAD 2048 /* bytes; what is read next is asked for so far in advance */
 #if defined(__AVX512F__)
 #define LANES 16
 #elif defined(__AVX2__)
@@ -20,24 +22,14 @@ The vector types are GCC's and clang's own, so this compiles for any processor. 
 #else
 #define LANES 4
 #endif
-#define MANY_REGISTERS (LANES == 16) /* for two sums per output, which don't wait for each other */
+#define VECTORS (TILE / LANES)
 
 typedef float lanes __attribute__((vector_size(4 * LANES)));
 typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef float eight __attribute__((vector_size(32), aligned(4), may_alias));
 typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
-typedef uint8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
-typedef int8_t signed_bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
-
-/* Of `n_out` × `n_in` weights. bits 4: weight j of a group is the low half of byte j, weight 16 + j
-its high half, and a scale is a step and the value of step 0. bits 8: signed, and only a step. */
-typedef struct {
-  int32_t n_out, n_in, bits;
-  const uint8_t *weight;
-  const _Float16 *scale;
-  const float *bias;
-} product;
+typedef int32_t loose_ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 static inline lanes at(const float *x) { return *(const loose *)x; }
 static inline void put(float *x, lanes v) { *(loose *)x = v; }
@@ -59,114 +51,184 @@ static inline float sum(lanes v) {
   return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
 }
 
-/* Bytes, a lane for each. GCC takes them apart one by one unless told how. */
-static inline ints unsigned_lanes(const uint8_t *w) {
-#if defined(__AVX512F__)
-  return (ints)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)w));
-#elif defined(__AVX2__)
-  return (ints)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)w));
+/* Of `n_out` × `n_in` weights, in tiles of 16 outputs; what is beyond the last output is never read
+from a result. A weight is (q - zero) · step + shift, with zero = 8 for 4 bits, else 128.
+weight (tiles, groups, 4 or 8, 16, 4): four neighbours of an output lie in one 32-bit word. With 4
+bits, the low half of byte j of a group is weight j, its high half weight 16 + j.
+scale (tiles, groups, 2 or 1, 16): step, and with 4 bits the value of q = 0; with 8 there is no
+shift. */
+typedef struct {
+  int32_t n_out, n_in, bits;
+  const uint8_t *weight;
+  const _Float16 *scale;
+  const float *bias;
+} product;
+
+#ifdef __AVX512VNNI__
+/* 32 numbers of a row as whole multiples of their scale: 24 bits, which is what a float32 has, in
+three signed bytes. Sums of them are then exact. start: what a sum begins with, -Σ digits, to be
+taken `zero` times. */
+#define DIGITS 3
+#define MOST_WHOLE 8355000.f /* three bytes hold a little more */
+typedef struct {
+  float scale, sum;
+  int32_t start[DIGITS];
+  int8_t digit[DIGITS][GROUP];
+} reading;
 #else
-  return __builtin_convertvector(*(const bytes *)w, ints);
+typedef struct {
+  float sum, x[GROUP];
+} reading;
 #endif
-}
 
-static inline ints signed_lanes(const uint8_t *w) {
-#if defined(__AVX512F__)
-  return (ints)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)w));
-#elif defined(__AVX2__)
-  return (ints)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)w));
+/* A row, ready for a product. What is to be added up may be anything, NaN included. */
+static void take_in(const float *x, int n, reading *to) {
+  for (const float *end = x + n; x < end; x += GROUP, to++) {
+#ifdef __AVX512VNNI__
+    const __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + HALF);
+    const float most = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
+    const float total = _mm512_reduce_add_ps(_mm512_add_ps(a, b));
+    /* A maximum may overlook NaN; a sum doesn't, nor infinity. */
+    const float finite = total * 0.f, whole = most > 1e-30f ? MOST_WHOLE / most : 0.f;
+    const __m512 in_units = _mm512_set1_ps(whole);
+    __m512i low = _mm512_cvtps_epi32(_mm512_mul_ps(a, in_units));
+    __m512i high = _mm512_cvtps_epi32(_mm512_mul_ps(b, in_units));
+    to->scale = most / MOST_WHOLE + finite;
+    to->sum = (float)_mm512_reduce_add_epi32(_mm512_add_epi32(low, high)) * to->scale;
+    for (int d = 0; d < DIGITS; d++) {
+      /* The lowest byte, with its sign; what is left is a multiple of 256. */
+      const __m512i l = _mm512_srai_epi32(_mm512_slli_epi32(low, 24), 24);
+      const __m512i h = _mm512_srai_epi32(_mm512_slli_epi32(high, 24), 24);
+      _mm_storeu_si128((__m128i *)to->digit[d], _mm512_cvtepi32_epi8(l));
+      _mm_storeu_si128((__m128i *)(to->digit[d] + HALF), _mm512_cvtepi32_epi8(h));
+      to->start[d] = -_mm512_reduce_add_epi32(_mm512_add_epi32(l, h));
+      low = _mm512_srai_epi32(_mm512_sub_epi32(low, l), 8);
+      high = _mm512_srai_epi32(_mm512_sub_epi32(high, h), 8);
+    }
 #else
-  return __builtin_convertvector(*(const signed_bytes *)w, ints);
+    lanes total = all(0.f);
+    for (int i = 0; i < GROUP; i += LANES) {
+      put(to->x + i, at(x + i));
+      total += at(x + i);
+    }
+    to->sum = sum(total);
 #endif
-}
-
-/* Scales as float32. Converted one by one they would take longer than the weights. */
-static inline void widen(const _Float16 *scale, int n, float *wide) {
-  int i = 0;
-#ifdef __F16C__
-  for (; i + 8 <= n; i += 8)
-    _mm256_storeu_ps(wide + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(scale + i))));
-#endif
-  for (; i < n; i++) wide[i] = scale[i];
-}
-
-/* Weights `from` and `HALF + from` onwards of a group. */
-static inline __attribute__((always_inline)) void weights(
-    const uint8_t *w, const float *scale, int from, const int bits, lanes *low, lanes *high) {
-  const float step = scale[0];
-  if (bits == 8) {
-    *low = __builtin_convertvector(signed_lanes(w + from), lanes) * step;
-    *high = __builtin_convertvector(signed_lanes(w + HALF + from), lanes) * step;
-    return;
   }
-  const ints both = unsigned_lanes(w + from);
-#ifdef __AVX512F__
-  /* All sixteen values a group can hold, looked up by the low four bits of each lane. */
-  const lanes count = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  const __m512 values = (__m512)(count * step + scale[1]);
-  *low = (lanes)_mm512_permutexvar_ps((__m512i)both, values);
-  *high = (lanes)_mm512_permutexvar_ps((__m512i)(both >> 4), values);
+}
+
+/* The scales of a tile, as float32. */
+static inline lanes scales_at(const _Float16 *scale) {
+#if defined(__AVX512F__)
+  return (lanes)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)scale));
+#elif defined(__F16C__)
+  return (lanes)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)scale));
 #else
-  *low = __builtin_convertvector(both & 15, lanes) * step + scale[1];
-  *high = __builtin_convertvector(both >> 4, lanes) * step + scale[1];
+  lanes wide;
+  for (int i = 0; i < LANES; i++) wide[i] = scale[i];
+  return wide;
 #endif
 }
 
-/* `outs` outputs from `o` on, for `rows` rows; the compiler knows the last three. */
-static inline __attribute__((always_inline)) void some_outputs(const product *p, const float *x,
-    float *y, int o, const int outs, const int rows, const int bits) {
-  const int groups = p->n_in / GROUP, size = GROUP * bits / 8, scales = bits == 4 ? 2 : 1;
-  const size_t stride = (size_t)groups * size;
-  const uint8_t *w = p->weight + o * stride;
-  float scale[outs * groups * scales];
-  widen(p->scale + (size_t)o * groups * scales, outs * groups * scales, scale);
-  lanes first[MOST_OUTPUTS][MOST_ROWS], second[MOST_OUTPUTS][MOST_ROWS];
-  for (int i = 0; i < outs; i++)
-    for (int r = 0; r < rows; r++) first[i][r] = second[i][r] = all(0.f);
-  for (int g = 0; g < groups; g++, w += size, x += GROUP)
+/* A tile's outputs for `rows` rows that lie `apart` groups from each other; the compiler knows
+`rows` and `bits`. */
+static inline __attribute__((always_inline)) void some_outputs(const product *p, int tile,
+    const reading *x, int apart, float *y, const int rows, const int bits) {
+  const int groups = p->n_in / GROUP, zero = 1 << (bits - 1);
+  const size_t size = TILE * GROUP * bits / 8, scales = bits == 4 ? 2 : 1;
+  const uint8_t *w = p->weight + tile * groups * size;
+  const _Float16 *scale = p->scale + tile * groups * scales * TILE;
+  lanes found[MOST_ROWS][VECTORS];
+  for (int r = 0; r < rows; r++)
+    for (int v = 0; v < VECTORS; v++) found[r][v] = all(0.f);
+  for (int g = 0; g < groups; g++, x++, w += size, scale += scales * TILE) {
+    for (size_t line = 0; line < size; line += 64) __builtin_prefetch(w + AHEAD + line);
+    lanes step[VECTORS], middle[VECTORS]; /* what is added for each step, and for none from zero */
+    for (int v = 0; v < VECTORS; v++) {
+      step[v] = scales_at(scale + v * LANES);
+      if (bits == 4) middle[v] = scales_at(scale + TILE + v * LANES) + step[v] * (float)zero;
+    }
+#ifdef __AVX512VNNI__
+    __m512i sums[MOST_ROWS][DIGITS];
+    for (int r = 0; r < rows; r++)
+      for (int d = 0; d < DIGITS; d++)
+        sums[r][d] = _mm512_slli_epi32(
+            _mm512_set1_epi32(x[(size_t)r * apart].start[d]), bits - 1); /* times zero */
+#pragma GCC unroll 8
+    for (int j = 0; j < GROUP / 4; j++) { /* four weights at a time */
+      __m512i q;
+      if (bits == 8) q = _mm512_loadu_si512(w + j * 64);
+      else {
+        q = _mm512_loadu_si512(w + j % 4 * 64);
+        q = _mm512_and_si512(j < 4 ? q : _mm512_srli_epi16(q, 4), _mm512_set1_epi8(15));
+      }
 #pragma GCC unroll 4
-    for (int from = 0; from < HALF; from += LANES) {
-      lanes low[MOST_OUTPUTS], high[MOST_OUTPUTS];
-#pragma GCC unroll 2
-      for (int i = 0; i < outs; i++)
-        weights(w + i * stride, scale + (i * groups + g) * scales, from, bits, low + i, high + i);
+      for (int r = 0; r < rows; r++)
+#pragma GCC unroll 3
+        for (int d = 0; d < DIGITS; d++) {
+          int32_t four;
+          __builtin_memcpy(&four, x[(size_t)r * apart].digit[d] + 4 * j, 4);
+          sums[r][d] = _mm512_dpbusd_epi32(sums[r][d], q, _mm512_set1_epi32(four));
+        }
+    }
 #pragma GCC unroll 4
-      for (int r = 0; r < rows; r++) {
-        const float *in = x + (size_t)r * p->n_in + from;
-        const lanes a = at(in), b = at(in + HALF);
-#pragma GCC unroll 2
-        for (int i = 0; i < outs; i++) {
-          first[i][r] += low[i] * a;
-          if (MANY_REGISTERS) second[i][r] += high[i] * b;
-          else first[i][r] += high[i] * b;
+    for (int r = 0; r < rows; r++) {
+      const reading *in = x + (size_t)r * apart;
+      const lanes low = (lanes)_mm512_cvtepi32_ps(sums[r][0]);
+      const lanes high = (lanes)_mm512_cvtepi32_ps(sums[r][2]);
+      const lanes whole = high * 65536.f + ((lanes)_mm512_cvtepi32_ps(sums[r][1]) * 256.f + low);
+      found[r][0] += whole * step[0] * in->scale;
+      if (bits == 4) found[r][0] += middle[0] * in->sum;
+    }
+#else
+    lanes sums[MOST_ROWS][VECTORS];
+    for (int r = 0; r < rows; r++)
+      for (int v = 0; v < VECTORS; v++) sums[r][v] = all(0.f);
+    for (int j = 0; j < GROUP / 4; j++)
+      for (int v = 0; v < VECTORS; v++) {
+        const int line = bits == 4 ? j % 4 : j;
+        const ints four = *(const loose_ints *)(w + line * 64 + v * 4 * LANES);
+        const ints words = bits == 4 && j > 3 ? four >> 4 : four;
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++) {
+          const ints q = ((words >> 8 * k) & (bits == 4 ? 15 : 255)) - zero;
+          const lanes weight = __builtin_convertvector(q, lanes);
+#pragma GCC unroll 4
+          for (int r = 0; r < rows; r++)
+            sums[r][v] += weight * x[(size_t)r * apart].x[4 * j + k];
         }
       }
-    }
-  for (int i = 0; i < outs; i++)
     for (int r = 0; r < rows; r++)
-      y[(size_t)r * p->n_out + o + i] =
-          sum(first[i][r] + second[i][r]) + (p->bias ? p->bias[o + i] : 0.f);
+      for (int v = 0; v < VECTORS; v++) {
+        found[r][v] += sums[r][v] * step[v];
+        if (bits == 4) found[r][v] += middle[v] * x[(size_t)r * apart].sum;
+      }
+#endif
+  }
+  const int o = tile * TILE, left = p->n_out - o < TILE ? p->n_out - o : TILE;
+  for (int r = 0; r < rows; r++) {
+    float whole[TILE];
+    for (int v = 0; v < VECTORS; v++) put(whole + v * LANES, found[r][v]);
+    for (int i = 0; i < left; i++)
+      y[(size_t)r * p->n_out + o + i] = whole[i] + (p->bias ? p->bias[o + i] : 0.f);
+  }
 }
 
 static inline __attribute__((always_inline)) void outputs(
-    const product *p, const float *x, float *y, int rows, int o, const int outs, const int bits) {
-  for (; rows > 0; rows -= MOST_ROWS, x += MOST_ROWS * p->n_in, y += MOST_ROWS * p->n_out)
+    const product *p, int tile, const reading *x, float *y, int rows, const int bits) {
+  const int groups = p->n_in / GROUP;
+  for (; rows > 0; rows -= MOST_ROWS, x += MOST_ROWS * groups, y += (size_t)MOST_ROWS * p->n_out)
     switch (rows) {
-      case 1: some_outputs(p, x, y, o, outs, 1, bits); break;
-      case 2: some_outputs(p, x, y, o, outs, 2, bits); break;
-      case 3: some_outputs(p, x, y, o, outs, 3, bits); break;
-      default: some_outputs(p, x, y, o, outs, 4, bits);
+      case 1: some_outputs(p, tile, x, groups, y, 1, bits); break;
+      case 2: some_outputs(p, tile, x, groups, y, 2, bits); break;
+      case 3: some_outputs(p, tile, x, groups, y, 3, bits); break;
+      default: some_outputs(p, tile, x, groups, y, 4, bits);
     }
 }
 
 /* y (rows, n_out) = x (rows, n_in) @ weight.T + bias, by all threads of the team. */
-static void multiply(const product *p, const float *x, float *y, int rows) {
+static void multiply(const product *p, const reading *x, float *y, int rows) {
 #pragma omp for schedule(static)
-  for (int o = 0; o < p->n_out; o += MOST_OUTPUTS) {
-    const int outs = p->n_out - o < MOST_OUTPUTS ? 1 : MOST_OUTPUTS;
-    if (p->bits == 4 && outs == 1) outputs(p, x, y, rows, o, 1, 4);
-    else if (p->bits == 4) outputs(p, x, y, rows, o, MOST_OUTPUTS, 4);
-    else if (outs == 1) outputs(p, x, y, rows, o, 1, 8);
-    else outputs(p, x, y, rows, o, MOST_OUTPUTS, 8);
-  }
+  for (int tile = 0; tile < (p->n_out + TILE - 1) / TILE; tile++)
+    if (p->bits == 4) outputs(p, tile, x, y, rows, 4);
+    else outputs(p, tile, x, y, rows, 8);
 }

@@ -224,7 +224,7 @@ def test_a_product_is_as_exact_as_float32(bits: int, library: ctypes.CDLL) -> No
     size = rows.double().abs() @ most.expand(-1, -1, 32).flatten(1).double().T
 
     found = GroupedLinear.of(library, layer)(rows)
-    assert float(((found - exact).abs() / size.clamp_min(1e-30)).max()) < 2e-7
+    assert float(((found - exact).abs() / size.clamp_min(1e-30)).max()) < 5e-7
 
 
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])

@@ -21,7 +21,7 @@ from saif.experiments.progress import track
 from saif.generation import Sampling
 from saif.runtime import embedded
 from saif.runtime.load import QuantizeOrAuto
-from saif.runtime.rivals import LlamaCpp, generate_times, has_llama_cpp
+from saif.runtime.rivals import generate_times, llama_cpp
 
 BASELINE, LLAMA_CPP = "generate, 1 row", "llama.cpp, 1 row"
 _ONE, _TWO, _THREE, _STEERED = (
@@ -70,10 +70,8 @@ class Bench:
         self._n = n_steps
         self._sampling = Sampling(max_new_tokens=n_steps)
         self.push = _some_push(engine)
-        self._llama: LlamaCpp | None = None
         gguf = embedded.gguf_file() if self._model.model_id == embedded.MODEL_ID else None
-        if gguf is not None and has_llama_cpp():
-            self._llama = LlamaCpp(gguf)
+        self._llama = llama_cpp(gguf) if gguf is not None else None
 
     def round(self) -> dict[str, list[float]]:
         """case -> seconds of each of its steps. What else the machine does falls on all alike: our

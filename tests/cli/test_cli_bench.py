@@ -1,5 +1,6 @@
 """`bench` on the tiny model: real rounds, few of them."""
 
+import importlib.util
 import json
 import sys
 import time
@@ -121,8 +122,9 @@ def test_a_step_that_was_held_up_does_not_count() -> None:
     assert module._cost("saif, 2 rows", "saif, 1 row", rounds) == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize("package", ["llama_cpp", "xllamacpp"])
 def test_llama_cpp_runs_the_same_file_where_it_is_installed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     """With a stand-in for its package."""
     opened = []
@@ -136,11 +138,34 @@ def test_llama_cpp_runs_the_same_file_where_it_is_installed(
                 time.sleep(0.001)
                 yield 65
 
-    fake = SimpleNamespace(Llama=Llama, __spec__=object())
-    monkeypatch.setitem(sys.modules, "llama_cpp", fake)
+    class Server:
+        def __init__(self, params: Any) -> None:
+            opened.append(params.model.path)
+
+        def handle_completions(self, asked: dict[str, Any], give: Any) -> None:
+            for _ in range(asked["n_predict"] + 1):
+                time.sleep(0.001)
+                assert not give({})
+
+    def params() -> SimpleNamespace:
+        return SimpleNamespace(
+            model=SimpleNamespace(), cpuparams=SimpleNamespace(), cpuparams_batch=SimpleNamespace()
+        )
+
+    for name, content in {
+        "llama_cpp": {"Llama": Llama},
+        "xllamacpp": {"Server": Server, "CommonParams": params},
+    }.items():
+        fake = SimpleNamespace(**content, __spec__=object()) if name == package else None
+        monkeypatch.setitem(sys.modules, name, fake)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        rivals.importlib.util,
+        "find_spec",
+        lambda name: object() if name == package else None if "llama" in name else find(name),
+    )
     gguf = tmp_path / "model.gguf"
     monkeypatch.setattr(module.embedded, "gguf_file", lambda: gguf)
-    assert rivals.has_llama_cpp()
     engine = LocalEngine(tiny_model())
     assert module.LLAMA_CPP not in module.Bench(engine, n_steps=4).round()
     engine.steerable.model_id = module.embedded.MODEL_ID

@@ -52,11 +52,10 @@ static inline float sum(lanes v) {
 }
 
 /* Of `n_out` × `n_in` weights, in tiles of 16 outputs; what is beyond the last output is never read
-from a result. A weight is (q - zero) · step + shift, with zero = 8 for 4 bits, else 128.
+from a result. A weight is q · step + lowest with 4 bits, and (q - 128) · step with 8.
 weight (tiles, groups, 4 or 8, 16, 4): four neighbours of an output lie in one 32-bit word. With 4
 bits, the low half of byte j of a group is weight j, its high half weight 16 + j.
-scale (tiles, groups, 2 or 1, 16): step, and with 4 bits the value of q = 0; with 8 there is no
-shift. */
+scale (tiles, groups, 2 or 1, 16): step, and with 4 bits lowest. */
 typedef struct {
   int32_t n_out, n_in, bits;
   const uint8_t *weight;
@@ -66,8 +65,8 @@ typedef struct {
 
 #ifdef __AVX512VNNI__
 /* 32 numbers of a row as whole multiples of their scale: 24 bits, which is what a float32 has, in
-three signed bytes. Sums of them are then exact. start: what a sum begins with, -Σ digits, to be
-taken `zero` times. */
+three signed bytes. Sums of them are then exact. start: what a sum begins with if 128 is to be taken
+from every q. */
 #define DIGITS 3
 #define MOST_WHOLE 8355000.f /* three bytes hold a little more */
 typedef struct {
@@ -101,7 +100,7 @@ static void take_in(const float *x, int n, reading *to) {
       const __m512i h = _mm512_srai_epi32(_mm512_slli_epi32(high, 24), 24);
       _mm_storeu_si128((__m128i *)to->digit[d], _mm512_cvtepi32_epi8(l));
       _mm_storeu_si128((__m128i *)(to->digit[d] + HALF), _mm512_cvtepi32_epi8(h));
-      to->start[d] = -_mm512_reduce_add_epi32(_mm512_add_epi32(l, h));
+      to->start[d] = -128 * _mm512_reduce_add_epi32(_mm512_add_epi32(l, h));
       low = _mm512_srai_epi32(_mm512_sub_epi32(low, l), 8);
       high = _mm512_srai_epi32(_mm512_sub_epi32(high, h), 8);
     }
@@ -133,7 +132,7 @@ static inline lanes scales_at(const _Float16 *scale) {
 `rows` and `bits`. */
 static inline __attribute__((always_inline)) void some_outputs(const product *p, int tile,
     const reading *x, int apart, float *y, const int rows, const int bits) {
-  const int groups = p->n_in / GROUP, zero = 1 << (bits - 1);
+  const int groups = p->n_in / GROUP;
   const size_t size = TILE * GROUP * bits / 8, scales = bits == 4 ? 2 : 1;
   const uint8_t *w = p->weight + tile * groups * size;
   const _Float16 *scale = p->scale + tile * groups * scales * TILE;
@@ -142,17 +141,16 @@ static inline __attribute__((always_inline)) void some_outputs(const product *p,
     for (int v = 0; v < VECTORS; v++) found[r][v] = all(0.f);
   for (int g = 0; g < groups; g++, x++, w += size, scale += scales * TILE) {
     for (size_t line = 0; line < size; line += 64) __builtin_prefetch(w + AHEAD + line);
-    lanes step[VECTORS], middle[VECTORS]; /* what is added for each step, and for none from zero */
+    lanes step[VECTORS], lowest[VECTORS];
     for (int v = 0; v < VECTORS; v++) {
       step[v] = scales_at(scale + v * LANES);
-      if (bits == 4) middle[v] = scales_at(scale + TILE + v * LANES) + step[v] * (float)zero;
+      if (bits == 4) lowest[v] = scales_at(scale + TILE + v * LANES);
     }
 #ifdef __AVX512VNNI__
     __m512i sums[MOST_ROWS][DIGITS];
     for (int r = 0; r < rows; r++)
       for (int d = 0; d < DIGITS; d++)
-        sums[r][d] = _mm512_slli_epi32(
-            _mm512_set1_epi32(x[(size_t)r * apart].start[d]), bits - 1); /* times zero */
+        sums[r][d] = _mm512_set1_epi32(bits == 4 ? 0 : x[(size_t)r * apart].start[d]);
 #pragma GCC unroll 8
     for (int j = 0; j < GROUP / 4; j++) { /* four weights at a time */
       __m512i q;
@@ -177,7 +175,7 @@ static inline __attribute__((always_inline)) void some_outputs(const product *p,
       const lanes high = (lanes)_mm512_cvtepi32_ps(sums[r][2]);
       const lanes whole = high * 65536.f + ((lanes)_mm512_cvtepi32_ps(sums[r][1]) * 256.f + low);
       found[r][0] += whole * step[0] * in->scale;
-      if (bits == 4) found[r][0] += middle[0] * in->sum;
+      if (bits == 4) found[r][0] += lowest[0] * in->sum;
     }
 #else
     lanes sums[MOST_ROWS][VECTORS];
@@ -190,7 +188,7 @@ static inline __attribute__((always_inline)) void some_outputs(const product *p,
         const ints words = bits == 4 && j > 3 ? four >> 4 : four;
 #pragma GCC unroll 4
         for (int k = 0; k < 4; k++) {
-          const ints q = ((words >> 8 * k) & (bits == 4 ? 15 : 255)) - zero;
+          const ints byte = words >> 8 * k, q = bits == 4 ? byte & 15 : (byte & 255) - 128;
           const lanes weight = __builtin_convertvector(q, lanes);
 #pragma GCC unroll 4
           for (int r = 0; r < rows; r++)
@@ -200,7 +198,7 @@ static inline __attribute__((always_inline)) void some_outputs(const product *p,
     for (int r = 0; r < rows; r++)
       for (int v = 0; v < VECTORS; v++) {
         found[r][v] += sums[r][v] * step[v];
-        if (bits == 4) found[r][v] += middle[v] * x[(size_t)r * apart].sum;
+        if (bits == 4) found[r][v] += lowest[v] * x[(size_t)r * apart].sum;
       }
 #endif
   }

@@ -9,7 +9,7 @@ from saif.errors import StudyError
 from saif.study.data.results import votes
 from saif.study.store.audit import verify
 from saif.study.store.store import Store
-from saif.study.taking_part.ballots import report, respond
+from saif.study.taking_part.ballots import Ballot, reopen, report, respond, vote
 from saif.study.taking_part.due import Due, due
 from saif.study.taking_part.steps import begin, finish, stop_early
 
@@ -122,6 +122,17 @@ def test_what_was_reported_is_skipped_and_never_shown_again(store: Store, state:
     assert {vote.choice for vote in votes(store) if vote.trial == trial.trial_id} == {"skip"}
     with store.database.reading() as db:
         verify(db)
+
+
+def test_who_votes_after_all_is_asked_about_it(store: Store) -> None:
+    token = token_of(store)
+    cast(store, token, made_ready(store, token))
+    trial = made_ready(store, token)
+    cast(store, token, trial, "skip")
+    assert next_of(store, token).page == "trial"
+    vote_id = reopen(store, token, trial.trial_id)
+    vote(store, token, Ballot(vote_id=vote_id, choice="L"))
+    assert next_of(store, token).page == "trial_questions"
 
 
 def test_only_what_has_begun_and_is_ones_own_can_be_reported(store: Store) -> None:

@@ -49,12 +49,14 @@ Line = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class TurnDue:
-    """The turn that a page asks for. again: of a retest, whose answers are there already."""
+    """The turn that a page asks for. typed: by the participant, who may type something else. again:
+    of a retest, whose answers are there already."""
 
     participant: str
     trial: Trial
     history: list[Exchange]
     message: str
+    typed: bool = False
     again: Exchange | None = None
 
 
@@ -72,13 +74,14 @@ def turn_due(store: Store, token: str, trial_id: str, k: int, text: str | None) 
             "This comparison can't be shown.", hint="Please write to the contact on this page."
         )
     if trial.kind == "retest" and trial.state == "ready" and 0 <= k < len(told):
-        return TurnDue(who.id, trial, told[:k], told[k].message, told[k])
+        return TurnDue(who.id, trial, told[:k], told[k].message, again=told[k])
     if trial.state != "running" or k != len(told):
         raise StudyError(
             "This comparison has gone on in another tab.", hint="Please reload the page."
         )
-    message = fixed_message(store.study, trial, k) or text
-    return TurnDue(who.id, trial, told, check_message(message or ""))
+    fixed = fixed_message(store.study, trial, k)
+    message = check_message(fixed or text or "")
+    return TurnDue(who.id, trial, told, message, typed=fixed is None)
 
 
 def next_in(store: Store, trial: Trial, k: int) -> Line:
@@ -132,10 +135,11 @@ class Streams:
                         yield _line(line)
                 shown = len(due.history) + 1
                 yield _line({"done": True, **next_in(self._store, due.trial, shown)})
-            except InputError:  # typed too much: the trial waits for another message
-                yield _line({"refused": _TOO_LONG})
             except Exception as error:  # noqa: BLE001 - the page must be told, whatever it is
-                yield _line(await self._failed(token, due, gone, error))
+                if due.typed and isinstance(error, InputError):  # the trial waits for another
+                    yield _line({"refused": _TOO_LONG})
+                else:
+                    yield _line(await self._failed(token, due, gone, error))
             finally:
                 self._slots.release()
         finally:

@@ -13,7 +13,7 @@ import pytest
 from made_up_participants import rows
 from running_study import Running, Visitor, served
 
-from saif.errors import ModelError
+from saif.errors import InputError, ModelError
 from saif.study.pages import streaming
 from saif.study.store.database import NotSavedError
 from saif.study.taking_part.answers import TwoAnswers
@@ -68,6 +68,7 @@ def test_who_leaves_ends_the_computation_and_gets_the_trial_anew(running: Runnin
     [
         (ZeroDivisionError("a bug"), "ZeroDivisionError", True),
         (ModelError("No memory.", hint="Ask for less."), "No memory. Ask for less.", False),
+        (InputError("A fixed prompt is too long."), "A fixed prompt is too long.", False),
     ],
 )
 def test_an_answer_that_fails_voids_both_and_the_trial_is_issued_again(

@@ -128,7 +128,7 @@ def void(
     """Call off a trial and issue it again, with a new sampling seed. What was written of it stays.
     detail: what was said about it.
 
-    A retest that is still to come will show the new answers, so it takes over the new seed.
+    A retest will show the answers that count by then, so it has their seed.
     """
     if "void" not in MOVES[trial.state] or (trial.state == "voted" and reason != "restarted"):
         raise StudyError(f"This comparison is {trial.state}, so it can't be called off.")
@@ -137,8 +137,13 @@ def void(
         "WHERE trial_id = ?",
         (reason, detail or None, trial.trial_id),
     )
-    seed = trial.gen_seed
-    if trial.retest_of is None:
+    if trial.retest_of is not None:
+        [seed] = db.execute(
+            "SELECT gen_seed FROM trial "
+            "WHERE participant_id = ? AND position = ? AND state <> 'void'",
+            (trial.participant_id, trial.retest_of),
+        ).fetchone()
+    else:
         seed = gen_seed(plan_seed, trial.position, trial.attempt + 1)
         db.execute(
             "UPDATE trial SET gen_seed = ? "

@@ -85,6 +85,9 @@ def test_an_interrupted_trial_is_still_due(store: Store) -> None:
     trial = begin(store, token)
     found = next_of(store, token)
     assert (found.page, found.trial, found.n_trials) == ("trial", trial, 6)
+    again = begin(store, token)
+    found = next_of(store, token)
+    assert (found.page, found.trial, found.n_trials) == ("trial", again, 6)
 
 
 def test_while_the_study_is_paused_questions_and_the_end_are_still_reached(store: Store) -> None:

@@ -208,9 +208,9 @@ def test_an_interrupted_trial_is_issued_again_with_another_seed(store: Store) ->
     assert (second.position, second.attempt, second.state) == (1, 2, "running")
     assert second.gen_seed != first.gen_seed
     assert (second.left, second.right, second.prompts) == (first.left, first.right, first.prompts)
-    assert rows(
-        store, "SELECT state, void_reason FROM trial WHERE trial_id = ?", first.trial_id
-    ) == [("void", "interrupted")]
+    why = "SELECT state, void_reason, void_detail FROM trial WHERE trial_id = ?"
+    assert rows(store, why, first.trial_id) == [("void", "interrupted", None)]
+    assert rows(store, "SELECT object FROM audit WHERE action = 'void'") == [(first.trial_id,)]
     with pytest.raises(StudyError, match="not for a comparison of yours that is open"):
         vote(store, token, Ballot(vote_id=first.vote_id or "", choice="L"))
     with pytest.raises(StudyError, match="is void"):
@@ -240,7 +240,9 @@ def test_the_study_says_what_returning_means(tmp_path: Path, policy: str) -> Non
 
 def test_a_participant_who_comes_back_too_late_can_not_go_on(store: Store, clock: Clock) -> None:
     token_of(store)
-    clock.pass_by(hours=25)
+    clock.pass_by(hours=24)
+    assert store.enter(person()) is not None
+    clock.pass_by(seconds=1)
     with pytest.raises(StudyError, match="more than 24 hours ago"):
         store.enter(person())
 
@@ -609,6 +611,7 @@ def test_events_are_few_and_of_known_kinds(store: Store, monkeypatch: pytest.Mon
         ("shown", 12.5),
         ("focus_lost", None),
     ]
+    assert note_event(store, token_of(store, 1), "shown")  # each has room of their own
 
 
 # What the database itself refuses

@@ -13,7 +13,7 @@ _Ms = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Enter(_Body):

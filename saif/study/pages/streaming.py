@@ -73,7 +73,7 @@ def turn_due(store: Store, token: str, trial_id: str, k: int, text: str | None) 
         raise StudyError(
             "This comparison can't be shown.", hint="Please write to the contact on this page."
         )
-    if trial.kind == "retest" and trial.state == "ready" and 0 <= k < len(told):
+    if trial.kind == "retest" and trial.state == "ready" and k < len(told):
         return TurnDue(who.id, trial, told[:k], told[k].message, again=told[k])
     if trial.state != "running" or k != len(told):
         raise StudyError(
@@ -119,7 +119,7 @@ class Streams:
         Dropping it ends the computation within two steps.
         """
         gone = threading.Event()
-        earlier = self._current.pop(due.participant, None)
+        earlier = self._current.get(due.participant)
         if earlier is not None:
             earlier.set()
         self._current[due.participant] = gone
@@ -204,8 +204,7 @@ class Streams:
             found: Canary = "canary_equal" if made.solo else "canary_differs"
         except SaifError:
             found = "canary_failed"
-        with suppress(StudyError):
-            note_canary(self._store, due.participant, due.trial.trial_id, found)
+        note_canary(self._store, due.participant, due.trial.trial_id, found)
 
 
 async def _again(told: Exchange) -> AsyncIterator[Line]:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from saif.chat import check_message
 from saif.engine import Engine, Message, Reply, ReplyBuilder, Request, complete
 from saif.errors import ModelError, SteeringError, StudyError
 from saif.generation import Sampling, never
@@ -57,10 +56,9 @@ class Answering:
         self._library = library
         self._presets: dict[str, LoadedPreset] = {}
         self._uses = {use.label: use for use in uses_of(study)}
-        for use in self._uses.values():
-            if use.preset not in self._presets:
-                self._presets[use.preset] = library.preset(study.model, use.preset)
-                check_model(self._presets[use.preset], engine.model)
+        for name in {use.preset for use in self._uses.values()}:
+            self._presets[name] = library.preset(study.model, name)
+            check_model(self._presets[name], engine.model)
 
     def turn(
         self,
@@ -72,7 +70,7 @@ class Answering:
     ) -> "TwoAnswers":
         """The answers to `message` after the turns in `history`; iterate to make them."""
         said = [(exchange.left, exchange.right) for exchange in history]
-        messages = [*(exchange.message for exchange in history), check_message(message)]
+        messages = [*(exchange.message for exchange in history), message]
         made = [
             self._request(trial, arm, messages, [replies[side] for replies in said])
             for side, arm in enumerate((trial.left, trial.right))

@@ -125,7 +125,7 @@ def respond(
     """
     question = next((one for one in store.study.questions if one.id == question_id), None)
     if question is None or (question.when == "trial") != (trial_id is not None):
-        raise StudyError(f"There is no question '{question_id[:40]}' here.")
+        raise StudyError(f"There is no question '{question_id}' here.")
     check_answer(question, value)
     with store.database.transaction() as db:
         who = going_on(store, db, token)

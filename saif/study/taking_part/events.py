@@ -33,7 +33,7 @@ def note_event(
     still be open. t_client_ms: on the page's monotonic clock. Raises InputError for a kind that
     there isn't."""
     if kind not in get_args(EventKind):
-        raise InputError(f"There is no event '{str(kind)[:40]}'.")
+        raise InputError(f"There is no event '{kind}'.")
     with store.database.transaction() as db:
         who = store.participant(db, token)
         if who.status not in GOING_ON:

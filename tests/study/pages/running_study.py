@@ -63,6 +63,7 @@ class SlowEngine:
     asked: list[Sequence[Request]] = field(default_factory=list)
     steps: int = 0
     running: int = 0
+    cancelled: Callable[[], bool] = never
 
     @property
     def model(self) -> ModelRef:
@@ -76,6 +77,7 @@ class SlowEngine:
         self, requests: Sequence[Request], *, cancelled: Callable[[], bool] = never
     ) -> Iterator[Step]:
         self.asked.append(requests)
+        self.cancelled = cancelled
         self.running += 1
         try:
             for number, step in enumerate(self.engine.stream(requests, cancelled=cancelled)):

@@ -86,6 +86,8 @@ def test_the_page_goes_on_where_it_was_left(running: Running) -> None:
     seen = set()
     while (page := visitor.enter())["page"] != "ended":
         seen.add(page["page"])
+        assert ("place" in page) == page["page"].startswith("trial")
+        assert ("trial" in page) == (page["page"] == "trial_questions")
         again = visitor.enter()
         assert {**again, "token": None} == {**page, "token": None, "returning": True}
         if page["page"] == "trial":
@@ -93,6 +95,10 @@ def test_the_page_goes_on_where_it_was_left(running: Running) -> None:
             visitor.enter()  # reloads with both answers on the page
             shown = visitor.ask("begin")["trial"]
             assert (shown["id"], shown.get("vote_id", vote_id)) == (trial["id"], vote_id)
+            assert shown["practice"] == (page["place"] == 1)
+            kind = "SELECT kind FROM trial WHERE trial_id = ?"
+            if rows(running.store, kind, trial["id"]) in ([("practice",)], [("main",)]):
+                assert len(shown["turns"]) == 1
             visitor.ask("vote", vote_id=vote_id, choice="R")
         elif page["page"] == "finish":
             visitor.ask("finish")
@@ -139,14 +145,14 @@ def test_the_answers_are_stored_with_what_made_them(running: Running) -> None:
     visitor = running.visitor()
     visitor.agree()
     visitor.walk()
-    stored = rows(running.store, "SELECT arm, details_json, ttft_ms FROM generation")
+    stored = rows(running.store, "SELECT arm, details_json, ttft_ms, total_ms FROM generation")
     assert {row[0] for row in stored} == {"steered", "unsteered"}
-    for arm, details_json, ttft_ms in stored:
+    for arm, details_json, ttft_ms, total_ms in stored:
         details = json.loads(details_json)
         assert (details["steered_positions"] > 0) == (arm == "steered")
         assert (details["applied"] is not None) == (arm == "steered")
         assert details["sampling"]["max_new_tokens"] == 8
-        assert ttft_ms > 0
+        assert 0 < ttft_ms <= total_ms
     waits = rows(running.store, "SELECT COUNT(DISTINCT ttft_ms) FROM generation GROUP BY turn_id")
     assert set(waits) == {(1,)}  # both answers of a turn were shown from the same moment on
 
@@ -173,7 +179,11 @@ def test_who_stops_chooses_what_becomes_of_their_answers(
     visitor.agree()
     visitor.vote()
     visitor.vote()
-    assert "steered" in visitor.ask("stop", scope=scope)["debrief"]
+    stopped = visitor.ask("stop", scope=scope)
+    assert "steered" in stopped["debrief"]
+    assert stopped["way_out"] is None
+    if scope != "erase":  # they would be a stranger
+        assert visitor.enter()["way_out"] is None
     assert rows(running.store, "SELECT status FROM participant") == [(status,)]
     assert len(votes(running.store)) == (1 if scope is None else 0)
 
@@ -224,6 +234,39 @@ def test_texts_are_shared_only_where_the_study_asks(tmp_path: Path) -> None:
     with served(tmp_path, consent__ask_to_share=False) as running:
         running.visitor().agree(share_text=True)
         assert rows(running.store, "SELECT share_text FROM consent") == [(0,)]
+
+
+def test_each_check_says_its_own(tmp_path: Path) -> None:
+    checks = [
+        {"id": "look", "after": 1, "answer": "L", "text": "Choose the left one."},
+        {"id": "read", "after": 2, "answer": "R", "text": "Choose the right one."},
+    ]
+    with served(tmp_path, attention=checks) as running:
+        visitor = running.visitor()
+        visitor.agree()
+        begun = [visitor.vote("skip") for _ in range(5)]
+    assert [trial["check"] for trial in begun if "check" in trial] == [
+        check["text"] for check in checks
+    ]
+
+
+def test_a_comparison_that_has_not_begun_has_no_turn(running: Running) -> None:
+    visitor = running.visitor()
+    visitor.agree()
+    first = visitor.vote()["id"]
+    planned = first[:-3] + "2-1"
+    assert rows(running.store, "SELECT state FROM trial WHERE trial_id = ?", planned) == [
+        ("planned",)
+    ]
+    assert visitor.send("turn", trial=planned, k=0).status_code == 409
+
+
+def test_a_fixed_message_is_the_study_s_whatever_is_typed(running: Running) -> None:
+    visitor = running.visitor()
+    visitor.agree()
+    trial = visitor.ask("begin")["trial"]
+    visitor.turn(trial["id"], 0, "Say which of you is which.")
+    assert {request.messages[0].text for request in running.engine.asked[0]} == {trial["message"]}
 
 
 def test_prolific_gets_its_codes(tmp_path: Path) -> None:
@@ -311,6 +354,10 @@ def test_the_code_waits_until_the_answers_are_safe(tmp_path: Path) -> None:
         assert finished == ["somebody"]
         assert visitor.enter()["page"] == "finish"
         assert visitor.receipt not in str(visitor.heard[-3])
+        early = running.visitor("visitor-2")
+        early.agree()
+        early.ask("stop", scope=None)  # who left has nothing to wait for
+        assert early.enter()["page"] == "ended"
         safe += [row[0] for row in rows(running.store, "SELECT participant_id FROM participant")]
         assert visitor.ask("finish")["status"] == "complete"
 
@@ -329,6 +376,8 @@ def test_free_chat_takes_what_is_typed_and_refuses_what_is_not(tmp_path: Path) -
         assert visitor.turn(trial["id"], 0, hostile)[-1] == {"done": True, "message": None}
         assert visitor.send("turn", trial=trial["id"], k=0, text="again").status_code == 409
         assert visitor.turn(trial["id"], 1, "and more")[-1]["vote_id"]
+        for k in (0, 2):
+            assert visitor.send("turn", trial=trial["id"], k=k, text="again").status_code == 409
         assert rows(running.store, "SELECT k, user_text FROM turn ORDER BY k") == [
             (1, hostile), (2, "and more"),
         ]  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from made_up_participants import rows
-from running_study import Running, Visitor, served
+from running_study import FREE, Running, Visitor, served
 
 from saif.errors import InputError, ModelError
 from saif.study.pages import streaming
@@ -53,6 +53,7 @@ def test_who_leaves_ends_the_computation_and_gets_the_trial_anew(running: Runnin
     left_at = running.engine.steps
     assert eventually(lambda: running.engine.running == 0)
     assert running.engine.steps <= left_at + 3
+    assert running.engine.cancelled()
     running.engine.seconds_per_step = 0
     visitor.enter()
     again, vote_id = visitor.ready()
@@ -115,17 +116,21 @@ def test_a_tab_that_another_took_over_from_is_told_so_at_the_end(running: Runnin
         assert "another tab" in first.result()[-1]["failed"]
 
 
-def test_answers_come_in_few_looks_with_something_in_each(running: Running) -> None:
+@pytest.mark.parametrize(("per_second", "at_most"), [(8, 20), (1000, 40)])
+def test_answers_come_in_few_looks_with_something_in_each(
+    running: Running, monkeypatch: pytest.MonkeyPatch, per_second: int, at_most: int
+) -> None:
+    monkeypatch.setattr(streaming, "LOOKS_PER_SECOND", per_second)
     visitor, trial = begun(running)
     running.engine.seconds_per_step = 0.01
     *looks, _ = visitor.turn(trial)
-    assert len(looks) < 20  # of forty steps
+    assert len(looks) <= at_most  # of forty steps
     assert all(look["L"] or look["R"] for look in looks)
     shown = [("".join(look[side] for look in looks),) for side in "LR"]
     assert rows(running.store, "SELECT output_text FROM generation ORDER BY side") == shown
 
 
-def test_closing_ends_what_is_being_made(running: Running) -> None:
+def test_closing_ends_what_is_being_made(running: Running, caplog: Any) -> None:
     visitor, trial = begun(running)
     running.engine.seconds_per_step = 0.2
     with ThreadPoolExecutor(1) as pool:
@@ -133,6 +138,10 @@ def test_closing_ends_what_is_being_made(running: Running) -> None:
         assert eventually(lambda: running.engine.steps > 0)
         running.desk.streams.close()
         assert "failed" in stream.result(3)[-1]
+    assert "answer failed" not in caplog.text
+    assert rows(running.store, "SELECT * FROM trial WHERE state = 'void'") == []
+    names = lambda: [thread.name for thread in threading.enumerate()]  # noqa: E731
+    assert eventually(lambda: not any(name.startswith("saif-study") for name in names()))
 
 
 def test_a_step_that_hangs_is_a_failure(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +161,7 @@ def test_after_many_attempts_somebody_has_to_look(
     visitor, trial = begun(running)
     running.engine.fail_at = 0
     for _ in range(2):
-        visitor.turn(trial)
+        assert "failed" in visitor.turn(trial)[-1]
         trial = visitor.ask("begin")["trial"]["id"]
     reply = visitor.send("turn", trial=trial, k=0)
     assert reply.status_code == 409
@@ -237,6 +246,26 @@ def test_a_retest_looks_like_any_comparison_and_shows_the_old_answers(tmp_path: 
         assert shown[2][::-1] in shown[:2]
         assert forms[0] == forms[1] == forms[2]
         assert len(running.engine.asked) == 2
+        for k in (0, 1, 5):  # it was voted on
+            assert visitor.send("turn", trial=trial["id"], k=k).status_code == 409
+
+
+def test_a_retest_says_the_old_messages_and_no_more(tmp_path: Path) -> None:
+    with served(
+        tmp_path, prompts=FREE, trials__turns=2, trials__retest=1, trials__practice=0, attention=[]
+    ) as running:
+        visitor = running.visitor()
+        visitor.agree()
+        for _ in range(2):
+            trial = visitor.ask("begin")["trial"]
+            for k in range(2):
+                last = visitor.turn(trial["id"], k, f"message {k}")[-1]
+            visitor.ask("vote", vote_id=last["vote_id"], choice="L")
+        trial = visitor.ask("begin")["trial"]
+        assert trial["message"] == "message 0"
+        assert visitor.turn(trial["id"], 0)[-1] == {"done": True, "message": "message 1"}
+        assert visitor.send("turn", trial=trial["id"], k=2).status_code == 409
+        assert "vote_id" in visitor.turn(trial["id"], 1)[-1]
 
 
 @pytest.mark.parametrize("fate", ["equal", "differs", "failed"])

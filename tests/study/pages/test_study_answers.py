@@ -1,6 +1,6 @@
 """The two answers of a turn: in lock step, with their own histories, and steered where they say."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ from tiny import tiny_library, tiny_model
 
 from saif.engine import LocalEngine, complete
 from saif.errors import ModelError, PresetError, SteeringError
+from saif.generation import Sampling
 from saif.presets.instructions import place
 from saif.presets.library import Library
 from saif.presets.preset import ModelRef
+from saif.presets.steer import Controls, steer
 from saif.study.design.plan import draw_plan, plan_seed
 from saif.study.design.study_file import Study
 from saif.study.store.trials import Trial
@@ -107,10 +109,10 @@ def test_each_answer_is_what_it_would_be_alone(library: Library, left: str) -> N
 
 
 def test_the_canary_notices_an_answer_that_changes_with_its_company(library: Library) -> None:
-    answering, engine = scripted(library, ["a", "b"], ["x", "y"])
+    answering, _ = scripted(library, ["a", "b"], ["x", "y", "z"])
     answers = answering.turn(trial_of(small()), [], "A message.")
     list(answers)
-    engine.pieces = [["a", "b", "c"], ["x"]]
+    # Alone, each gets the first of the two scripts, so the left one is what it was.
     assert not answers.solo
 
 
@@ -133,6 +135,21 @@ def test_each_arm_goes_on_from_its_own_history(library: Library) -> None:
     assert other.messages[0].text == "one"
     assert other.steering is not None
     assert {request.sampling.seed for request in requests} == {trial.gen_seed}
+
+
+def test_an_answer_is_steered_and_drawn_as_its_study_says(library: Library) -> None:
+    drawn: dict[str, Any] = {"max_new_tokens": 5, "temperature": 0.5, "top_p": 0.25}
+    weak = {"preset": "question", "placement": "pre", "strength": 0.5}
+    found = small(arms=["other", "unsteered"], other=weak, generation=drawn)
+    trial = trial_of(found)
+    answers = Answering(found, library, LocalEngine(the_model())).turn(trial, [], "A message.")
+    list(answers)
+    controls = Controls(placement="pre", strength=0.5)
+    _, applied = steer(library.preset(found.model, "question"), controls)
+    for one in answers.answers():
+        sampling = Sampling(**drawn, seed=trial.gen_seed)
+        assert one.details["sampling"] == asdict(sampling)
+        assert one.details["applied"] == (asdict(applied) if one.arm == "other" else None)
 
 
 def test_presets_of_another_model_are_refused_before_anyone_comes(library: Library) -> None:

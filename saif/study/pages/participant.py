@@ -229,14 +229,14 @@ def _shown(desk: Desk, db: sqlite3.Connection, who: Participant, found: Due) -> 
 def _ending(desk: Desk, db: sqlite3.Connection, who: Participant) -> Answer:
     """The code for as far as they came, and what the study was about, for those who saw any of it.
 
-    A receipt is no code for anyone who didn't get to the end.
+    A receipt is no code for anyone who didn't get to the end, and nobody gets the code for that
+    before all of it is safe.
     """
     study, came_to = desk.store.study, steps.came_to(db, who)
-    way: WayOut | None = way_out(study, steps.code_for(desk.store, who, came_to))
-    if came_to != "complete" and way is not None and way.link is None:
-        way = None
+    way = way_out(study, steps.code_for(desk.store, who, came_to))
+    is_given = desk.is_safe(who.id) if came_to == "complete" else way.link is not None
     debrief = texts.as_html(study.debrief) if has_seen_answers(db, who.id) else ""
-    return {"way_out": _way(way), "debrief": debrief}
+    return {"way_out": _way(way) if is_given else None, "debrief": debrief}
 
 
 def _asked(questions: Iterable[Question]) -> list[Answer]:

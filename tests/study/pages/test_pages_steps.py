@@ -353,6 +353,7 @@ def test_the_code_waits_until_the_answers_are_safe(tmp_path: Path) -> None:
         assert visitor.ask("finish") == {"page": "finish"}
         assert finished == ["somebody"]
         assert visitor.enter()["page"] == "finish"
+        assert visitor.ask("stop", scope=None)["way_out"] is None  # nor by another way
         assert visitor.receipt not in str(visitor.heard[-3])
         early = running.visitor("visitor-2")
         early.agree()

@@ -87,6 +87,8 @@ def test_an_export_is_analysed_as_its_store_is(saif, store, tmp_path):
         for source in (store.folder, out)
     ]
     pages = [one.pop("page") for one in found]
+    again = json.loads(saif("study", "analyse", store.folder, "--json").stdout)["page"]
+    assert Path(again).parent.name == "store-analysis-2"  # an earlier report stays
     assert found[0] == found[1]
     assert [Path(page).parent.name for page in pages] == ["store-analysis", "out-analysis"]
     late = saif("study", "analyse", out, "--unblind", "Curious.", "--texts", "--json")
@@ -94,6 +96,14 @@ def test_an_export_is_analysed_as_its_store_is(saif, store, tmp_path):
     assert json.loads(late.stdout)["questions"][1]["texts"] == ["a remark of 0", "a remark of 1"]
     from_store = saif("study", "analyse", store.folder, "--texts", "--json")
     assert json.loads(from_store.stdout)["questions"][1]["texts"]
+
+
+def test_a_report_goes_into_a_folder_that_is_new(saif, refused, store, tmp_path):
+    complete(store, 1)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("x", "utf-8")
+    told = refused(saif("study", "analyse", store.folder, "--out", tmp_path / "full"))
+    assert "not empty" in told
 
 
 def test_an_export_before_the_end_needs_a_reason_as_a_look_does(saif, refused, store, tmp_path):

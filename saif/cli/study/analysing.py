@@ -1,7 +1,7 @@
 """`study analyse` and `study export`: what people gave, as a result and as files."""
 
 from dataclasses import asdict
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -125,8 +125,9 @@ def beside(source: Path) -> Path:
     """Where a report goes unless told otherwise: an export must not be added to, and an earlier
     report stays."""
     whole = source.resolve()
-    names = (f"{whole.name}-analysis{number}" for number in ("", *(f"-{n}" for n in count(2))))
-    return next(path for path in map(whole.with_name, names) if not path.exists())
+    first = whole.with_name(f"{whole.name}-analysis")
+    later = (first.with_name(f"{first.name}-{number}") for number in count(2))
+    return next(path for path in chain([first], later) if not path.exists())
 
 
 def export(

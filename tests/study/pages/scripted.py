@@ -10,11 +10,14 @@ from saif.presets.preset import ModelRef
 
 @dataclass
 class ScriptedEngine:
-    """pieces: for each row, its texts step by step. steered: whether a steered row says so."""
+    """pieces: for each row, its texts step by step. steered: whether a steered row says so. leaks:
+    whether the others do as well. ends: how a row ends."""
 
     model: ModelRef
     pieces: Sequence[Sequence[str]]
     steered: bool = True
+    leaks: bool = False
+    ends: StopReason | None = "end"
     about: str = "scripted"
     asked: list[Sequence[Request]] = field(default_factory=list)
 
@@ -30,12 +33,12 @@ class ScriptedEngine:
                 if number > len(texts):
                     continue
                 ended = number == len(texts)
-                stop: StopReason | None = "end" if ended else None
+                stop: StopReason | None = self.ends if ended else None
                 if cancelled():
                     stop = "cancelled"
                 # A step is steered before its token is chosen, so the first one always is.
                 reached = self.steered and (number == 0 or not ended)
-                counted = int(request.steering is not None and reached)
+                counted = int((request.steering is not None or self.leaks) and reached)
                 text = "" if ended else texts[number]
                 step.append(RowStep(row, None if ended else number, text, counted, stop))
             yield tuple(step)

@@ -128,6 +128,8 @@ def test_answers_come_in_few_looks_with_something_in_each(
     assert all(look["L"] or look["R"] for look in looks)
     shown = [("".join(look[side] for look in looks),) for side in "LR"]
     assert rows(running.store, "SELECT output_text FROM generation ORDER BY side") == shown
+    ((waited, took),) = rows(running.store, "SELECT DISTINCT ttft_ms, total_ms FROM generation")
+    assert waited < took / 2
 
 
 def test_closing_ends_what_is_being_made(running: Running, caplog: Any) -> None:

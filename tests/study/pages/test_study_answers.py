@@ -10,13 +10,14 @@ from running_study import SMALL, the_model
 from scripted import ScriptedEngine
 from tiny import tiny_library, tiny_model
 
+from saif.core.steering import Steering
 from saif.engine import LocalEngine, complete
 from saif.errors import ModelError, PresetError, SteeringError
 from saif.generation import Sampling
 from saif.presets.instructions import place
 from saif.presets.library import Library
-from saif.presets.preset import ModelRef
-from saif.presets.steer import Controls, steer
+from saif.presets.preset import LoadedPreset, ModelRef
+from saif.presets.steer import Applied, Controls, steer
 from saif.study.design.plan import draw_plan, plan_seed
 from saif.study.design.study_file import Study
 from saif.study.store.trials import Trial
@@ -69,14 +70,15 @@ def test_from_then_on_both_are_released_step_by_step(library: Library) -> None:
     assert [(one.left, one.right) for one in answers][:4] == list(zip("abcd", "wxyz", strict=True))
 
 
+@pytest.mark.parametrize("ends", ["end", "length"])
 @pytest.mark.parametrize("pieces", [([], ["x"]), (["x", "y"], ["", " "]), ([], [])])
 def test_an_empty_answer_is_a_failure_until_it_comes_for_the_third_time(
-    library: Library, pieces: tuple[list[str], list[str]]
+    library: Library, pieces: tuple[list[str], list[str]], ends: str
 ) -> None:
     for attempt in (1, 2):
         with pytest.raises(EmptyAnswerError):
-            list(made(library, *pieces, attempt=attempt))
-    answers = made(library, *pieces, attempt=3)
+            list(made(library, *pieces, attempt=attempt, ends=ends))
+    answers = made(library, *pieces, attempt=3, ends=ends)
     list(answers)
     assert [one.text for one in answers.answers()] == ["".join(one) for one in pieces]
 
@@ -84,6 +86,16 @@ def test_an_empty_answer_is_a_failure_until_it_comes_for_the_third_time(
 def test_a_steered_answer_that_was_not_steered_is_refused(library: Library) -> None:
     with pytest.raises(SteeringError, match="did not reach"):
         list(made(library, ["a"], ["b"], steered=False))
+
+
+def test_an_answer_that_was_steered_and_should_not_be_is_refused(library: Library) -> None:
+    with pytest.raises(SteeringError, match="did not reach the answer that it was meant for"):
+        list(made(library, ["a"], ["b"], leaks=True))
+
+
+def test_an_answer_that_never_ended_does_not_count(library: Library) -> None:
+    with pytest.raises(ModelError, match="not finished"):
+        list(made(library, ["a"], ["b"], ends=None))
 
 
 def test_an_answer_that_was_stopped_does_not_count(library: Library) -> None:
@@ -137,19 +149,27 @@ def test_each_arm_goes_on_from_its_own_history(library: Library) -> None:
     assert {request.sampling.seed for request in requests} == {trial.gen_seed}
 
 
-def test_an_answer_is_steered_and_drawn_as_its_study_says(library: Library) -> None:
+def test_an_answer_is_steered_and_drawn_as_its_study_says(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, Controls]] = []
+
+    def spy(preset: LoadedPreset, controls: Controls) -> tuple[Steering | None, Applied]:
+        asked.append((preset.preset.instruction, controls))
+        return steer(preset, controls)
+
+    monkeypatch.setattr("saif.study.taking_part.answers.steer", spy)
     drawn: dict[str, Any] = {"max_new_tokens": 5, "temperature": 0.5, "top_p": 0.25}
     weak = {"preset": "question", "placement": "pre", "strength": 0.5}
     found = small(arms=["other", "unsteered"], other=weak, generation=drawn)
     trial = trial_of(found)
     answers = Answering(found, library, LocalEngine(the_model())).turn(trial, [], "A message.")
     list(answers)
-    controls = Controls(placement="pre", strength=0.5)
-    _, applied = steer(library.preset(found.model, "question"), controls)
+    assert asked == [("question", Controls(placement="pre", strength=0.5))]
     for one in answers.answers():
         sampling = Sampling(**drawn, seed=trial.gen_seed)
         assert one.details["sampling"] == asdict(sampling)
-        assert one.details["applied"] == (asdict(applied) if one.arm == "other" else None)
+        assert (one.details["applied"] is not None) == (one.arm == "other")
 
 
 def test_presets_of_another_model_are_refused_before_anyone_comes(library: Library) -> None:

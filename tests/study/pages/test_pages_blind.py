@@ -120,7 +120,7 @@ def test_what_is_too_long_is_refused_alike_whichever_side_is_told_more(tmp_path:
         visitor.agree()
         said = []
         for _ in range(2):
-            said.append(visitor.turn(visitor.ask("begin")["trial"]["id"], 0, "x" * 19_000))
+            said.append(visitor.turn(visitor.ask("begin")["trial"]["id"], 0, "x" * 3000))
             visitor.vote("skip")
         sides = rows(running.store, "SELECT DISTINCT left_arm FROM trial WHERE state = 'voted'")
         assert len(sides) == 2

@@ -44,7 +44,6 @@ STEPS: dict[str, Callable[[Store, str, Trial], object]] = {
     "report": lambda store, token, trial: report(store, token, trial.trial_id),
     "reopen": lambda store, token, trial: reopen(store, token, trial.trial_id),
     "respond": lambda store, token, trial: respond(store, token, "remarks", "one"),
-    "note": lambda store, token, trial: note_event(store, token, "shown"),
     "finish": lambda store, token, trial: finish(store, token),
     "screen out": lambda store, token, trial: screen_out(store, token),
 }
@@ -78,6 +77,13 @@ def test_who_has_left_takes_no_step(store: Store, step: str) -> None:
     stop_early(store, token)
     with pytest.raises(StudyError, match=r"has ended \(stale\)"):
         STEPS[step](store, token, trial)
+
+
+def test_nothing_is_noted_of_who_has_left(store: Store) -> None:
+    token = token_of(store)
+    stop_early(store, token)
+    assert not note_event(store, token, "shown")  # their page may still be open
+    assert rows(store, "SELECT * FROM event") == []
 
 
 @pytest.mark.parametrize("step", OF_A_TRIAL)

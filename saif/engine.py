@@ -93,8 +93,8 @@ class LocalEngine:
     def __init__(self, model: SteerableModel, *, turn_bytes: int = 0) -> None:
         self.steerable = model
         self._settling: ThreadPoolExecutor | None = None
+        model.turns = KvMemory(turn_bytes) if turn_bytes else None
         if turn_bytes:
-            model.turns = KvMemory(turn_bytes)
             self._settling = ThreadPoolExecutor(1, "settle")
 
     def settled(self) -> None:

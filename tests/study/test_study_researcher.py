@@ -207,7 +207,9 @@ def test_only_two_files_are_static(researcher: Researcher) -> None:
     for name in ("researcher.css", "researcher.js"):
         answer = researcher.client.get(f"/researcher/static/{name}")
         assert answer.status_code == 200
-        assert answer.headers["content-type"].startswith("text/")
+        kind = answer.headers["content-type"].partition(";")[0]
+        # What a script is called depends on what else this process has loaded.
+        assert kind in ("text/css", "text/javascript", "application/javascript")
     for name in ("page.html", "../page.html", "..%2fpage.html", "%2e%2e/%2e%2e/server.py", ""):
         assert researcher.client.get(f"/researcher/static/{name}").status_code == 404
 

@@ -92,10 +92,8 @@ class LocalEngine:
 
     def __init__(self, model: SteerableModel, *, turn_bytes: int = 0) -> None:
         self.steerable = model
-        self._settling: ThreadPoolExecutor | None = None
         model.turns = KvMemory(turn_bytes) if turn_bytes else None
-        if turn_bytes:
-            self._settling = ThreadPoolExecutor(1, "settle")
+        self._settling = ThreadPoolExecutor(1, "settle") if turn_bytes else None
 
     def settled(self) -> None:
         """Wait until the replies of the last turns have been read anew."""

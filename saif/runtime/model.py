@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from ctypes import CDLL
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from saif.runtime.kv_memory import NOTHING, KvMemory, Remembered, restore
 from saif.runtime.lean import LeanDecoder, can_be_lean
 from saif.runtime.native import NativeDecoder, fits
 from saif.runtime.published import Quantize
-from saif.runtime.reading import ReadableModel
+from saif.runtime.reading import ReadableModel, finished
 
 _Forward = Callable[[Batch, Tensor, Mapping[int, Edit]], Tensor]
 """One pass over a batch's newest tokens: logits (rows, vocab) for the next."""
@@ -75,12 +75,7 @@ class SteerableModel(ReadableModel):
 
     def start(self, starts: Sequence[RowStart]) -> tuple[Batch, StepResult]:
         """Read every row's tokens and give the logits for the token after them."""
-        reading = self.start_in_parts(starts, sys.maxsize)
-        while True:
-            try:
-                next(reading)
-            except StopIteration as done:
-                return cast("tuple[Batch, StepResult]", done.value)
+        return finished(self.start_in_parts(starts, sys.maxsize))
 
     def start_in_parts(
         self, starts: Sequence[RowStart], most: int
@@ -139,15 +134,10 @@ class SteerableModel(ReadableModel):
             )
             return Batch(rows, cache, torch.cat([read, mask], dim=1)), input_ids
         found[:] = [NOTHING] * len(rows)
-        cache = self._new_cache()
-        prefix, ones = self._left_pad([sequences[0][:skip]])
-        for part in self._parts(skip, 1, most):
-            self._forward(prefix[:, part], ones[:, : part.stop], cache, {}, {})
-            yield
-        if skip:
-            cache.reorder_cache(torch.zeros(len(rows), dtype=torch.long, device=self.device))
-        input_ids, mask = self._left_pad([sequence[skip:] for sequence in sequences])
-        return Batch(rows, cache, torch.cat([ones.expand(len(rows), -1), mask], dim=1)), input_ids
+        input_ids, _, attention_mask, cache = yield from self._after_prefix_in_parts(
+            sequences, skip, self._parts(skip, 1, most)
+        )
+        return Batch(rows, cache, attention_mask), input_ids
 
     def _recall(self, row: BatchRow) -> Remembered:
         if self.turns is None or not self.rows_can_join:

@@ -1,9 +1,9 @@
 """A loaded language model that can be read: its tokens, its residual streams and its scores."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,18 @@ from saif.runtime.batch import left_pad, shared_prefix
 from saif.runtime.hooks import Edit, edit_outputs, read_outputs
 from saif.runtime.published import Quantize
 from saif.runtime.templates import Message, is_chat, render, turn_end
+
+_T = TypeVar("_T")
+
+
+def finished(steps: Generator[None, None, _T]) -> _T:
+    """What a generator returns, without the pauses it makes."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            found: _T = done.value
+            return found
 
 
 class ReadableModel:
@@ -179,12 +191,20 @@ class ReadableModel:
     ) -> tuple[Tensor, Tensor, Tensor, Any]:
         """What is left to read once the first `skip` tokens, the same in all, have been read as
         a single row: token ids, their mask, the whole attention mask, and the cache."""
+        return finished(self._after_prefix_in_parts(sequences, skip, [slice(0, skip)]))
+
+    def _after_prefix_in_parts(
+        self, sequences: Sequence[Sequence[int]], skip: int, parts: Sequence[slice]
+    ) -> Generator[None, None, tuple[Tensor, Tensor, Tensor, Any]]:
+        """As `_after_prefix`, with a pause after each of these parts of the prefix."""
         cache = self._new_cache()
         input_ids, mask = self._left_pad([sequence[skip:] for sequence in sequences])
         if not skip:
             return input_ids, mask, mask, cache
         prefix, ones = self._left_pad([sequences[0][:skip]])
-        self._forward(prefix, ones, cache, {}, {})
+        for part in parts:
+            self._forward(prefix[:, part], ones[:, : part.stop], cache, {}, {})
+            yield
         cache.reorder_cache(torch.zeros(len(sequences), dtype=torch.long, device=self.device))
         attention_mask = torch.cat([ones.expand(len(sequences), -1), mask], dim=1)
         return input_ids, mask, attention_mask, cache

@@ -20,19 +20,6 @@ QUERY = "?PROLIFIC_PID=5f0123456789abcdef012345"
 
 
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context()
-    yield context.new_page()
-    context.close()
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Running]:
-    with served(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
 def recruited(tmp_path: Path) -> Iterator[Running]:
     with served(tmp_path, recruitment=PROLIFIC, questions=[], trials__retest=0) as running:
         yield running

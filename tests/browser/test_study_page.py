@@ -1,6 +1,5 @@
 """A participant's page in a real browser: by mouse, by keyboard, on a phone, and in trouble."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,19 +18,6 @@ HOSTILE = [
     "[click](javascript:alert(1)) $\\href{javascript:alert(1)}{x}$",
     "<svg onload=alert(1)><iframe src='http://stranger.example'></iframe>",
 ]
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Running]:
-    with served(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context()
-    yield context.new_page()
-    context.close()
 
 
 def check_of(running: Running) -> int:

@@ -146,16 +146,11 @@ def export(
     file. The audit trail notes it."""
     from saif.study.data.export import check_new
     from saif.study.data.export import export as write
-    from saif.study.data.results import flow
-    from saif.study.data.unblinding import is_hidden, too_early
-    from saif.study.data.unblinding import unblind as note_look
+    from saif.study.data.unblinding import look
 
     store = open_study(folder, to_look=True)
     check_new(out)  # before a look is noted that nobody gets
-    if is_hidden(store):
-        if unblind is None:
-            raise too_early(store.study, flow(store)["complete"])
-        note_look(store, unblind, actor=actor)
+    look(store, unblind, actor=actor)
     print(write(store, out, profile=profile, actor=actor))
 
 

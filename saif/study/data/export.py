@@ -108,7 +108,8 @@ def read_table(path: Path) -> list[Row]:
 
 
 def read_votes(path: Path, *, preset: str | None = None) -> list[Vote]:
-    """The main trials' votes of an exported `trials` table, as `saif.study.results.votes` has them.
+    """The main trials' votes of an exported `trials` table, as `saif.study.data.results.votes` has
+    them.
 
     Rows that stand there twice are left in: the statistics refuse them.
     """

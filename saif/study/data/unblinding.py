@@ -68,6 +68,18 @@ def unblind(store: Store, reason: str, *, actor: str) -> Look:
     return look
 
 
+def look(store: Store, reason: str | None, *, actor: str) -> None:
+    """To be called before the outcome leaves: where it is hidden, the look is noted.
+
+    Raises StudyError there without a reason, and InputError where that says nothing.
+    """
+    if not is_hidden(store):
+        return
+    if reason is None:
+        raise too_early(store.study, flow(store)["complete"])
+    unblind(store, reason, actor=actor)
+
+
 def early_looks(store: Store) -> list[Look]:
     """All early looks, oldest first."""
     with store.database.reading() as db:

@@ -93,7 +93,7 @@ def _blinding(study: Study) -> Iterator[Finding]:
     secrets = {use.preset for use in uses_of(study)}
     # Without its last e, `translate` is found in `translation` as well.
     words = {word for name in secrets for word in name.split("-")}
-    about = {word.removesuffix("e") for word in words if len(word) > 4}
+    about = "|".join(sorted(word.removesuffix("e") for word in words if len(word) > 4))
     for field, text in _seen_before_the_votes(study):
         told = TELLTALE.search(text)
         named = next((name for name in sorted(secrets) if name in text.lower()), None)
@@ -103,9 +103,9 @@ def _blinding(study: Study) -> Iterator[Finding]:
             severity: Severity = "wrong" if field == "id" else "doubtful"
             yield Finding(severity, field, f"It holds the name of the preset '{named}'.")
         # Whom to put oneself in the place of, and what to agree to, may well be about that.
-        elif field not in ("preference.text", "consent.text") and (
-            hint := re.search(rf"\b({'|'.join(sorted(about)) or '(?!)'})", text, re.IGNORECASE)
-        ):
+        elif not about or field in ("preference.text", "consent.text"):
+            continue
+        elif hint := re.search(rf"\b({about})", text, re.IGNORECASE):
             yield Finding("doubtful", field, f"'{hint.group()}' may tell what is compared.")
     if not any(question.kind == "guess" for question in study.questions):
         yield Finding(

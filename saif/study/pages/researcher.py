@@ -22,7 +22,7 @@ from saif.study.data.export import export
 from saif.study.data.quality import HURRIED_MS, quality
 from saif.study.data.status import status
 from saif.study.data.tables import Profile
-from saif.study.data.unblinding import MAX_REASON, early_looks, is_hidden, unblind
+from saif.study.data.unblinding import MAX_REASON, early_looks, look
 from saif.study.pages.desk import Desk
 from saif.study.pages.sessions import (
     COOKIE,
@@ -167,8 +167,7 @@ class _Pages:
         profile = form.get("profile", "")
         if profile not in get_args(Profile):
             raise InputError("Please choose what to export.")
-        if is_hidden(self._store):
-            unblind(self._store, form.get("reason", ""), actor=ACTOR)
+        look(self._store, form.get("reason", ""), actor=ACTOR)
         packed = io.BytesIO()
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / f"{self._store.study.id}-{profile}"

@@ -46,7 +46,7 @@ class Recovery:
 
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
-    """ended: how many bots ended how, see `saif.study.simulate.simulate`."""
+    """ended: how many bots ended how, see `saif.study.simulation.simulate`."""
 
     ended: Counter[str]
     analysis: Analysis

@@ -67,12 +67,12 @@ function wayOut(place, way) {
 
 function receiptToKeep(place, code) {
   const address = element("b", {}, location.origin + location.pathname);
-  const use = ["With it you can withdraw what you did here later, too, at this address: ", address];
+  const how = ["With it you can withdraw what you did here later, too, at this address: ", address];
   const also = receipt === code
-    ? element("p", {}, "Your code is your receipt as well. ", ...use)
+    ? element("p", {}, "Your code is your receipt as well. ", ...how)
     : element("p", {}, "Your receipt: ", toCopy(receipt));
   place.replaceChildren(also);
-  if (receipt !== code) place.append(element("p", {}, ...use));
+  if (receipt !== code) place.append(element("p", {}, ...how));
   place.hidden = false;
 }
 

@@ -5,13 +5,14 @@ the experiments as well as the local one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
 
 from saif.core.steering import Steering
+from saif.errands import Errands
 from saif.errors import InputError, ModelError
 from saif.generation import Row, Sampling, Step, StopReason, decode, never
 from saif.presets.preset import ModelRef
@@ -93,12 +94,12 @@ class LocalEngine:
     def __init__(self, model: SteerableModel, *, turn_bytes: int = 0) -> None:
         self.steerable = model
         model.turns = KvMemory(turn_bytes) if turn_bytes else None
-        self._settling = ThreadPoolExecutor(1, "settle") if turn_bytes else None
+        self._settling = Errands("saif-settle") if turn_bytes else None
 
     def settled(self) -> None:
         """Wait until the replies of the last turns have been read anew."""
         if self._settling is not None:
-            self._settling.submit(lambda: None).result()
+            self._settling.wait()
 
     def forget(self, conversation: str | None = None) -> None:
         """Drop what is kept of this conversation, for good, or of every one so far; a next turn
@@ -158,7 +159,7 @@ class LocalEngine:
                     start = RowStart(
                         [*row.prompt_ids, *reply], row.steering, conversation=row.conversation
                     )
-                    self._settling.submit(self.steerable.settle, start)
+                    self._settling.add(partial(self.steerable.settle, start))
 
     def _render(self, request: Request) -> list[int]:
         messages = [{"role": m.role, "content": m.text} for m in request.messages]

@@ -43,7 +43,35 @@ class Batch:
 
     rows: list[BatchRow]
     cache: Any
-    attention_mask: Tensor = field(repr=False)
+    _mask: Tensor = field(repr=False)
+    _newer: int = 0
+    """Columns that every row has filled since; not every step looks at the mask."""
+
+    @property
+    def width(self) -> int:
+        """Columns of the cache, once the newest tokens are read."""
+        return self._mask.shape[1] + self._newer
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """(batch, width): 1 where a column is a position of the row, 0 where it is padding."""
+        if self._newer:
+            newer = self._mask.new_ones(len(self._mask), self._newer)
+            self._mask, self._newer = torch.cat([self._mask, newer], dim=1), 0
+        return self._mask
+
+    def append(self, token_ids: Sequence[int]) -> None:
+        """One more token for every row."""
+        for row, token in zip(self.rows, token_ids, strict=True):
+            row.token_ids.append(token)
+        self._newer += 1
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop every row but these."""
+        index = torch.tensor(list(rows), device=self._mask.device)
+        self._mask = self.attention_mask[index]
+        self.rows = [self.rows[row] for row in rows]
+        self.cache.reorder_cache(index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,38 +106,42 @@ def check_directions(rows: Sequence[BatchRow], n_layers: int, d_model: int, mode
                 )
 
 
-def steer_weights(rows: Sequence[BatchRow], width: int, control_ids: frozenset[int]) -> Tensor:
+def steer_weights(
+    rows: Sequence[BatchRow], width: int, control_ids: frozenset[int]
+) -> list[list[float]]:
     """(batch, width): with what share of its strength each of the newest `width` columns is
-    steered, by absolute position.
+    steered, by absolute position. Numbers, because a tensor of so few takes longer to make.
 
     Columns left of a short row's first token are padding and stay 0.
     """
-    weights = torch.zeros(len(rows), width)
-    for index, row in enumerate(rows):
-        if row.steering is None or not row.steering.directions:
-            continue
-        start = max(0, len(row.token_ids) - width)
-        found = span_weights(row.steering, row.token_ids, row.prompt_length, control_ids, start)
-        weights[index, width - len(found) :] = torch.tensor(found)
+    weights = []
+    for row in rows:
+        found: list[float] = []
+        if row.steering is not None and row.steering.directions:
+            start = max(0, len(row.token_ids) - width)
+            found = span_weights(row.steering, row.token_ids, row.prompt_length, control_ids, start)
+        weights.append([0.0] * (width - len(found)) + found)
     return weights
 
 
 def verified(
-    rows: Sequence[BatchRow], weights: Tensor, counts: Mapping[int, Tensor]
+    rows: Sequence[BatchRow],
+    weights: Sequence[Sequence[float]],
+    counts: Mapping[int, Sequence[int]],
 ) -> tuple[int, ...]:
-    """The number of steered positions per row, if it is what the span says; counts: layer ->
-    (batch,) positions that were really changed.
+    """The number of steered positions per row, if it is what the span says; counts: layer -> how
+    many positions of each row were really changed.
 
     Every row is checked at every steered layer: a plain row that was changed is as wrong as a
     steered one that wasn't. Raises SteeringError.
     """
-    steered: list[int] = (weights > 0).sum(dim=1).tolist()
+    steered = [sum(weight > 0 for weight in row) for row in weights]
     steerings = [row.steering for row in rows]
     for layer in {layer for s in steerings if s for layer in s.directions}:
         wanted = [
             n if s and layer in s.directions else 0 for n, s in zip(steered, steerings, strict=True)
         ]
-        found = counts[layer].tolist() if layer in counts else [0] * len(rows)
+        found = list(counts.get(layer, [0] * len(rows)))
         if found != wanted:
             raise SteeringError(
                 f"Steering at layer {layer} changed {found} positions instead of {wanted}.",

@@ -1,4 +1,4 @@
-"""What a step does to the residual stream: one edit per steered layer, for all rows at once."""
+"""What a step does to the residual stream: one push per steered layer, for all rows at once."""
 
 from collections.abc import Sequence
 
@@ -7,42 +7,71 @@ from torch import Tensor
 
 from saif.core.steering import pushed
 from saif.runtime.batch import BatchRow
-from saif.runtime.hooks import Edit
 
 
-def steered_edits(
-    rows: Sequence[BatchRow], weights: Tensor, d_model: int, counts: dict[int, Tensor]
-) -> dict[int, Edit]:
-    """layer -> its edit. weights (batch, pos): see `saif.runtime.batch.steer_weights`. Each edit
-    notes in `counts` how many positions of each row it really changed.
+class Push:
+    """The edit of one layer in one pass. It counts what it really changes.
+
+    weights (batch, pos): see `saif.runtime.batch.steer_weights`.
+    """
+
+    def __init__(
+        self, layer: int, rows: Sequence[BatchRow], weights: Sequence[Sequence[float]]
+    ) -> None:
+        self._layer = layer
+        self._weights = weights
+        self._steerings = {
+            index: row.steering
+            for index, row in enumerate(rows)
+            if row.steering is not None and layer in row.steering.directions
+        }
+        self._counts: list[Tensor | list[int]] = []
+
+    def __call__(self, resid: Tensor) -> Tensor:
+        """resid (batch, pos, d_model) with its row's direction added; see `pushed`."""
+        layer, here = self._layer, self._steerings
+        directions = torch.zeros(len(resid), resid.shape[-1])
+        weights = torch.zeros(len(resid), len(self._weights[0]))
+        for index, steering in here.items():
+            directions[index] = steering.directions[layer]
+            weights[index] = torch.tensor(self._weights[index])
+        clamped = {i: s.clamped[layer] for i, s in here.items() if layer in s.clamped}
+        keep_norm = [i for i, s in here.items() if s.keep_norm]
+        edited = pushed(resid, directions, weights, clamped=clamped, keep_norm=keep_norm)
+        self.note((edited != resid).any(dim=-1).sum(dim=1))
+        return edited
+
+    def added(self) -> dict[int, Tensor] | None:
+        """Row -> what is added to the residual (d_model,) of its one position, for who adds it by
+        other means and notes what that changed; None if adding is not all there is to do."""
+        found = {}
+        for index, steering in self._steerings.items():
+            if steering.keep_norm or self._layer in steering.clamped:
+                return None
+            (weight,) = self._weights[index]
+            if weight > 0:
+                direction = steering.directions[self._layer].contiguous()
+                found[index] = direction if weight == 1 else weight * direction
+        return found
+
+    def note(self, changed: Tensor | list[int]) -> None:
+        """changed (batch,): how many positions of each row were really changed."""
+        self._counts.append(changed)
+
+    @property
+    def counts(self) -> list[int]:
+        """How many positions of each row were changed so far. Waits for the device."""
+        none = [0] * len(self._weights)
+        counts = (n if isinstance(n, list) else n.tolist() for n in self._counts)
+        return [sum(each) for each in zip(none, *counts, strict=True)]
+
+
+def pushes(rows: Sequence[BatchRow], weights: Sequence[Sequence[float]]) -> dict[int, Push]:
+    """layer -> its edit.
 
     A step with nothing to push (a prompt chunk outside the span) needs no hook at all.
     """
-    if not bool((weights > 0).any()):
+    if not any(map(any, weights)):
         return {}
     layers = {layer for row in rows if row.steering for layer in row.steering.directions}
-    return {layer: _edit(layer, rows, weights, d_model, counts) for layer in sorted(layers)}
-
-
-def _edit(
-    layer: int, rows: Sequence[BatchRow], weights: Tensor, d_model: int, counts: dict[int, Tensor]
-) -> Edit:
-    here = {
-        index: row.steering
-        for index, row in enumerate(rows)
-        if row.steering is not None and layer in row.steering.directions
-    }
-    directions = torch.zeros(len(rows), d_model)
-    for index, steering in here.items():
-        directions[index] = steering.directions[layer]
-    shares = weights * torch.tensor([index in here for index in range(len(rows))])[:, None]
-    clamped = {i: s.clamped[layer] for i, s in here.items() if layer in s.clamped}
-    keep_norm = [i for i, s in here.items() if s.keep_norm]
-
-    def edit(resid: Tensor) -> Tensor:
-        edited = pushed(resid, directions, shares, clamped=clamped, keep_norm=keep_norm)
-        changed = (edited != resid).any(dim=-1).sum(dim=1)
-        counts[layer] = counts[layer] + changed if layer in counts else changed
-        return edited
-
-    return edit
+    return {layer: Push(layer, rows, weights) for layer in sorted(layers)}

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from saif.runtime.batch import Batch
 from saif.runtime.hooks import Edit
 from saif.runtime.packed import PackedLinear, PackedVocabulary
 
@@ -72,32 +73,23 @@ class LeanDecoder:
             part.bytes for part in parts if isinstance(part, PackedLinear | PackedVocabulary)
         )
 
-    def step(
-        self,
-        token_ids: Tensor,
-        positions: Tensor,
-        attention_mask: Tensor | None,
-        cache: Any,
-        edits: Mapping[int, Edit],
-    ) -> Tensor:
-        """Logits (rows, vocab) after one more token per row: token_ids, positions (rows, 1).
-
-        attention_mask (rows, columns), or None if no column is padding.
-        """
-        resid = self._embed(token_ids)[:, 0]
-        cos, sin = self._rotary(resid, positions)
+    def step(self, batch: Batch, edits: Mapping[int, Edit]) -> Tensor:
+        """Logits (rows, vocab) after every row's newest token, which is the only one unread."""
+        resid = self._embed(torch.tensor([row.token_ids[-1] for row in batch.rows]))
+        lengths = [len(row.token_ids) for row in batch.rows]
+        cos, sin = self._rotary(resid, torch.tensor([[length - 1] for length in lengths]))
         half = sin.shape[-1] // 2
         # Rotating a pair is x·cos + swapped(x)·(∓ sin): the sign goes to the sine once for all.
         sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
         bias = None
-        if attention_mask is not None:
-            bias = torch.zeros_like(attention_mask, dtype=resid.dtype)
-            bias = bias.masked_fill_(attention_mask == 0, -torch.inf)[:, None, None]
+        if min(lengths) < batch.width:
+            bias = torch.zeros_like(batch.attention_mask, dtype=resid.dtype)
+            bias = bias.masked_fill_(batch.attention_mask == 0, -torch.inf)[:, None, None]
         for layer, parts in enumerate(self._blocks):
             block = parts.block
             normed = _rms_norm(resid, block.input_layernorm)
             heads = parts.qkv(normed)
-            resid = resid + parts.out(self._attend(block, heads, cos, sin, bias, cache))
+            resid = resid + parts.out(self._attend(block, heads, cos, sin, bias, batch.cache))
             gate, up = parts.gate_up(_rms_norm(resid, block.post_attention_layernorm)).chunk(2, 1)
             resid = resid + parts.down(F.silu(gate).mul_(up))
             if layer in edits:

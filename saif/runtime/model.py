@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from ctypes import CDLL
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,16 +20,15 @@ from saif.runtime.batch import (
     unsteered_prefix,
     verified,
 )
-from saif.runtime.edits import steered_edits
-from saif.runtime.hooks import Edit
+from saif.runtime.edits import Push, pushes
 from saif.runtime.kv_memory import NOTHING, KvMemory, Remembered, restore
 from saif.runtime.lean import LeanDecoder, can_be_lean
 from saif.runtime.native import NativeDecoder, fits
 from saif.runtime.published import Quantize
 from saif.runtime.reading import ReadableModel, finished
 
-_Forward = Callable[[Batch, Tensor, Mapping[int, Edit]], Tensor]
-"""One pass over a batch's newest tokens: logits (rows, vocab) for the next."""
+_Forward = Callable[[Mapping[int, Push]], Tensor]
+"""One pass over a batch's newest tokens, with these edits: logits (rows, vocab) for the next."""
 
 
 class SteerableModel(ReadableModel):
@@ -55,7 +55,7 @@ class SteerableModel(ReadableModel):
         # that is busy with something else, two threads took eight times as long as one.
         torch.set_num_threads(1)
         try:
-            if packed and library is not None and fits(self.blocks):
+            if packed and library is not None and fits(self._model, self.blocks):
                 self.lean = NativeDecoder(library, self._model, self.blocks)
             else:
                 self.lean = LeanDecoder(self._model, self.blocks, packed=packed)
@@ -98,13 +98,20 @@ class SteerableModel(ReadableModel):
         batch, input_ids = yield from self._begun(rows, found, most)
         # What was steered when it was read in an earlier turn counts as ever.
         steered = [old.steered for old in found]
-        n_columns, width = batch.attention_mask.shape[1], input_ids.shape[1]
+        width = input_ids.shape[1]
+        weights = steer_weights(rows, width, self.control_ids)
+        # A row that has less to read than the others begins with padding.
+        own = batch.attention_mask[:, -width:].tolist()
+        weights = [
+            [w * n for w, n in zip(*pair, strict=True)] for pair in zip(weights, own, strict=True)
+        ]
         for part in self._parts(width, len(rows), most):
             if part.start:
                 yield
-            read = batch.attention_mask[:, : n_columns - width + part.stop]
-            so_far = Batch(batch.rows, batch.cache, read)
-            result = self._step(so_far, input_ids[:, part], self._forward_all, width - part.stop)
+            read = batch.attention_mask[:, : batch.width - width + part.stop]
+            so_far = Batch(rows, batch.cache, read)
+            forward = partial(self._forward_all, so_far, input_ids[:, part])
+            result = self._step(rows, [row[part] for row in weights], forward)
             steered = [n + before for n, before in zip(result.steered, steered, strict=True)]
         return batch, StepResult(result.logits, tuple(steered))
 
@@ -157,45 +164,33 @@ class SteerableModel(ReadableModel):
 
     def advance(self, batch: Batch, token_ids: Sequence[int]) -> StepResult:
         """Append one token to every row and give the logits for the one after it."""
-        for row, token in zip(batch.rows, token_ids, strict=True):
-            row.token_ids.append(token)
-        ones = batch.attention_mask.new_ones(len(batch.rows), 1)
-        batch.attention_mask = torch.cat([batch.attention_mask, ones], dim=1)
-        input_ids = torch.tensor([[token] for token in token_ids], device=self.device)
-        return self._step(batch, input_ids, self._forward_lean if self.lean else self._forward_all)
+        batch.append(token_ids)
+        if self.lean:
+            forward = partial(self._forward_lean, batch)
+        else:
+            input_ids = torch.tensor([[token] for token in token_ids], device=self.device)
+            forward = partial(self._forward_all, batch, input_ids)
+        return self._step(batch.rows, steer_weights(batch.rows, 1, self.control_ids), forward)
 
     def keep(self, batch: Batch, rows: Sequence[int]) -> None:
         """Drop every row but these, so that finished rows cost nothing more."""
-        if list(rows) == list(range(len(batch.rows))):
-            return
-        batch.rows = [batch.rows[row] for row in rows]
-        index = torch.tensor(list(rows), device=self.device)
-        batch.cache.reorder_cache(index)
-        batch.attention_mask = batch.attention_mask[index]
+        if list(rows) != list(range(len(batch.rows))):
+            batch.keep(rows)
 
     def _step(
-        self, batch: Batch, input_ids: Tensor, forward: _Forward, ahead: int = 0
+        self, rows: Sequence[BatchRow], weights: Sequence[Sequence[float]], forward: _Forward
     ) -> StepResult:
-        """ahead: how many of the rows' tokens come after these."""
-        width = input_ids.shape[1]
-        weights = steer_weights(batch.rows, width + ahead, self.control_ids)[:, :width]
-        # A row that has less to read than the others begins with padding.
-        weights *= batch.attention_mask[:, -width:].to(weights)
-        counts: dict[int, Tensor] = {}
-        edits = steered_edits(batch.rows, weights, self.d_model, counts)
-        logits = forward(batch, input_ids, edits)
-        return StepResult(logits, verified(batch.rows, weights, counts))
+        edits = pushes(rows, weights)
+        logits = forward(edits)
+        counts = {layer: push.counts for layer, push in edits.items()}
+        return StepResult(logits, verified(rows, weights, counts))
 
-    def _forward_all(self, batch: Batch, input_ids: Tensor, edits: Mapping[int, Edit]) -> Tensor:
+    def _forward_all(self, batch: Batch, input_ids: Tensor, edits: Mapping[int, Push]) -> Tensor:
         out = self._forward(input_ids, batch.attention_mask, batch.cache, edits, {})
         return out.logits[:, -1].float()
 
     @torch.inference_mode()
-    def _forward_lean(self, batch: Batch, input_ids: Tensor, edits: Mapping[int, Edit]) -> Tensor:
+    def _forward_lean(self, batch: Batch, edits: Mapping[int, Push]) -> Tensor:
         assert self.lean is not None
-        lengths = [len(row.token_ids) for row in batch.rows]
-        positions = torch.tensor([[length - 1] for length in lengths])
-        no_padding = min(lengths) == batch.attention_mask.shape[1]
-        mask = None if no_padding else batch.attention_mask
         with self._lock:
-            return self.lean.step(input_ids, positions, mask, batch.cache, edits)
+            return self.lean.step(batch, edits)

@@ -5,18 +5,21 @@ exactly, so for those it computes what the model does. A row gets the same bits 
 """
 
 import ctypes
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from saif.runtime.hooks import Edit
+from saif.runtime.batch import Batch
+from saif.runtime.edits import Push
 
 _GROUP = 32  # weights that share a scale, as in a GGUF file
-_TILE = 16  # outputs that lie side by side
 _LANES = 16
 _CANDIDATES = 64
+_TURNS = 256  # positions whose turns are made at once
 
 
 class _Product(ctypes.Structure):
@@ -34,16 +37,24 @@ class _Block(ctypes.Structure):
     )
 
 
-_SIZES = ("rows", "threads", "n_query", "n_kv", "width", "d", "most_columns")
-_TENSORS = ("resid", "cos", "sin", "columns", "n_columns")
+class _Decoder(ctypes.Structure):
+    _fields_ = (
+        *[(name, ctypes.c_int32) for name in ("n_blocks", "n_query", "n_kv", "width", "d")],
+        ("epsilon", ctypes.c_float),
+        *[(name, ctypes.c_void_p) for name in ("blocks", "embedding", "norm", "cos", "sin")],
+    )
+
+
+_ROWS = ("tokens", "positions", "columns", "n_columns")
 _CACHE = ("keys", "values", "room")
-_SCRATCH = ("normed", "heads", "wide", "scores", "taken_in")
+_PUSH = ("added", "changed")
+_SCRATCH = ("resid", "normed", "heads", "wide", "scores", "taken_in")
 
 
 class _Step(ctypes.Structure):
     _fields_ = (
-        *[(name, ctypes.c_int32) for name in _SIZES],
-        *[(name, ctypes.c_void_p) for name in (*_TENSORS, *_CACHE, *_SCRATCH)],
+        *[(name, ctypes.c_int32) for name in ("rows", "threads", "most_columns")],
+        *[(name, ctypes.c_void_p) for name in (*_ROWS, *_CACHE, *_PUSH, *_SCRATCH)],
     )
 
 
@@ -61,7 +72,9 @@ class GroupedLinear:
         four = _four_bits(groups)
         self.bits = 8 if four is None else 4
         self._weight, self._scale, self.exact = four or _eight_bits(groups)
-        self._weight, self._scale = _in_tiles(self._weight, 4), _in_tiles(self._scale, 1)
+        tile = library.saif_tile()
+        self._weight = _in_tiles(self._weight, tile, 4)
+        self._scale = _in_tiles(self._scale, tile, 1)
         self._bias = None if bias is None else bias.detach().float().contiguous()
         self.product = _Product(
             n_out, n_in, self.bits, *map(_pointer, (self._weight, self._scale, self._bias))
@@ -92,24 +105,39 @@ class GroupedLinear:
 
 
 class NativeDecoder:
-    """As `saif.runtime.lean.LeanDecoder`, in compiled code."""
+    """As `saif.runtime.lean.LeanDecoder`, in compiled code.
+
+    What a step needs beside its tokens lies ready from the step before: looking after thirty
+    layers' tensors anew takes as long as three of those layers.
+    """
 
     packed = compiled = True
 
     def __init__(self, library: ctypes.CDLL, model: Any, blocks: Sequence[Any]) -> None:
         self._library = library
         inner = model.model
-        self._embed, self._norm, self._rotary = inner.embed_tokens, inner.norm, inner.rotary_emb
-        self._embedding = model.get_output_embeddings().weight.detach()
-        self._head = GroupedLinear(library, self._embedding)
-        first = blocks[0].self_attn
-        self._width: int = first.head_dim
-        self._n_kv: int = first.k_proj.out_features // self._width
-        self._n_query: int = first.q_proj.out_features // self._width
-        self._inner: int = blocks[0].mlp.up_proj.out_features
+        self._rotary = inner.rotary_emb
+        self._turns = torch.empty(2, 0, blocks[0].self_attn.head_dim)  # cos, sin
+        self._embedding = inner.embed_tokens.weight.detach().float().contiguous()
+        self._unembedding = model.get_output_embeddings().weight.detach()
+        self._head = GroupedLinear(library, self._unembedding)
         self._linears: list[GroupedLinear] = []
         self._norms: list[Tensor] = []
         self._blocks = (_Block * len(blocks))(*map(self._taken_apart, blocks))
+        width = blocks[0].self_attn.head_dim
+        self._norms.append(inner.norm.weight.detach())
+        self._decoder = _Decoder(
+            len(blocks),
+            blocks[0].self_attn.q_proj.out_features // width,
+            blocks[0].self_attn.k_proj.out_features // width,
+            width,
+            self._embedding.shape[1],
+            inner.norm.variance_epsilon,
+            ctypes.addressof(self._blocks),
+            *map(_pointer, (self._embedding, self._norms[-1])),
+        )
+        self._inner: int = blocks[0].mlp.up_proj.out_features
+        self._desks: WeakKeyDictionary[Any, _Desk] = WeakKeyDictionary()
 
     def _taken_apart(self, block: Any) -> _Block:
         attention, mlp = block.self_attn, block.mlp
@@ -140,55 +168,61 @@ class NativeDecoder:
         """What it holds beside the model."""
         return sum(linear.bytes for linear in (self._head, *self._linears))
 
-    def step(
-        self,
-        token_ids: Tensor,
-        positions: Tensor,
-        attention_mask: Tensor | None,
-        cache: Any,
-        edits: Mapping[int, Edit],
-    ) -> Tensor:
-        """See `LeanDecoder.step`."""
-        resid = self._embed(token_ids)[:, 0].contiguous()
-        rows, d = resid.shape
-        buffers = [layer.open_column() for layer in cache.layers]
-        columns, n_columns = _columns(attention_mask, rows, cache.get_seq_length())
-        cos, sin = (turn.contiguous() for turn in self._rotary(resid, positions))
-        n_heads = self._n_query + 2 * self._n_kv
-        most = max(d, self._n_query * self._width, self._inner)  # that a product takes in
-        scratch = [
-            resid.new_empty(rows, size)
-            for size in (
-                d,
-                n_heads * self._width,
-                2 * self._inner,
-                self._n_query * columns.shape[1],
-            )
-        ]
-        scratch.append(_taken_in_room(self._library, rows * most))
-        n = len(buffers)
-        kept = (
-            (ctypes.c_void_p * n)(*[keys.data_ptr() for keys, _ in buffers]),
-            (ctypes.c_void_p * n)(*[values.data_ptr() for _, values in buffers]),
-            (ctypes.c_int64 * n)(*[keys.shape[2] for keys, _ in buffers]),
-        )
-        step = _Step(
-            *(rows, torch.get_num_threads(), self._n_query, self._n_kv, self._width, d),
-            columns.shape[1],
-            *map(_pointer, (resid, cos, sin, columns, n_columns)),
-            *(ctypes.addressof(each) for each in kept),
-            *map(_pointer, scratch),
-        )
+    def step(self, batch: Batch, edits: Mapping[int, Push]) -> Tensor:
+        """See `LeanDecoder.step`. A push that only adds is made in compiled code as well."""
+        lengths = [len(row.token_ids) for row in batch.rows]
+        tokens = [row.token_ids[-1] for row in batch.rows]
+        if not 0 <= min(tokens) <= max(tokens) < len(self._embedding):
+            raise IndexError(f"There are no such tokens: {tokens}.")
+        self._turn_up_to(max(lengths))
+        desk = self._desk_of(batch)
+        desk.step.threads = torch.get_num_threads()
+        desk.tokens[:] = tokens  # type: ignore[assignment]
+        desk.positions[:] = [length - 1 for length in lengths]  # type: ignore[assignment]
+        added = {layer: push.added() for layer, push in edits.items()}
+        desk.add(added)
         done = 0
-        for layer in sorted(edits):
-            self._run(step, done, layer + 1)
-            resid = edits[layer](resid[:, None])[:, 0].contiguous()
-            step.resid, done = resid.data_ptr(), layer + 1
-        self._run(step, done, n)
-        return self._logits(self._norm(resid))
+        for layer, push in sorted(edits.items()):
+            if added[layer] is None:
+                self._run(desk, done, layer + 1)
+                desk.resid.copy_(push(desk.resid[:, None])[:, 0])
+                done = layer + 1
+        self._run(desk, done, self._decoder.n_blocks)
+        for layer, push in edits.items():
+            if added[layer] is not None:
+                push.note(desk.changed(layer))
+        return self._logits(desk.normed)
 
-    def _run(self, step: _Step, first: int, last: int) -> None:
-        self._library.saif_run_blocks(ctypes.byref(step), self._blocks, first, last)
+    def _run(self, desk: "_Desk", first: int, last: int) -> None:
+        of, step = ctypes.byref(self._decoder), ctypes.byref(desk.step)
+        self._library.saif_run_blocks(of, step, desk.n_filled - 1, first, last)
+
+    def _turn_up_to(self, n: int) -> None:
+        """Have the turns of `n` positions. They are made in pieces of one size, so that a position
+        is turned alike however far a reply goes."""
+        while self._turns.shape[1] < n:
+            start = self._turns.shape[1]
+            positions = torch.arange(start, start + _TURNS)[None]
+            piece = torch.cat(self._rotary(self._embedding[:1, None], positions))
+            self._turns = torch.cat([self._turns, piece], dim=1)
+            cos, sin = self._turns
+            self._decoder.cos, self._decoder.sin = cos.data_ptr(), sin.data_ptr()
+
+    def _desk_of(self, batch: Batch) -> "_Desk":
+        """The batch's, with one more column of its cache open."""
+        buffers = [layer.open_column() for layer in batch.cache.layers]
+        desk = self._desks.get(batch.cache)
+        if desk is None or not desk.is_for(buffers, batch.width):
+            n_scores, n_heads = (
+                self._decoder.n_query,
+                self._decoder.n_query + 2 * self._decoder.n_kv,
+            )
+            widths = self._decoder.d, n_heads * self._decoder.width, 2 * self._inner
+            taken_in = max(self._decoder.d, n_scores * self._decoder.width, self._inner)
+            room = _taken_in_room(self._library, len(batch.rows) * taken_in)
+            desk = self._desks[batch.cache] = _Desk(batch, buffers, widths, n_scores, room)
+        desk.n_filled = batch.width
+        return desk
 
     def _logits(self, x: Tensor) -> Tensor:
         logits = self._head(x)
@@ -196,11 +230,73 @@ class NativeDecoder:
             return logits
         # Eight bits find the likeliest tokens; what those get is computed in full.
         best = logits.topk(min(_CANDIDATES, logits.shape[1]), dim=1, sorted=False).indices
-        return logits.scatter_(1, best, (self._embedding[best] * x[:, None]).sum(dim=-1))
+        return logits.scatter_(1, best, (self._unembedding[best] * x[:, None]).sum(dim=-1))
 
 
-def fits(blocks: Sequence[Any]) -> bool:
-    """Whether the compiled step can take these blocks, of a shape that `can_be_lean` allows."""
+class _Desk:
+    """What the steps of a batch work on, as long as its cache lies where it lies.
+
+    buffers: keys and values of each layer, see `RoomyLayer.open_column`. widths: of a row's
+    residual, heads and gates. n_scores: of a row at each column. taken_in: room for that.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        buffers: Sequence[tuple[Tensor, Tensor]],
+        widths: tuple[int, int, int],
+        n_scores: int,
+        taken_in: Tensor,
+    ) -> None:
+        rows, n = len(batch.rows), len(buffers)
+        self._buffers = buffers
+        self.n_filled = batch.width
+        room = max(keys.shape[2] for keys, _ in buffers)
+        columns, n_columns = _columns(batch.attention_mask[:, :-1], room)
+        self.tokens, self.positions = (ctypes.c_int32 * rows)(), (ctypes.c_int32 * rows)()
+        self._added = (ctypes.c_void_p * (n * rows))()
+        self._changed = (ctypes.c_int32 * (n * rows))()
+        addresses = (
+            (ctypes.c_void_p * n)(*[keys.data_ptr() for keys, _ in buffers]),
+            (ctypes.c_void_p * n)(*[values.data_ptr() for _, values in buffers]),
+            (ctypes.c_int64 * n)(*[keys.shape[2] for keys, _ in buffers]),
+        )
+        d, heads, wide = (torch.empty(rows, width) for width in widths)
+        self.resid, self.normed = d, torch.empty_like(d)
+        scores = torch.empty(rows, n_scores * columns.shape[1])
+        scratch = (self.resid, self.normed, heads, wide, scores, taken_in)
+        self._kept = (columns, n_columns, addresses, scratch)
+        self.step = _Step(
+            *(rows, 1, columns.shape[1]),
+            *(ctypes.addressof(each) for each in (self.tokens, self.positions)),
+            *map(_pointer, (columns, n_columns)),
+            *(ctypes.addressof(each) for each in addresses),
+            *(ctypes.addressof(each) for each in (self._added, self._changed)),
+            *map(_pointer, scratch),
+        )
+
+    def is_for(self, buffers: Sequence[tuple[Tensor, Tensor]], width: int) -> bool:
+        """Whether a cache of this width, its last column still to be written, is the one that the
+        last step left."""
+        return width == self.n_filled + 1 and all(map(operator.is_, buffers, self._buffers))
+
+    def add(self, added: Mapping[int, Mapping[int, Tensor] | None]) -> None:
+        """Have this added in the next step, and no more: layer -> row -> (d,), which its owner
+        keeps until then."""
+        for each in (self._added, self._changed):
+            ctypes.memset(each, 0, ctypes.sizeof(each))
+        for layer, rows in added.items():
+            for row, direction in (rows or {}).items():
+                self._added[layer * len(self.tokens) + row] = direction.data_ptr()
+
+    def changed(self, layer: int) -> list[int]:
+        """(rows,): 1 where what was added changed the residual, else 0."""
+        rows = len(self.tokens)
+        return self._changed[layer * rows : (layer + 1) * rows]
+
+
+def fits(model: Any, blocks: Sequence[Any]) -> bool:
+    """Whether the compiled step can take this model, of a shape that `can_be_lean` allows."""
     shapes = {
         tuple(tuple(m.weight.shape) for m in block.modules() if isinstance(m, nn.Linear))
         for block in blocks
@@ -209,19 +305,18 @@ def fits(blocks: Sequence[Any]) -> bool:
         len(shapes) == 1
         and not any(n_in % _GROUP for shape in shapes for _, n_in in shape)
         and not any(block.self_attn.head_dim % _LANES for block in blocks)
+        # These turn a position differently the longer a text is.
+        and model.model.rotary_emb.rope_type not in ("dynamic", "longrope")
     )
 
 
-def _columns(attention_mask: Tensor | None, rows: int, width: int) -> tuple[Tensor, Tensor]:
+def _columns(attention_mask: Tensor, room: int) -> tuple[Tensor, Tensor]:
     """Which columns of the cache hold a row's own positions, in order, and how many they are.
-    The first has room for a whole number of lanes."""
-    found = torch.zeros(rows, -(-width // _LANES) * _LANES, dtype=torch.int32)
-    if attention_mask is None:
-        found[:, :width] = torch.arange(width, dtype=torch.int32)
-        return found, torch.full((rows,), width, dtype=torch.int32)
+    The first has room for that many columns, made up to a whole number of lanes."""
+    found = torch.zeros(len(attention_mask), -(-room // _LANES) * _LANES, dtype=torch.int32)
     hidden = attention_mask == 0
-    found[:, :width] = hidden.to(torch.uint8).argsort(dim=1, stable=True)
-    return found, (width - hidden.sum(dim=1)).to(torch.int32)
+    found[:, : hidden.shape[1]] = hidden.to(torch.uint8).argsort(dim=1, stable=True)
+    return found, (~hidden).sum(dim=1).to(torch.int32)
 
 
 def _four_bits(groups: Tensor) -> tuple[Tensor, Tensor, bool] | None:
@@ -248,12 +343,12 @@ def _eight_bits(groups: Tensor) -> tuple[Tensor, Tensor, bool]:
     return (steps + 128).to(torch.uint8), scale, exact
 
 
-def _in_tiles(parts: Tensor, n: int) -> Tensor:
-    """What each output has of each group, (out, groups, parts), as (tiles, groups, parts / n, 16,
+def _in_tiles(parts: Tensor, tile: int, n: int) -> Tensor:
+    """What each output has of each group, (out, groups, parts), as (tiles, groups, parts / n, tile,
     n): a tile's outputs side by side, the last ones filled up with zeros."""
     n_out, groups, size = parts.shape
-    filled = nn.functional.pad(parts, (0, 0, 0, 0, 0, -n_out % _TILE))
-    tiles = filled.reshape(-1, _TILE, groups, size // n, n)
+    filled = nn.functional.pad(parts, (0, 0, 0, 0, 0, -n_out % tile))
+    tiles = filled.reshape(-1, tile, groups, size // n, n)
     return tiles.permute(0, 2, 3, 1, 4).contiguous()
 
 

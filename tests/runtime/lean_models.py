@@ -1,5 +1,6 @@
 """Small models of the shapes that decode without their class's overhead, and rows for them."""
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from saif.core.steering import Steering
 from saif.generation import Row, Sampling, decode
 from saif.runtime.batch import RowStart
 from saif.runtime.model import SteerableModel
+from saif.runtime.native import NativeDecoder
 
 PROMPTS = [list(b"Hi"), list(b"Tell me about the sea."), list(b"What? ")]
 LEAN_KINDS = ("llama", "mistral", "qwen2", "qwen3")
@@ -92,4 +94,11 @@ def on_a_grid(model: SteerableModel) -> SteerableModel:
                     step = ((groups.amax(dim=-1, keepdim=True) - low) / 15).half().float()
                     rounded = ((groups - low) / step).round().clamp(0, 15) * step + low
                 parameter.data.copy_(rounded.reshape(parameter.shape))
+    return model
+
+
+def native(kind: str, library: ctypes.CDLL, **options: Any) -> SteerableModel:
+    model = on_a_grid(small(kind, **options))
+    model.make_lean(packed=True, library=library)
+    assert isinstance(model.lean, NativeDecoder)
     return model

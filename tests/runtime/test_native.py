@@ -1,59 +1,33 @@
 """The compiled decoding step computes what the model does, with equal bits in any company."""
 
 import ctypes
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from lean_models import LEAN_KINDS, PROMPTS, logits_of, on_a_grid, rows_of, run, small, steering
+from lean_models import (
+    LEAN_KINDS,
+    PROMPTS,
+    logits_of,
+    native,
+    on_a_grid,
+    rows_of,
+    run,
+    small,
+    steering,
+)
 from torch import Tensor, nn
 
-import saif.runtime.edits as edits_module
 from saif.core.spec import SPANS, Span
 from saif.engine import LocalEngine, Message, Request, SharedEngine, complete
-from saif.errors import ModelError, SteeringError
+from saif.errors import ModelError
 from saif.generation import Row, Sampling
 from saif.runtime import compiler
 from saif.runtime.batch import Batch, RowStart
 from saif.runtime.lean import LeanDecoder
-from saif.runtime.model import SteerableModel
-from saif.runtime.native import GroupedLinear, NativeDecoder
-
-
-@pytest.fixture(scope="module", params=[(), ("-mno-avx512f",)], ids=["own", "narrow"])
-def library(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ctypes.CDLL]:
-    """For this processor, and for one that has no products of bytes and narrower vectors."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiler, "_OPTIONS", (*compiler._OPTIONS, *request.param))
-        patch.setenv("SAIF_CACHE", str(tmp_path_factory.mktemp("cache")))
-        compiler.library.cache_clear()
-        try:
-            compiler.compile_library()
-        except ModelError as error:
-            pytest.skip(str(error))
-        found = compiler.library()
-        assert found is not None
-        yield found
-    compiler.library.cache_clear()
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-def native(kind: str, library: ctypes.CDLL, **options: Any) -> SteerableModel:
-    model = on_a_grid(small(kind, **options))
-    model.make_lean(packed=True, library=library)
-    assert isinstance(model.lean, NativeDecoder)
-    return model
+from saif.runtime.native import GroupedLinear
 
 
 @pytest.mark.parametrize("kind", LEAN_KINDS)
@@ -132,17 +106,6 @@ def test_an_unsteered_row_is_not_touched_by_the_steered_one(library: ctypes.CDLL
     first, steered, second = run(model, [plain, pushed, plain])
     assert first == second == run(model, [plain])[0]
     assert steered != first
-
-
-def test_a_push_that_gets_lost_is_an_error(
-    library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = native("llama", library)
-    batch, _ = model.start([RowStart(PROMPTS[0], steering(model, 1, "response"))])
-    monkeypatch.setattr(edits_module, "pushed", lambda resid, *_, **__: resid)
-    with pytest.raises(SteeringError, match=r"layer 1 changed \[0\] positions instead of \[1\]"):
-        model.advance(batch, [65])
-    assert not model._lock.locked()
 
 
 def test_many_people_get_what_each_would_get_alone(library: ctypes.CDLL) -> None:

@@ -8,17 +8,28 @@ typedef struct {
   float epsilon, scaling;
 } block;
 
-/* What a step works on. resid (rows, d), cos and sin (rows, width); columns (rows, most_columns):
-where a row's own positions lie in the cache, its newest last, and how many. The cache of a block is
-(rows, n_kv, room, width). The last five are scratch. */
+/* embedding (tokens, d); cos and sin (positions, width). */
 typedef struct {
-  int32_t rows, threads, n_query, n_kv, width, d, most_columns;
-  float *resid;
-  const float *cos, *sin;
-  const int32_t *columns, *n_columns;
+  int32_t n_blocks, n_query, n_kv, width, d;
+  float epsilon; /* of the norm after the last block */
+  const block *blocks;
+  const float *embedding, *norm, *cos, *sin;
+} decoder;
+
+/* What a step works on. columns (rows, most_columns): where a row's own positions lie in the cache,
+in order, and how many. The cache of a block is (rows, n_kv, room, width). added (blocks, rows):
+what is added to a row's residual after a block, or NULL; changed (blocks, rows): 1 where that
+changed it. The rest is scratch: resid and normed (rows, d), where normed ends up as what the
+vocabulary projection takes in. */
+typedef struct {
+  int32_t rows, threads, most_columns;
+  const int32_t *tokens, *positions;
+  int32_t *columns, *n_columns;
   float *const *keys, *const *values;
   const int64_t *room;
-  float *normed, *heads, *wide, *scores;
+  const float *const *added;
+  int32_t *changed;
+  float *resid, *normed, *heads, *wide, *scores;
   reading *taken_in;
 } step;
 
@@ -60,14 +71,16 @@ static void rotate(float *x, const float *cos, const float *sin, int width) {
 }
 
 /* One row's queries of one key head, which overwrite themselves with what they find. */
-static void attend(const step *s, const block *b, int layer, int row, int kv) {
-  const int width = s->width, group = s->n_query / s->n_kv, n = s->n_columns[row];
+static void attend(const decoder *of, const step *s, int layer, int row, int kv) {
+  const block *b = of->blocks + layer;
+  const int width = of->width, n_kv = of->n_kv, group = of->n_query / n_kv;
+  const int n = s->n_columns[row], position = s->positions[row];
   const int32_t *columns = s->columns + (size_t)row * s->most_columns;
-  float *heads = s->heads + (size_t)row * (s->n_query + 2 * s->n_kv) * width;
+  float *heads = s->heads + (size_t)row * (of->n_query + 2 * n_kv) * width;
   float *queries = heads + (size_t)kv * group * width;
-  float *key = heads + (size_t)(s->n_query + kv) * width, *value = key + (size_t)s->n_kv * width;
-  const float *cos = s->cos + (size_t)row * width, *sin = s->sin + (size_t)row * width;
-  const size_t start = (size_t)(row * s->n_kv + kv) * s->room[layer] * width;
+  float *key = heads + (size_t)(of->n_query + kv) * width, *value = key + (size_t)n_kv * width;
+  const float *cos = of->cos + (size_t)position * width, *sin = of->sin + (size_t)position * width;
+  const size_t start = (size_t)(row * n_kv + kv) * s->room[layer] * width;
   float *keys = s->keys[layer] + start, *values = s->values[layer] + start;
   if (b->key_norm) rms_norm(key, b->key_norm, b->epsilon, width, key);
   rotate(key, cos, sin, width);
@@ -79,7 +92,7 @@ static void attend(const step *s, const block *b, int layer, int row, int kv) {
     float *query = queries + (size_t)q * width;
     if (b->query_norm) rms_norm(query, b->query_norm, b->epsilon, width, query);
     rotate(query, cos, sin, width);
-    float *scores = s->scores + (size_t)(row * s->n_query + kv * group + q) * s->most_columns;
+    float *scores = s->scores + (size_t)(row * of->n_query + kv * group + q) * s->most_columns;
     float most = -__builtin_inff();
     for (int t = 0; t < n; t++) {
       lanes dot = all(0.f);
@@ -107,33 +120,47 @@ static void attend(const step *s, const block *b, int layer, int row, int kv) {
   }
 }
 
-static void run_block(const step *s, const block *b, int layer) {
-  const int rows = s->rows, d = s->d, n_heads = s->n_query + 2 * s->n_kv;
+/* `x` + `more` in place of `x`; whether that is another. */
+static int32_t add(float *x, const float *more, int n) {
+  int32_t changed = 0;
+  for (int i = 0; i < n; i++) {
+    const float before = x[i];
+    x[i] = before + more[i];
+    changed |= x[i] != before;
+  }
+  return changed;
+}
+
+static void run_block(const decoder *of, const step *s, int layer, place p) {
+  const block *b = of->blocks + layer;
+  const int rows = s->rows, d = of->d, n_heads = of->n_query + 2 * of->n_kv;
   const int in = b->out.n_in, wide = b->down.n_in;
-#pragma omp for schedule(static)
-  for (int r = 0; r < rows; r++) {
+  EACH(r, rows, p) {
     float *normed = s->normed + (size_t)r * d;
     rms_norm(s->resid + (size_t)r * d, b->input_norm, b->epsilon, d, normed);
     take_in(normed, d, s->taken_in + (size_t)r * d / GROUP);
   }
-  multiply(&b->qkv, s->taken_in, s->heads, rows);
-#pragma omp for schedule(static)
-  for (int each = 0; each < rows * s->n_kv; each++)
-    attend(s, b, layer, each / s->n_kv, each % s->n_kv);
-#pragma omp for schedule(static)
-  for (int r = 0; r < rows; r++) /* the queries' results come first */
-    take_in(s->heads + (size_t)r * n_heads * s->width, in, s->taken_in + (size_t)r * in / GROUP);
-  multiply(&b->out, s->taken_in, s->normed, rows);
-#pragma omp for schedule(static)
-  for (int r = 0; r < rows; r++) {
+  meet(p);
+  multiply(&b->qkv, s->taken_in, s->heads, rows, p);
+  meet(p);
+  EACH(each, rows * of->n_kv, p) attend(of, s, layer, each / of->n_kv, each % of->n_kv);
+  meet(p);
+  EACH(r, rows, p) /* the queries' results come first */
+    take_in(
+        s->heads + (size_t)r * n_heads * of->width, in, s->taken_in + (size_t)r * in / GROUP);
+  meet(p);
+  multiply(&b->out, s->taken_in, s->normed, rows, p);
+  meet(p);
+  EACH(r, rows, p) {
     float *resid = s->resid + (size_t)r * d, *normed = s->normed + (size_t)r * d;
     for (int i = 0; i < d; i++) resid[i] += normed[i];
     rms_norm(resid, b->mlp_norm, b->epsilon, d, normed);
     take_in(normed, d, s->taken_in + (size_t)r * d / GROUP);
   }
-  multiply(&b->gate_up, s->taken_in, s->wide, rows);
-#pragma omp for schedule(static)
-  for (int r = 0; r < rows; r++) {
+  meet(p);
+  multiply(&b->gate_up, s->taken_in, s->wide, rows, p);
+  meet(p);
+  EACH(r, rows, p) {
     float *gate = s->wide + (size_t)r * 2 * wide, *up = gate + wide;
     for (int i = 0; i < wide; i += LANES) {
       const lanes g = at(gate + i);
@@ -141,28 +168,70 @@ static void run_block(const step *s, const block *b, int layer) {
     }
     take_in(gate, wide, s->taken_in + (size_t)r * wide / GROUP);
   }
-  multiply(&b->down, s->taken_in, s->normed, rows);
-#pragma omp for schedule(static)
-  for (int r = 0; r < rows; r++)
-    for (int i = 0; i < d; i++) s->resid[(size_t)r * d + i] += s->normed[(size_t)r * d + i];
+  meet(p);
+  multiply(&b->down, s->taken_in, s->normed, rows, p);
+  meet(p);
+  EACH(r, rows, p) {
+    float *resid = s->resid + (size_t)r * d;
+    for (int i = 0; i < d; i++) resid[i] += s->normed[(size_t)r * d + i];
+    const size_t here = (size_t)layer * rows + r;
+    if (s->added[here]) s->changed[here] = add(resid, s->added[here], d);
+  }
 }
 
-/* Blocks `first` up to but not including `last`, in place of resid. */
-void saif_run_blocks(const step *s, const block *blocks, int32_t first, int32_t last) {
-#pragma omp parallel num_threads(s->threads)
-  for (int layer = first; layer < last; layer++) run_block(s, blocks + layer, layer);
+typedef struct {
+  const decoder *of;
+  const step *s;
+  int newest, first, last;
+} stretch;
+
+static void run_stretch(const void *what, place p) {
+  const stretch *w = what;
+  const decoder *of = w->of;
+  const step *s = w->s;
+  const size_t d = of->d;
+  if (w->first == 0) EACH(r, s->rows, p) {
+      s->columns[(size_t)r * s->most_columns + s->n_columns[r]++] = w->newest;
+      __builtin_memcpy(s->resid + r * d, of->embedding + s->tokens[r] * d, d * sizeof(float));
+    }
+  /* A row's share is the same thread's before and after each block, so none waits there. */
+  for (int layer = w->first; layer < w->last; layer++) run_block(of, s, layer, p);
+  if (w->last == of->n_blocks)
+    EACH(r, s->rows, p) rms_norm(s->resid + r * d, of->norm, of->epsilon, d, s->normed + r * d);
 }
+
+/* Blocks `first` up to but not including `last`. Before the first of all, every row takes in its
+token, which is the newest column's; after the last of all comes the norm. */
+void saif_run_blocks(const decoder *of, const step *s, int32_t newest, int32_t first, int32_t last) {
+  const stretch what = {of, s, newest, first, last};
+  together(run_stretch, &what, s->threads);
+}
+
+/* Outputs in a tile. */
+int32_t saif_tile(void) { return TILE; }
 
 /* Bytes of scratch that a group of a row takes. */
 int32_t saif_reading_bytes(void) { return sizeof(reading); }
 
+typedef struct {
+  const product *p;
+  const float *x;
+  reading *taken_in;
+  float *y;
+  int rows;
+} layer;
+
+static void run_layer(const void *what, place at) {
+  const layer *w = what;
+  const int n_in = w->p->n_in;
+  EACH(r, w->rows, at)
+    take_in(w->x + (size_t)r * n_in, n_in, w->taken_in + (size_t)r * n_in / GROUP);
+  meet(at);
+  multiply(w->p, w->taken_in, w->y, w->rows, at);
+}
+
 void saif_multiply(
     const product *p, const float *x, reading *taken_in, float *y, int32_t rows, int32_t threads) {
-#pragma omp parallel num_threads(threads)
-  {
-#pragma omp for schedule(static)
-    for (int r = 0; r < rows; r++)
-      take_in(x + (size_t)r * p->n_in, p->n_in, taken_in + (size_t)r * p->n_in / GROUP);
-    multiply(p, taken_in, y, rows);
-  }
+  const layer what = {p, x, taken_in, y, rows};
+  together(run_layer, &what, threads);
 }

@@ -4,6 +4,8 @@ A row is added up in the same order whoever rides along, so it gets the same bit
 The vector types are GCC's and clang's own, so this compiles for any processor; where one can add
 up products of bytes, that is used. */
 
+#include "team.h"
+
 #include <stddef.h>
 #include <stdint.h>
 #ifdef __AVX2__
@@ -12,8 +14,7 @@ up products of bytes, that is used. */
 
 #define GROUP 32
 #define HALF (GROUP / 2)
-#define TILE 16 /* outputs that lie side by side */
-#define MOST_ROWS 4 /* that share one look at a weight */
+#define MOST_ROWS 3 /* that share one look at a weight; with a fourth they leave the registers */
 #define AHEAD 2048 /* bytes; what is read next is asked for so far in advance */
 #if defined(__AVX512F__)
 #define LANES 16
@@ -22,7 +23,8 @@ up products of bytes, that is used. */
 #else
 #define LANES 4
 #endif
-#define VECTORS (TILE / LANES)
+#define VECTORS 2
+#define TILE (VECTORS * LANES) /* outputs that lie side by side and share one look at an input */
 
 typedef float lanes __attribute__((vector_size(4 * LANES)));
 typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -51,11 +53,11 @@ static inline float sum(lanes v) {
   return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
 }
 
-/* Of `n_out` × `n_in` weights, in tiles of 16 outputs; what is beyond the last output is never read
+/* Of `n_out` × `n_in` weights, in tiles of TILE outputs; what is beyond the last output is never read
 from a result. A weight is q · step + lowest with 4 bits, and (q - 128) · step with 8.
-weight (tiles, groups, 4 or 8, 16, 4): four neighbours of an output lie in one 32-bit word. With 4
+weight (tiles, groups, 4 or 8, TILE, 4): four neighbours of an output lie in one 32-bit word. With 4
 bits, the low half of byte j of a group is weight j, its high half weight 16 + j.
-scale (tiles, groups, 2 or 1, 16): step, and with 4 bits lowest. */
+scale (tiles, groups, 2 or 1, TILE): step, and with 4 bits lowest. */
 typedef struct {
   int32_t n_out, n_in, bits;
   const uint8_t *weight;
@@ -147,35 +149,46 @@ static inline __attribute__((always_inline)) void some_outputs(const product *p,
       if (bits == 4) lowest[v] = scales_at(scale + TILE + v * LANES);
     }
 #ifdef __AVX512VNNI__
-    __m512i sums[MOST_ROWS][DIGITS];
+    __m512i sums[MOST_ROWS][DIGITS][VECTORS];
     for (int r = 0; r < rows; r++)
       for (int d = 0; d < DIGITS; d++)
-        sums[r][d] = _mm512_set1_epi32(bits == 4 ? 0 : x[(size_t)r * apart].start[d]);
+        for (int v = 0; v < VECTORS; v++)
+          sums[r][d][v] = _mm512_set1_epi32(bits == 4 ? 0 : x[(size_t)r * apart].start[d]);
 #pragma GCC unroll 8
     for (int j = 0; j < GROUP / 4; j++) { /* four weights at a time */
-      __m512i q;
-      if (bits == 8) q = _mm512_loadu_si512(w + j * 64);
-      else {
-        q = _mm512_loadu_si512(w + j % 4 * 64);
-        q = _mm512_and_si512(j < 4 ? q : _mm512_srli_epi16(q, 4), _mm512_set1_epi8(15));
+      __m512i q[VECTORS];
+#pragma GCC unroll 2
+      for (int v = 0; v < VECTORS; v++) {
+        q[v] = _mm512_loadu_si512(w + (bits == 4 ? j % 4 : j) * 4 * TILE + v * 4 * LANES);
+        if (bits == 4 && j > 3) q[v] = _mm512_srli_epi16(q[v], 4);
+        if (bits == 4) q[v] = _mm512_and_si512(q[v], _mm512_set1_epi8(15));
       }
-#pragma GCC unroll 4
+#pragma GCC unroll 3
       for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
         for (int d = 0; d < DIGITS; d++) {
           int32_t four;
           __builtin_memcpy(&four, x[(size_t)r * apart].digit[d] + 4 * j, 4);
-          sums[r][d] = _mm512_dpbusd_epi32(sums[r][d], q, _mm512_set1_epi32(four));
+          /* Kept in a register: reading it anew for every product takes longer than those do. */
+          __m512i digits = _mm512_set1_epi32(four);
+          __asm__("" : "+v"(digits));
+#pragma GCC unroll 2
+          for (int v = 0; v < VECTORS; v++)
+            sums[r][d][v] = _mm512_dpbusd_epi32(sums[r][d][v], q[v], digits);
         }
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 3
     for (int r = 0; r < rows; r++) {
       const reading *in = x + (size_t)r * apart;
-      const lanes low = (lanes)_mm512_cvtepi32_ps(sums[r][0]);
-      const lanes high = (lanes)_mm512_cvtepi32_ps(sums[r][2]);
-      const lanes whole = high * 65536.f + ((lanes)_mm512_cvtepi32_ps(sums[r][1]) * 256.f + low);
-      found[r][0] += whole * step[0] * in->scale;
-      if (bits == 4) found[r][0] += lowest[0] * in->sum;
+#pragma GCC unroll 2
+      for (int v = 0; v < VECTORS; v++) {
+        const lanes low = (lanes)_mm512_cvtepi32_ps(sums[r][0][v]);
+        const lanes middle = (lanes)_mm512_cvtepi32_ps(sums[r][1][v]);
+        const lanes high = (lanes)_mm512_cvtepi32_ps(sums[r][2][v]);
+        const lanes whole = high * 65536.f + (middle * 256.f + low);
+        found[r][v] += whole * step[v] * in->scale;
+        if (bits == 4) found[r][v] += lowest[v] * in->sum;
+      }
     }
 #else
     lanes sums[MOST_ROWS][VECTORS];
@@ -184,13 +197,13 @@ static inline __attribute__((always_inline)) void some_outputs(const product *p,
     for (int j = 0; j < GROUP / 4; j++)
       for (int v = 0; v < VECTORS; v++) {
         const int line = bits == 4 ? j % 4 : j;
-        const ints four = *(const loose_ints *)(w + line * 64 + v * 4 * LANES);
+        const ints four = *(const loose_ints *)(w + line * 4 * TILE + v * 4 * LANES);
         const ints words = bits == 4 && j > 3 ? four >> 4 : four;
 #pragma GCC unroll 4
         for (int k = 0; k < 4; k++) {
           const ints byte = words >> 8 * k, q = bits == 4 ? byte & 15 : (byte & 255) - 128;
           const lanes weight = __builtin_convertvector(q, lanes);
-#pragma GCC unroll 4
+#pragma GCC unroll 3
           for (int r = 0; r < rows; r++)
             sums[r][v] += weight * x[(size_t)r * apart].x[4 * j + k];
         }
@@ -218,15 +231,13 @@ static inline __attribute__((always_inline)) void outputs(
     switch (rows) {
       case 1: some_outputs(p, tile, x, groups, y, 1, bits); break;
       case 2: some_outputs(p, tile, x, groups, y, 2, bits); break;
-      case 3: some_outputs(p, tile, x, groups, y, 3, bits); break;
-      default: some_outputs(p, tile, x, groups, y, 4, bits);
+      default: some_outputs(p, tile, x, groups, y, 3, bits);
     }
 }
 
-/* y (rows, n_out) = x (rows, n_in) @ weight.T + bias, by all threads of the team. */
-static void multiply(const product *p, const reading *x, float *y, int rows) {
-#pragma omp for schedule(static)
-  for (int tile = 0; tile < (p->n_out + TILE - 1) / TILE; tile++)
+/* y (rows, n_out) = x (rows, n_in) @ weight.T + bias: this thread's share of the outputs. */
+static void multiply(const product *p, const reading *x, float *y, int rows, place at) {
+  EACH(tile, (p->n_out + TILE - 1) / TILE, at)
     if (p->bits == 4) outputs(p, tile, x, y, rows, 4);
     else outputs(p, tile, x, y, rows, 8);
 }

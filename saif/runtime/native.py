@@ -15,23 +15,16 @@ from torch import Tensor, nn
 
 from saif.runtime.batch import Batch
 from saif.runtime.edits import Push
+from saif.runtime.grouped import GROUP, GroupedLinear, Product, pointer, taken_in_room
 
-_GROUP = 32  # weights that share a scale, as in a GGUF file
 _LANES = 16
 _CANDIDATES = 64
 _TURNS = 256  # positions whose turns are made at once
 
 
-class _Product(ctypes.Structure):
-    _fields_ = (
-        *[(name, ctypes.c_int32) for name in ("n_out", "n_in", "bits")],
-        *[(name, ctypes.c_void_p) for name in ("weight", "scale", "bias")],
-    )
-
-
 class _Block(ctypes.Structure):
     _fields_ = (
-        *[(name, _Product) for name in ("qkv", "out", "gate_up", "down")],
+        *[(name, Product) for name in ("qkv", "out", "gate_up", "down")],
         *[(name, ctypes.c_void_p) for name in ("input_norm", "mlp_norm", "query_norm", "key_norm")],
         *[(name, ctypes.c_float) for name in ("epsilon", "scaling")],
     )
@@ -56,52 +49,6 @@ class _Step(ctypes.Structure):
         *[(name, ctypes.c_int32) for name in ("rows", "threads", "most_columns")],
         *[(name, ctypes.c_void_p) for name in (*_ROWS, *_CACHE, *_PUSH, *_SCRATCH)],
     )
-
-
-class GroupedLinear:
-    """A linear layer's weight in groups of 32 with a 16-bit scale: in 4 bits if it is exactly
-    that, otherwise in 8, which is exact for a weight out of an 8-bit GGUF file.
-
-    Called, it is the layer: (rows, in) -> (rows, out), float32.
-    """
-
-    def __init__(self, library: ctypes.CDLL, weight: Tensor, bias: Tensor | None = None) -> None:
-        self._library = library
-        n_out, n_in = weight.shape
-        groups = weight.detach().float().reshape(n_out, n_in // _GROUP, _GROUP)
-        four = _four_bits(groups)
-        self.bits = 8 if four is None else 4
-        self._weight, self._scale, self.exact = four or _eight_bits(groups)
-        tile = library.saif_tile()
-        self._weight = _in_tiles(self._weight, tile, 4)
-        self._scale = _in_tiles(self._scale, tile, 1)
-        self._bias = None if bias is None else bias.detach().float().contiguous()
-        self.product = _Product(
-            n_out, n_in, self.bits, *map(_pointer, (self._weight, self._scale, self._bias))
-        )
-
-    @classmethod
-    def of(cls, library: ctypes.CDLL, *linears: nn.Linear) -> "GroupedLinear":
-        """Several that read the same input, as one."""
-        biases = [linear.bias for linear in linears]
-        bias = None if biases[0] is None else torch.cat([b.detach() for b in biases])
-        return cls(library, torch.cat([linear.weight.detach() for linear in linears]), bias)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        x = x.contiguous()
-        out = x.new_empty(len(x), self.product.n_out)
-        taken_in = _taken_in_room(self._library, x.numel())
-        self._library.saif_multiply(
-            ctypes.byref(self.product),
-            *(ctypes.c_void_p(_pointer(tensor)) for tensor in (x, taken_in, out)),
-            len(x),
-            torch.get_num_threads(),
-        )
-        return out
-
-    @property
-    def bytes(self) -> int:
-        return self._weight.nbytes + self._scale.nbytes
 
 
 class NativeDecoder:
@@ -134,7 +81,7 @@ class NativeDecoder:
             self._embedding.shape[1],
             inner.norm.variance_epsilon,
             ctypes.addressof(self._blocks),
-            *map(_pointer, (self._embedding, self._norms[-1])),
+            *map(pointer, (self._embedding, self._norms[-1])),
         )
         self._inner: int = blocks[0].mlp.up_proj.out_features
         self._desks: WeakKeyDictionary[Any, _Desk] = WeakKeyDictionary()
@@ -158,7 +105,7 @@ class NativeDecoder:
         self._norms += [weight for weight in weights if weight is not None]
         return _Block(
             *[linear.product for linear in linears],
-            *map(_pointer, weights),
+            *map(pointer, weights),
             norms[0].variance_epsilon,
             attention.scaling,
         )
@@ -213,14 +160,8 @@ class NativeDecoder:
         buffers = [layer.open_column() for layer in batch.cache.layers]
         desk = self._desks.get(batch.cache)
         if desk is None or not desk.is_for(buffers, batch.width):
-            n_scores, n_heads = (
-                self._decoder.n_query,
-                self._decoder.n_query + 2 * self._decoder.n_kv,
-            )
-            widths = self._decoder.d, n_heads * self._decoder.width, 2 * self._inner
-            taken_in = max(self._decoder.d, n_scores * self._decoder.width, self._inner)
-            room = _taken_in_room(self._library, len(batch.rows) * taken_in)
-            desk = self._desks[batch.cache] = _Desk(batch, buffers, widths, n_scores, room)
+            desk = _Desk(self._library, self._decoder, self._inner, batch, buffers)
+            self._desks[batch.cache] = desk
         desk.n_filled = batch.width
         return desk
 
@@ -236,17 +177,17 @@ class NativeDecoder:
 class _Desk:
     """What the steps of a batch work on, as long as its cache lies where it lies.
 
-    buffers: keys and values of each layer, see `RoomyLayer.open_column`. widths: of a row's
-    residual, heads and gates. n_scores: of a row at each column. taken_in: room for that.
+    inner: how many gates a block has. buffers: keys and values of each layer, see
+    `RoomyLayer.open_column`.
     """
 
     def __init__(
         self,
+        library: ctypes.CDLL,
+        of: _Decoder,
+        inner: int,
         batch: Batch,
         buffers: Sequence[tuple[Tensor, Tensor]],
-        widths: tuple[int, int, int],
-        n_scores: int,
-        taken_in: Tensor,
     ) -> None:
         rows, n = len(batch.rows), len(buffers)
         self._buffers = buffers
@@ -261,18 +202,22 @@ class _Desk:
             (ctypes.c_void_p * n)(*[values.data_ptr() for _, values in buffers]),
             (ctypes.c_int64 * n)(*[keys.shape[2] for keys, _ in buffers]),
         )
-        d, heads, wide = (torch.empty(rows, width) for width in widths)
-        self.resid, self.normed = d, torch.empty_like(d)
-        scores = torch.empty(rows, n_scores * columns.shape[1])
-        scratch = (self.resid, self.normed, heads, wide, scores, taken_in)
+        self.resid, self.normed = torch.empty(2, rows, of.d)
+        scratch = (
+            *(self.resid, self.normed),
+            torch.empty(rows, (of.n_query + 2 * of.n_kv) * of.width),
+            torch.empty(rows, 2 * inner),
+            torch.empty(rows, of.n_query * columns.shape[1]),
+            taken_in_room(library, rows * max(of.d, of.n_query * of.width, inner)),
+        )
         self._kept = (columns, n_columns, addresses, scratch)
         self.step = _Step(
             *(rows, 1, columns.shape[1]),
             *(ctypes.addressof(each) for each in (self.tokens, self.positions)),
-            *map(_pointer, (columns, n_columns)),
+            *map(pointer, (columns, n_columns)),
             *(ctypes.addressof(each) for each in addresses),
             *(ctypes.addressof(each) for each in (self._added, self._changed)),
-            *map(_pointer, scratch),
+            *map(pointer, scratch),
         )
 
     def is_for(self, buffers: Sequence[tuple[Tensor, Tensor]], width: int) -> bool:
@@ -303,7 +248,7 @@ def fits(model: Any, blocks: Sequence[Any]) -> bool:
     }
     return (
         len(shapes) == 1
-        and not any(n_in % _GROUP for shape in shapes for _, n_in in shape)
+        and not any(n_in % GROUP for shape in shapes for _, n_in in shape)
         and not any(block.self_attn.head_dim % _LANES for block in blocks)
         # These turn a position differently the longer a text is.
         and model.model.rotary_emb.rope_type not in ("dynamic", "longrope")
@@ -317,45 +262,3 @@ def _columns(attention_mask: Tensor, room: int) -> tuple[Tensor, Tensor]:
     hidden = attention_mask == 0
     found[:, : hidden.shape[1]] = hidden.to(torch.uint8).argsort(dim=1, stable=True)
     return found, (~hidden).sum(dim=1).to(torch.int32)
-
-
-def _four_bits(groups: Tensor) -> tuple[Tensor, Tensor, bool] | None:
-    """(weights (out, groups, 16), scales (out, groups, 2), True) of groups (out, groups, 32) that
-    hold sixteen evenly spaced values at most, exactly; None for any other."""
-    if len(groups) > 16 and _four_bits(groups[:16]) is None:  # cheaply said of most
-        return None
-    low, high = groups.amin(dim=-1), groups.amax(dim=-1)
-    scale = torch.stack([(high - low) / 15, low], dim=-1).half()
-    step, zero = scale.float().unsqueeze(2).unbind(dim=-1)
-    steps = ((groups - zero) / step.clamp_min(torch.finfo(step.dtype).tiny)).round_().clamp_(0, 15)
-    if not torch.equal(torch.addcmul(zero, steps, step), groups):
-        return None
-    first, second = steps.to(torch.uint8).chunk(2, dim=-1)
-    return first | second << 4, scale, True
-
-
-def _eight_bits(groups: Tensor) -> tuple[Tensor, Tensor, bool]:
-    """(weights (out, groups, 32), scales (out, groups, 1), whether nothing is lost)."""
-    scale = (groups.abs().amax(dim=-1, keepdim=True) / 127).half()
-    step = scale.float().clamp_min(torch.finfo(torch.float16).tiny)
-    steps = (groups / step).round_().clamp_(-127, 127)
-    exact = torch.equal(steps * scale.float(), groups)
-    return (steps + 128).to(torch.uint8), scale, exact
-
-
-def _in_tiles(parts: Tensor, tile: int, n: int) -> Tensor:
-    """What each output has of each group, (out, groups, parts), as (tiles, groups, parts / n, tile,
-    n): a tile's outputs side by side, the last ones filled up with zeros."""
-    n_out, groups, size = parts.shape
-    filled = nn.functional.pad(parts, (0, 0, 0, 0, 0, -n_out % tile))
-    tiles = filled.reshape(-1, tile, groups, size // n, n)
-    return tiles.permute(0, 2, 3, 1, 4).contiguous()
-
-
-def _taken_in_room(library: ctypes.CDLL, n: int) -> Tensor:
-    """Room for `n` numbers as a product takes them in."""
-    return torch.empty(n // _GROUP * library.saif_reading_bytes(), dtype=torch.uint8)
-
-
-def _pointer(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()

@@ -26,8 +26,8 @@ from saif.errors import ModelError
 from saif.generation import Row, Sampling
 from saif.runtime import compiler
 from saif.runtime.batch import Batch, RowStart
+from saif.runtime.grouped import GroupedLinear
 from saif.runtime.lean import LeanDecoder
-from saif.runtime.native import GroupedLinear
 
 
 @pytest.mark.parametrize("kind", LEAN_KINDS)

@@ -124,6 +124,17 @@ def test_a_nan_forced_past_the_check_stays_in_its_row(library: ctypes.CDLL) -> N
     assert found[1].isnan().all()
 
 
+def test_a_nan_is_not_added_where_its_row_is_not_steered(library: ctypes.CDLL) -> None:
+    model = native("llama", library)
+    push = steering(model, 1, "prompt")
+    batch, _ = model.start([RowStart(PROMPTS[0], push), RowStart(PROMPTS[0], push)])
+    object.__setattr__(push, "directions", {1: torch.full((model.d_model,), torch.nan)})
+    batch.rows[1].steering = steering(model, 1, "response")
+    result = model.advance(batch, [65, 65])
+    assert result.steered == (0, 1)
+    assert result.logits.isfinite().all()
+
+
 def test_a_token_that_does_not_exist_is_refused(library: ctypes.CDLL) -> None:
     """Its embedding would be read from beyond the end."""
     model = native("llama", library)

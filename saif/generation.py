@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
@@ -61,17 +62,25 @@ class _RowState:
         self.sampling = row.sampling
         self.n_tokens = 0
         self.end_ids = model.end_ids
-        self.seen = torch.tensor(sorted(set(row.prompt_ids)))
+        seen = sorted(set(row.prompt_ids))
+        self._seen = torch.tensor(seen + [0] * row.sampling.max_new_tokens)
+        self._n_seen = len(seen)
         self._tokenizer = model.tokenizer.backend_tokenizer
         self._decoder = DecodeStream(skip_special_tokens=True)
         self._turn_end = model.turn_end
         self.held = ""  # text that may yet turn out to be the start of the next turn
 
+    @property
+    def seen(self) -> Tensor:
+        """Every token of the prompt, and of the reply so far."""
+        return self._seen[: self._n_seen]
+
     def take(self, token: int, steered: int) -> RowStep:
         if token in self.end_ids:
             return RowStep(self.index, None, self.held, steered, "end")
         self.n_tokens += 1
-        self.seen = torch.cat([self.seen, torch.tensor([token])])
+        self._seen[self._n_seen] = token
+        self._n_seen += 1
         # What is no character even now is a byte that never will be one; show nothing for it.
         text = (self._decoder.step(self._tokenizer, token) or "").replace(
             "\N{REPLACEMENT CHARACTER}", ""
@@ -204,8 +213,11 @@ def _likeliest(logits: Tensor) -> int:
 def _penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     if penalty == 1:
         return logits
-    picked = logits[seen]
-    return logits.scatter(0, seen, torch.where(picked > 0, picked / penalty, picked * penalty))
+    # numpy, because torch calls up its threads for as much as a vocabulary.
+    found, places = logits.numpy().copy(), seen.numpy()
+    picked = found[places]
+    found[places] = np.where(picked > 0, picked / penalty, picked * penalty)
+    return torch.from_numpy(found)
 
 
 def _nucleus(logits: Tensor, top_p: float) -> Tensor:

@@ -13,7 +13,7 @@ SAIF = ROOT / "saif"
 
 LAYERS = [  # lowest first; rooms on one row are independent of each other
     {"errors"},
-    {"core", "ports"},
+    {"core", "ports", "errands"},
     {"presets", "runtime"},
     {"generation"},
     {"shared_batch"},

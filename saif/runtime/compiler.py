@@ -17,7 +17,7 @@ from saif.errors import ModelError
 from saif.runtime.embedded import cache_root
 
 _SOURCE = Path(__file__).parent / "c"
-_OPTIONS = ("-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC", "-pthread")
+_OPTIONS = ("-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC")
 _COMPILERS = ("cc", "gcc", "clang")
 _WORKS_WITHOUT = "Everything works without it, only more slowly."
 
@@ -61,18 +61,20 @@ def _compiled_library() -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         draft = Path(folder) / path.name
-        done = subprocess.run(
-            [compiler, *_OPTIONS, str(_SOURCE / "blocks.c"), "-o", str(draft)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode == 0:
-            draft.replace(path)
-            library.cache_clear()
-            if library() is None:
-                raise ModelError("What was compiled can't be opened.", hint=_WORKS_WITHOUT)
-            return path
+        # macOS's own compiler knows no OpenMP; one thread is what is left then.
+        for threads in (["-fopenmp"], []):
+            done = subprocess.run(
+                [compiler, *_OPTIONS, *threads, str(_SOURCE / "blocks.c"), "-o", str(draft)],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode == 0:
+                draft.replace(path)
+                library.cache_clear()
+                if library() is None:
+                    raise ModelError("What was compiled can't be opened.", hint=_WORKS_WITHOUT)
+                return path
     said = (done.stderr.strip().splitlines() or ["it says nothing"])[0]
     raise ModelError(
         f"{compiler} could not compile the decoding step: {said}",

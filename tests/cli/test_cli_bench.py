@@ -110,7 +110,7 @@ def test_our_cases_take_their_steps_in_turn(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(engine.steerable, "advance", counted)
     found = bench.round()
-    assert rows == [1, 2, 3, 2] * 4
+    assert rows == [2, 3, 2, 1, 1, 2, 3, 2] * 2  # there and back
     assert {name: len(found[name]) for name in module.OURS} == dict.fromkeys(module.OURS, 4)
 
 

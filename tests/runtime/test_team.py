@@ -1,18 +1,14 @@
-"""The threads of the compiled step: their own, whoever else uses threads, and never in the way."""
+"""The threads of the compiled step give the same bits, and nobody else's slow them."""
 
 import ctypes
-import os
-import subprocess
-import sys
 import threading
 import time
 
-import pytest
 import torch
 from lean_models import PROMPTS, logits_of, native, steering
 
-from saif.runtime.batch import RowStart
-from saif.runtime.grouped import GroupedLinear
+from saif.runtime.batch import Batch, RowStart
+from saif.runtime.model import SteerableModel
 
 
 def test_two_models_step_at_once(library: ctypes.CDLL) -> None:
@@ -38,43 +34,38 @@ def test_two_models_step_at_once(library: ctypes.CDLL) -> None:
         assert torch.equal(found[which], expected)
 
 
-def test_a_team_that_has_gone_to_sleep_wakes_up(library: ctypes.CDLL) -> None:
-    linear, x = GroupedLinear(library, torch.ones(64, 64)), torch.ones(3, 64)
-    for threads in (2, 4, 1, 3, 2):
+def test_any_number_of_threads_gives_the_same_bits(library: ctypes.CDLL) -> None:
+    """More than there are cores, too, and after a while in which they went to sleep."""
+    model = native("llama", library)
+    starts = [RowStart(ids) for ids in PROMPTS]
+    torch.set_num_threads(1)
+    expected = logits_of(model, starts)[1:]
+    for threads in (2, 5, 3):
         torch.set_num_threads(threads)
+        batch, _ = model.start(starts)
+        copies, _ = model.start(starts)
+        assert torch.equal(*(every(model, each, n) for each, n in ((batch, 1), (copies, threads))))
         time.sleep(0.05)
-        for _ in range(20):
-            assert linear(x).eq(64).all()
+    assert expected.isfinite().all()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_fork_has_a_team_of_its_own(library: ctypes.CDLL) -> None:
-    script = f"""
-import ctypes, os, sys, torch
-from saif.runtime.grouped import GroupedLinear
-torch.set_num_threads(2)
-linear, x = GroupedLinear(ctypes.CDLL({library._name!r}), torch.ones(64, 64)), torch.ones(3, 64)
-assert linear(x).eq(64).all()
-child = os.fork()
-right = bool((linear(x).numpy() == 64).all())
-if not child:
-    os._exit(0 if right else 1)
-assert right and os.waitpid(child, 0)[1] == 0
-"""
-    subprocess.run([sys.executable, "-W", "ignore", "-c", script], timeout=60, check=True)
+def every(model: SteerableModel, batch: Batch, threads: int) -> torch.Tensor:
+    torch.set_num_threads(threads)
+    return torch.stack([model.advance(batch, [65] * len(PROMPTS)).logits for _ in range(6)])
 
 
 def test_what_others_read_in_the_background_does_not_slow_it(library: ctypes.CDLL) -> None:
-    """A thread that has used PyTorch's own and lives on: with OpenMP, a step took three times as
-    long from then on."""
+    """A thread that has used PyTorch's own and lives on: with OpenMP's ways of meeting, a step of
+    many layers took many times as long from then on."""
     torch.set_num_threads(2)
-    linear, x = GroupedLinear(library, torch.ones(512, 512)), torch.ones(1, 512)
+    model = native("llama", library, num_hidden_layers=24)
 
     def seconds() -> float:
+        batch, _ = model.start([RowStart(PROMPTS[0])])
         times = []
-        for _ in range(300):
+        for _ in range(100):
             started = time.perf_counter()
-            linear(x)
+            model.advance(batch, [65])
             times.append(time.perf_counter() - started)
         return sorted(times)[len(times) // 10]
 
@@ -97,4 +88,4 @@ def test_what_others_read_in_the_background_does_not_slow_it(library: ctypes.CDL
     ended.set()
     for other in others:
         other.join()
-    assert after < 1.8 * before
+    assert after < 3.5 * before  # it was five to eight times as much

@@ -70,6 +70,25 @@ static void rotate(float *x, const float *cos, const float *sin, int width) {
   }
 }
 
+/* What each of `n` scores weighs, in its place, but for a factor, which is returned. There is room
+for a whole number of lanes. What is beyond the last weighs e^-87, which beside the likeliest one's 1
+is nothing to the last bit. */
+static float softmax(float *scores, int n) {
+  const int end = (n + LANES - 1) / LANES * LANES;
+  for (int t = n; t < end; t++) scores[t] = -__builtin_inff();
+  lanes most = at(scores), weights = all(0.f);
+  for (int t = LANES; t < end; t += LANES) most = where(at(scores + t) > most, at(scores + t), most);
+  float likeliest = most[0];
+  for (int i = 1; i < LANES; i++)
+    if (most[i] > likeliest) likeliest = most[i];
+  for (int t = 0; t < end; t += LANES) {
+    const lanes w = exponential(at(scores + t) - likeliest);
+    put(scores + t, w);
+    weights += w;
+  }
+  return 1.f / sum(weights);
+}
+
 /* One row's queries of one key head, which overwrite themselves with what they find. */
 static void attend(const decoder *of, const step *s, int layer, int row, int kv) {
   const block *b = of->blocks + layer;
@@ -92,30 +111,35 @@ static void attend(const decoder *of, const step *s, int layer, int row, int kv)
     float *query = queries + (size_t)q * width;
     if (b->query_norm) rms_norm(query, b->query_norm, b->epsilon, width, query);
     rotate(query, cos, sin, width);
-    float *scores = s->scores + (size_t)(row * of->n_query + kv * group + q) * s->most_columns;
-    float most = -__builtin_inff();
-    for (int t = 0; t < n; t++) {
+  }
+  /* Reading the cache is what takes the time: each of its lines is asked for once, and early. */
+  float *scores = s->scores + (size_t)(row * of->n_query + kv * group) * s->most_columns;
+  for (int t = 0; t < n; t++) {
+    const float *past = keys + (size_t)columns[t] * width;
+    for (int i = 0; i < width; i += 16)
+      __builtin_prefetch(values + (size_t)columns[t] * width + i, 0, 2);
+    for (int q = 0; q < group; q++) {
       lanes dot = all(0.f);
-      for (int i = 0; i < width; i += LANES)
-        dot += at(query + i) * at(keys + (size_t)columns[t] * width + i);
-      scores[t] = sum(dot) * b->scaling;
-      if (scores[t] > most) most = scores[t];
+      for (int i = 0; i < width; i += LANES) dot += at(queries + q * width + i) * at(past + i);
+      scores[q * s->most_columns + t] = sum(dot) * b->scaling;
     }
-    /* most_columns is a whole number of lanes. What is beyond the last column weighs e^-87,
-    which beside the likeliest one's 1 is nothing to the last bit. */
-    const int end = (n + LANES - 1) / LANES * LANES;
-    for (int t = n; t < end; t++) scores[t] = -__builtin_inff();
-    lanes weights = all(0.f);
-    for (int t = 0; t < end; t += LANES) {
-      lanes w = exponential(at(scores + t) - most);
-      put(scores + t, w);
-      weights += w;
+  }
+  for (int q = 0; q < group; q++, scores += s->most_columns, queries += width) {
+    const float whole = softmax(scores, n);
+    int i = 0;
+    for (; i + 4 * LANES <= width; i += 4 * LANES) {
+      lanes found[4] = {};
+      for (int t = 0; t < n; t++) {
+        const float *past = values + (size_t)columns[t] * width + i;
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; v++) found[v] += at(past + v * LANES) * scores[t];
+      }
+      for (int v = 0; v < 4; v++) put(queries + i + v * LANES, found[v] * whole);
     }
-    const float whole = 1.f / sum(weights);
-    for (int i = 0; i < width; i += LANES) {
+    for (; i < width; i += LANES) {
       lanes found = all(0.f);
       for (int t = 0; t < n; t++) found += at(values + (size_t)columns[t] * width + i) * scores[t];
-      put(query + i, found * whole);
+      put(queries + i, found * whole);
     }
   }
 }

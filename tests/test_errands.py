@@ -8,11 +8,12 @@ import time
 from saif.errands import Errands
 
 ENDS = """
-import time
+import threading, time
 from saif.errands import Errands
-errands = Errands("errands")
+errands, begun = Errands("errands"), threading.Event()
 for n in range(1000):
-    errands.add(lambda n=n: (time.sleep(0.2), print(n, flush=True)))
+    errands.add(lambda n=n: (begun.set(), time.sleep(0.2), print(n, flush=True)))
+begun.wait()
 """
 
 

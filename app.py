@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from saif.errors import SaifError
 
 if TYPE_CHECKING:
-    from saif.engine import Engine, LocalEngine
+    from saif.engine.local import LocalEngine
+    from saif.engine.protocol import Engine
     from saif.runtime.load import QuantizeOrAuto
     from saif.ui.launch import Options
 
@@ -27,21 +28,21 @@ def main(argv: list[str]) -> int:
 
 def _serve_chat(options: "Options") -> None:
     from saif.runtime.load import check_loadable, load_model, model_id
+    from saif.ui.admin.service import Workshop
     from saif.ui.app import build_app
     from saif.ui.launch import serve
     from saif.ui.services import Services, load_in_background
-    from saif.ui.workshop import Workshop
 
     engine: Future[Engine] = Future()
 
     def load(name: str, quantize: "QuantizeOrAuto") -> "LocalEngine":
-        from saif.engine import LocalEngine, SharedEngine
+        from saif.engine.local import LocalEngine, SharedEngine
 
         kind = LocalEngine if options.zero_gpu else SharedEngine  # a lent process has one caller
         return kind(load_model(name, quantize=quantize))
 
     if options.zero_gpu:  # where everything that wants a GPU has to be there before the page is
-        from saif.zero_gpu import ZeroGpuEngine
+        from saif.engine.zero_gpu import ZeroGpuEngine
 
         engine.set_result(ZeroGpuEngine(load(options.model, options.quantize)))
     services = Services(options.library, model_id(options.model), engine)

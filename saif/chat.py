@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from saif.core.spec import Placement
-from saif.engine import Engine, Message, Reply, ReplyBuilder, Request
+from saif.core.types import Placement
+from saif.decoding import Sampling, never
+from saif.engine.protocol import Engine, Message, Reply, ReplyBuilder, Request
 from saif.errors import InputError
-from saif.generation import Sampling, never
+from saif.presets.controls import Applied, Controls, check_model, steer
 from saif.presets.instructions import Instruction, place
 from saif.presets.preset import LoadedPreset
-from saif.presets.steer import Applied, Controls, check_model, steer
 
 ColumnName = Literal["unsteered", "steered", "prompted"]
 

@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 from tiny import tiny_library, tiny_model
 
-from saif.engine import LocalEngine
+from saif.engine.local import LocalEngine
 from saif.presets.library import Library
 from saif.runtime.embedded import gguf_file
+from saif.runtime.language_model import SteerableModel
 from saif.runtime.load import load_model
-from saif.runtime.model import SteerableModel
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import torch
 from tiny import D_MODEL
 from torch import Tensor
 
-from saif.core.spec import PLACEMENTS, Placement, Site
-from saif.engine import LocalEngine
+from saif.core.types import PLACEMENTS, Placement, Site
+from saif.engine.local import LocalEngine
 from saif.experiments.identify import Readings, build_presets
 from saif.presets.instructions import Instruction
 from saif.presets.library import Library

@@ -13,23 +13,23 @@ SAIF = ROOT / "saif"
 
 LAYERS = [  # lowest first; rooms on one row are independent of each other
     {"errors"},
-    {"core", "ports", "errands"},
-    {"presets", "runtime"},
-    {"generation"},
-    {"shared_batch"},
+    {"files", "provenance", "ports", "background", "progress"},
+    {"core"},
+    {"presets", "runtime", "report"},
+    {"decoding"},
+    {"scheduler"},
     {"engine"},
-    {"chat", "zero_gpu"},
-    {"experiments"},
-    {"study"},
+    {"chat"},
+    {"experiments", "study"},
     {"ui", "cli"},
     {"__main__"},
 ]
 STUDY_LAYERS = [  # the rooms of `saif/study`, likewise
     {"design"},
     {"store"},
-    {"taking_part", "safekeeping"},
+    {"participation", "durability"},
     {"opening", "data"},
-    {"analysis", "pages"},
+    {"analysis", "server"},
     {"simulation"},
 ]
 RANK = {room: rank for rank, row in enumerate(LAYERS) for room in row}
@@ -42,13 +42,13 @@ ONLY_IN = {  # packages that only these files or folders may import
     "bitsandbytes": ("runtime/",),
     "accelerate": ("runtime/",),
     "huggingface_hub": ("runtime/",),
-    "sae_lens": ("runtime/", "experiments/train_sae.py"),
+    "sae_lens": ("runtime/", "experiments/train_sae/"),
     "typer": ("cli/",),
-    "fastapi": ("study/pages/",),
-    "starlette": ("study/pages/",),
-    "uvicorn": ("study/pages/",),
-    "httpx": ("experiments/llm_judge.py",),
-    "tenacity": ("experiments/llm_judge.py",),
+    "fastapi": ("study/server/",),
+    "starlette": ("study/server/",),
+    "uvicorn": ("study/server/",),
+    "httpx": ("experiments/judge/client.py",),
+    "tenacity": ("experiments/judge/client.py",),
 }
 NOWHERE = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "transformer_lens"}
 HOOK_MAKERS = {
@@ -167,7 +167,7 @@ def test_no_context_manager_that_touches_the_model_spans_a_yield() -> None:
 
 def test_files_are_short_and_have_a_name_that_says_something() -> None:
     too_long = {
-        name_of(path): n for path in FILES if (n := len(path.read_text("utf-8").splitlines())) > 300
+        name_of(path): n for path in FILES if (n := len(path.read_text("utf-8").splitlines())) > 500
     }
     assert not too_long
     assert not {path.stem for path in FILES} & SHAPELESS
@@ -194,8 +194,8 @@ def test_importing_saif_costs_nothing() -> None:
 
 def test_listing_presets_loads_no_tensor_library() -> None:
     known = loaded_after(
-        "import saif.presets.files, saif.presets.steer",
-        "import saif.runtime.load, saif.runtime.at_hand",
+        "import saif.presets.files, saif.presets.controls",
+        "import saif.runtime.load",
         "from saif.presets.library import Library",
         "[i.main_wording for i in Library().instructions()]",
         "[Library().card(m, p) for m in Library().model_ids() for p in Library().preset_ids(m)]",

@@ -17,12 +17,13 @@ from saif.chat import (
     check_message,
     take_turn,
 )
-from saif.core.spec import SPANS, Placement
-from saif.engine import LocalEngine, Message
+from saif.core.types import SPANS, Placement
+from saif.decoding import Sampling
+from saif.engine.local import LocalEngine
+from saif.engine.protocol import Message
 from saif.errors import InputError, PresetError
-from saif.generation import Sampling
+from saif.presets.controls import Controls
 from saif.presets.library import Library
-from saif.presets.steer import Controls
 
 MESSAGE = "Tell me about the sea."
 

@@ -8,17 +8,18 @@ import torch
 from tiny import tiny_preset
 
 from saif.chat import Comparison, Turn, TurnState, take_turn
-from saif.core.spec import PLACEMENTS
 from saif.core.steering import Steering
+from saif.core.types import PLACEMENTS
 from saif.core.verifiers import detect_language
-from saif.engine import LocalEngine, Message, Request, SharedEngine, complete
-from saif.generation import Sampling
+from saif.decoding import Sampling
+from saif.engine.local import LocalEngine, SharedEngine
+from saif.engine.protocol import Message, Request, complete
+from saif.presets.controls import Controls, check_model, steer
 from saif.presets.instructions import place
 from saif.presets.library import Library
 from saif.presets.preset import LoadedPreset
-from saif.presets.steer import Controls, check_model, steer
-from saif.runtime import compiler
 from saif.runtime.batch import RowStart
+from saif.runtime.cpu import build
 from saif.runtime.embedded import MODEL_ID, gguf_file
 from saif.runtime.load import load_model
 
@@ -120,8 +121,8 @@ def packed(request: pytest.FixtureRequest) -> LocalEngine:
         pytest.skip("the package with the embedded model is not installed")
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "uncompiled":
-            patch.setattr(compiler, "library", lambda: None)
-        elif compiler.library() is None:
+            patch.setattr(build, "library", lambda: None)
+        elif build.library() is None:
             pytest.skip("the decoding step was not compiled here")
         engine = LocalEngine(load_model(quantize="auto"))
     if engine.steerable.device.type != "cpu":

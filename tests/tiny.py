@@ -9,8 +9,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from saif.core.spec import PLACEMENTS, Placement, Span
 from saif.core.steering import Steering
+from saif.core.types import PLACEMENTS, Placement, Span
 from saif.presets.files import write_preset
 from saif.presets.library import Library
 from saif.presets.preset import (
@@ -24,7 +24,7 @@ from saif.presets.preset import (
     Preset,
     SaeRef,
 )
-from saif.runtime.model import SteerableModel
+from saif.runtime.language_model import SteerableModel
 
 D_MODEL, N_LAYERS = 32, 4
 MODEL_ID = "tests/tiny-llama"

@@ -16,18 +16,19 @@ from gradio_client import Client
 from made_up import planted_sae
 from tiny import MODEL_ID, tiny_library, tiny_model
 
-from saif.engine import Engine, LocalEngine, Request
+from saif.decoding import Step, never
+from saif.engine.local import LocalEngine
+from saif.engine.protocol import Engine, Request
 from saif.errors import ModelError
 from saif.experiments import build
-from saif.experiments.effort import EFFORTS, Effort
-from saif.generation import Step, never
+from saif.experiments.calibrate.budget import EFFORTS, Effort
 from saif.presets.library import SHIPPED, Library
 from saif.presets.preset import ModelRef
 from saif.runtime.batch import Batch, StepResult
+from saif.ui.admin.service import Workshop
 from saif.ui.app import build_app
 from saif.ui.launch import serve
 from saif.ui.services import Services
-from saif.ui.workshop import Workshop
 
 
 class SpyEngine:

@@ -22,9 +22,9 @@ def bench(
 ) -> None:
     """Measure decoding, first tokens, reading, memory and start-up on this machine."""
     from saif.cli.output import print_json
-    from saif.engine import TURN_BYTES, LocalEngine
-    from saif.experiments.bench import run_bench
-    from saif.experiments.crowd import SIZES
+    from saif.engine.local import TURN_BYTES, LocalEngine
+    from saif.experiments.bench.concurrent import SIZES
+    from saif.experiments.bench.run import run_bench
 
     engine = LocalEngine(open_engine(model, quantize).steerable, turn_bytes=TURN_BYTES)
     found = run_bench(

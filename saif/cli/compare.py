@@ -23,7 +23,7 @@ from saif.errors import InputError
 
 if TYPE_CHECKING:
     from saif.chat import Turn, TurnState
-    from saif.generation import Sampling
+    from saif.decoding import Sampling
 
 _STDIN_LIMIT = 1_000_000  # bytes; far more than any message may have
 
@@ -81,7 +81,7 @@ def compare(
     instruction = library.instruction(loaded.preset.instruction)
 
     from saif.chat import Comparison, Turn, check_message, take_turn
-    from saif.presets.steer import Controls, steer
+    from saif.presets.controls import Controls, steer
 
     message = check_message(_from_stdin() if text == "-" else text)
     controls = Controls(placement=placement, strength=strength, k=k, layer=layer, span=span)
@@ -124,7 +124,7 @@ def _from_stdin() -> str:
 
 def _sampling(**given: float | None) -> "Sampling":
     """What was asked for; the rest as `Sampling` has it."""
-    from saif.generation import Sampling
+    from saif.decoding import Sampling
 
     # A dictionary loses which value has which type; typer has converted each already.
     asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}

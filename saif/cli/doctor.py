@@ -122,9 +122,9 @@ def _machine() -> Iterator[Finding]:
 
 
 def _decoding() -> str:
-    from saif.runtime import compiler
+    from saif.runtime.cpu import build
 
-    if compiler.library() is not None:
+    if build.library() is not None:
         return "compiled"
     return "not compiled; where there is a C compiler, `make setup` makes replies faster"
 

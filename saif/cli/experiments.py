@@ -12,10 +12,10 @@ from saif.cli.options import (
     PresetIdsOption,
     PresetsOption,
     SaesOption,
-    command_typed,
     open_engine,
     open_library,
 )
+from saif.provenance import command_typed
 
 DataOption = Annotated[
     Path,
@@ -46,7 +46,7 @@ def train_sae(
     ] = Path("runs/sae"),
 ) -> None:
     """Train an SAE per layer on the model's residual stream. Goes on where it was interrupted."""
-    from saif.experiments.train import TrainingPlan, train_saes
+    from saif.experiments.train_sae.pipeline import TrainingPlan, train_saes
 
     engine = open_engine(model)
     library = open_library(presets)

@@ -13,8 +13,8 @@ from saif.cli.options import JsonOption, PresetsOption, open_library
 from saif.cli.output import console, plain, print_json
 
 if TYPE_CHECKING:
-    from saif.core.agreement import Kappa
-    from saif.experiments.grades import GradeRecord, RunAgreement
+    from saif.core.statistics import Kappa
+    from saif.experiments.judge.grades import GradeRecord, RunAgreement
 
 
 def add_to(app: typer.Typer) -> None:
@@ -48,9 +48,9 @@ def judge(
     The replies are sent to any OpenAI-compatible endpoint; its key is read from SAIF_JUDGE_KEY.
     Answers are kept, so grading again costs nothing and an interrupted grading goes on.
     """
-    from saif.experiments.grades import agreement_with_verifier
-    from saif.experiments.judge_settings import settings_from_environment
-    from saif.experiments.records import RunFolder
+    from saif.experiments.evaluate.run_folder import RunFolder
+    from saif.experiments.judge.grades import agreement_with_verifier
+    from saif.experiments.judge.settings import settings_from_environment
 
     settings = settings_from_environment(
         url, judge_model, per_minute=rpm, price_in=price_in, price_out=price_out
@@ -58,8 +58,8 @@ def judge(
     folder = RunFolder.read(run)
     library = open_library(presets)
     # Only now, because they take a second to load.
-    from saif.experiments.llm_judge import Judge, grade_run
-    from saif.experiments.progress import bar
+    from saif.experiments.judge.client import Judge, grade_run
+    from saif.progress import bar
 
     with Judge(settings) as asked, bar() as progress:
         task = progress.add_task("Grading", total=len(folder.replies()))

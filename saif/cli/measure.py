@@ -16,20 +16,20 @@ from saif.cli.options import (
     PresetsOption,
     QuantizeOption,
     SaesOption,
-    command_typed,
     open_engine,
     open_library,
 )
 from saif.cli.output import chatter_to_stderr, console, note, print_json
-from saif.core.spec import PLACEMENTS
+from saif.core.types import PLACEMENTS
 from saif.errors import InputError
+from saif.provenance import command_typed
 
 if TYPE_CHECKING:
     from saif.core.statistics import Rate
-    from saif.experiments.evaluate import Trial
-    from saif.experiments.records import RunFolder, RunRecord
-    from saif.experiments.runs import RunPlan
-    from saif.experiments.summary import Row
+    from saif.experiments.evaluate.plan import RunPlan
+    from saif.experiments.evaluate.run import Trial
+    from saif.experiments.evaluate.run_folder import RunFolder, RunRecord
+    from saif.experiments.evaluate.summary import Row
 
 DataOption = Annotated[
     Path | None,
@@ -73,8 +73,8 @@ def evaluate(
     json: JsonOption = False,
 ) -> None:
     """Measure presets beside their baselines. Goes on where it was interrupted."""
-    from saif.experiments.directions import ALL_CONDITIONS
-    from saif.experiments.runs import plan_evaluation
+    from saif.experiments.baselines import ALL_CONDITIONS
+    from saif.experiments.evaluate.plan import plan_evaluation
 
     asked = _listed(conditions, ALL_CONDITIONS, "condition")
     plan = _plan(preset, placement, data, n, temperature, seed)
@@ -114,7 +114,7 @@ def sweep(
     json: JsonOption = False,
 ) -> None:
     """Steer with one parameter varied and all else as calibrated, the dose too."""
-    from saif.experiments.runs import PARAMETERS, plan_sweep
+    from saif.experiments.evaluate.plan import PARAMETERS, plan_sweep
 
     (parameter,) = _listed(over, PARAMETERS, "parameter", only=1)
     chosen = [part.strip() for part in values.split(",") if part.strip()]
@@ -138,7 +138,7 @@ def _plan(
     temperature: float,
     seed: int,
 ) -> "RunPlan":
-    from saif.experiments.runs import RunPlan
+    from saif.experiments.evaluate.plan import RunPlan
 
     return RunPlan(
         presets=presets or [],
@@ -165,9 +165,9 @@ def _measure(
     json: bool,
 ) -> None:
     from saif.experiments.build import sae_loader
-    from saif.experiments.evaluate import Evaluation, run_trials
-    from saif.experiments.progress import bar
-    from saif.experiments.records import RunFolder
+    from saif.experiments.evaluate.run import Evaluation, run_trials
+    from saif.experiments.evaluate.run_folder import RunFolder
+    from saif.progress import bar
 
     library = open_library(presets)
     engine = open_engine(model, quantize)
@@ -193,7 +193,7 @@ def _folder_for(record: "RunRecord") -> Path:
 
 
 def _show(folder: "RunFolder", json: bool) -> None:
-    from saif.experiments.summary import summaries
+    from saif.experiments.evaluate.summary import summaries
 
     rows = summaries(folder.cells(), folder.timings())
     if json:

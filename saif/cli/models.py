@@ -14,8 +14,8 @@ from saif.cli.output import console, plain, print_json
 from saif.errors import ModelError
 
 if TYPE_CHECKING:
-    from saif.runtime.at_hand import AtHand
-    from saif.runtime.published import KnownModel
+    from saif.runtime.catalog import KnownModel
+    from saif.runtime.load import LocalSource
 
 _WHERE = {
     "converted": "ready",
@@ -35,7 +35,7 @@ class ModelRow:
     entry: None for a model that only has presets here."""
 
     id: str
-    at_hand: "AtHand | None"
+    at_hand: "LocalSource | None"
     presets: list[str]
     entry: "KnownModel | None"
 
@@ -155,11 +155,11 @@ def _layers(layers: tuple[int, ...], n_layers: int) -> str:
 
 def _rows(presets: Path | None) -> Iterator[ModelRow]:
     from saif.cli.presets import scan
-    from saif.runtime import registry
-    from saif.runtime.at_hand import at_hand
+    from saif.runtime import catalog
+    from saif.runtime.load import local_source
 
     cards = [entry.card for entry in scan(open_library(presets)) if entry.card is not None]
-    ids = [model.id for model in registry.MODELS]
+    ids = [model.id for model in catalog.MODELS]
     for model_id in [*ids, *sorted({card.model.id for card in cards} - set(ids))]:
         own = sorted(card.id for card in cards if card.model.id == model_id)
-        yield ModelRow(model_id, at_hand(model_id), own, registry.known(model_id))
+        yield ModelRow(model_id, local_source(model_id), own, catalog.known(model_id))

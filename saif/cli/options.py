@@ -1,17 +1,16 @@
 """Options that several commands share, and opening what they name."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saif.core.spec import Placement, Span, Thoroughness
+from saif.core.types import Placement, Span, Thoroughness
 from saif.errors import PresetError
 from saif.runtime.load import DEFAULT_MODEL, QuantizeOrAuto
 
 if TYPE_CHECKING:
-    from saif.engine import LocalEngine
+    from saif.engine.local import LocalEngine
     from saif.presets.library import Library
 
 ModelOption = Annotated[
@@ -82,16 +81,8 @@ def open_library(folder: Path | None) -> "Library":
 def open_engine(model: str, quantize: QuantizeOrAuto = "none") -> "LocalEngine":
     """Load a model, saying so on a terminal; whatever libraries print goes to stderr."""
     from saif.cli.output import chatter_to_stderr, working
-    from saif.engine import LocalEngine
+    from saif.engine.local import LocalEngine
     from saif.runtime.load import load_model
 
     with chatter_to_stderr(), working(f"Loading {model} …"):
         return LocalEngine(load_model(model, quantize=quantize))
-
-
-def command_typed() -> str:
-    """What was typed, for the record; without the paths that only exist here."""
-    words = ["python -m saif"]
-    for word in sys.argv[1:]:
-        words.append(Path(word).name if "/" in word and Path(word).exists() else word)
-    return " ".join(words)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.text import Text
 
-from saif.core.text import NO_CONTROL_CODES
+from saif.core.types import NO_CONTROL_CODES
 
 
 def console() -> Console:

@@ -18,14 +18,14 @@ from saif.cli.options import (
     PresetsOption,
     QuantizeOption,
     SaesOption,
-    command_typed,
     open_engine,
     open_library,
 )
 from saif.cli.output import console, plain, print_json
 from saif.cli.scoreboard import scoreboard
-from saif.core.spec import PLACEMENTS, Placement
+from saif.core.types import PLACEMENTS, Placement
 from saif.errors import PresetError
+from saif.provenance import command_typed
 
 if TYPE_CHECKING:
     from saif.presets.library import Library

@@ -16,7 +16,7 @@ def report(
     ] = None,
 ) -> None:
     """Write one page with the figures, tables and replies of runs; prints where it lies."""
-    from saif.experiments.report import write_report
+    from saif.experiments.report.build import write_report
 
     folder = out or runs[0] / "report"
     if folder.exists() and not folder.is_dir():

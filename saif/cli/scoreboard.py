@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from saif.core.spec import PLACEMENTS
-from saif.experiments.summary import title_of
-from saif.presets.push import choice_push
+from saif.core.types import PLACEMENTS
+from saif.presets.spec import choice_push
+from saif.report.conditions import title_of
 
 if TYPE_CHECKING:
     from saif.presets.preset import ConditionScores, Preset, Scores

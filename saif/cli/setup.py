@@ -47,12 +47,12 @@ def _convert() -> None:
 def _compile() -> None:
     """Everything works without it, so nothing that goes wrong here is an error."""
     from saif.errors import ModelError
-    from saif.runtime import compiler
+    from saif.runtime.cpu import build
 
-    if compiler.library() is not None:
+    if build.library() is not None:
         return
     try:
-        path = compiler.compile_library()
+        path = build.compile_library()
     except ModelError as error:
         note(f"The decoding step stays uncompiled. {error.sentence}")
         return

@@ -11,8 +11,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from saif.core.spec import Selection, StrengthRule
 from saif.core.steering import weighted_sum
+from saif.core.types import Selection, StrengthRule
 
 MIN_OUTPUT_SCORE = math.log(2)
 """A latent moves its words if they get twice as likely."""

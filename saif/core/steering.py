@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from saif.core.spec import Span
+from saif.core.types import Span
 from saif.errors import SteeringError
 
 FADED = 0.05
@@ -44,7 +44,7 @@ class Steering:
     span: which tokens are steered.
     dose: layer -> ‖direction‖ / mean ‖residual‖ at that layer; the strength unit that means the
         same on every model.
-    half_life, keep_norm: see `saif.core.spec.Shape`.
+    half_life, keep_norm: see `saif.core.types.Shape`.
     clamped: layer -> the latents whose own contribution is taken away before the direction is
         added, so that they end up *at* their strengths.
     """

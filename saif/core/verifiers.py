@@ -1,7 +1,7 @@
 """Does a reply do what the instruction asked? Code decides, so that anyone can check it.
 
 These are the *loose* checks of SAIF: the reply recognisably does what was asked. Strict accuracy
-adds that it is fluent (`saif.core.fluency`) and about the content (`saif.core.aboutness`).
+adds that it is fluent (`saif.core.fluency`) and about the content (`saif.core.relevance`).
 """
 
 import re

@@ -6,23 +6,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from saif.core.aboutness import N_DISTRACTORS
-from saif.core.spec import PLACEMENTS, Thoroughness
-from saif.engine import LocalEngine
+from saif.core.relevance import N_DISTRACTORS
+from saif.core.types import PLACEMENTS, Thoroughness
+from saif.engine.local import LocalEngine
 from saif.errors import InputError, SaeError
-from saif.experiments.calibrate import calibrate, keep_choice
-from saif.experiments.contents import read_contents
-from saif.experiments.directions import CONDITIONS, Subject
-from saif.experiments.effort import EFFORTS
-from saif.experiments.evaluate import Evaluation
+from saif.experiments.baselines import CONDITIONS, Subject
+from saif.experiments.calibrate.budget import EFFORTS
+from saif.experiments.calibrate.search import calibrate, keep_choice
+from saif.experiments.calibrate.space import replies_made
+from saif.experiments.datasets import read_contents
+from saif.experiments.evaluate.run import Evaluation
 from saif.experiments.identify import build_presets, prompts_read, read_prompts
-from saif.experiments.progress import Heard, Part, bar, nobody
-from saif.experiments.rounds import replies_made
+from saif.presets.controls import check_model
 from saif.presets.files import write_preset
 from saif.presets.instructions import ContentKind
 from saif.presets.library import Library
-from saif.presets.steer import check_model
-from saif.runtime.registry import known
+from saif.progress import Heard, Part, bar, nobody
+from saif.runtime.catalog import known
 from saif.runtime.sae import Sae, load_sae
 
 Search = Literal["all", "rival", "none"]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from saif.core.statistics import Rate, rate
-from saif.experiments.comparison import (
+from saif.experiments.evaluate.comparison import (
     ALPHA,
     MARGIN,
     Held,
@@ -21,7 +21,8 @@ from saif.experiments.comparison import (
     uneven_doses,
     with_interval,
 )
-from saif.experiments.summary import OUTCOMES, Cells, Evidence, Outcome, title_of
+from saif.experiments.evaluate.summary import OUTCOMES, Cells, Evidence, Outcome
+from saif.report.conditions import title_of
 
 STRICT_SHARE = 0.30  # the paper's "over 30 %"
 _SAME_DOSE = 0.05  # doses that differ by less count as matched

@@ -13,18 +13,11 @@ import torch
 from torch import Tensor
 
 from saif import __version__
-from saif.core.selection import (
-    LatentStatistics,
-    at_dose,
-    latent_statistics,
-    output_score,
-    rank,
-)
-from saif.core.spec import PLACEMENTS, SELECTIONS, Placement
+from saif.core.selection import LatentStatistics, at_dose, latent_statistics, output_score, rank
 from saif.core.steering import Steering
-from saif.engine import LocalEngine
+from saif.core.types import PLACEMENTS, SELECTIONS, Placement
+from saif.engine.local import LocalEngine
 from saif.errors import SaeError
-from saif.experiments.progress import Heard, nobody, track
 from saif.presets.instructions import ContentKind, Instruction, place
 from saif.presets.preset import (
     MAX_STORED_LATENTS,
@@ -37,8 +30,9 @@ from saif.presets.preset import (
     Preset,
     SaeRef,
 )
+from saif.progress import Heard, nobody, track
 from saif.runtime.batch import RowStart, shared_prefix
-from saif.runtime.model import SteerableModel
+from saif.runtime.language_model import SteerableModel
 from saif.runtime.sae import Sae
 
 _BATCH = 32

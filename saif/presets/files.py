@@ -1,15 +1,14 @@
 """Read and write presets. Strict at the edge: what doesn't fit is refused by field name."""
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from saif.core.spec import PLACEMENTS
+from saif.core.types import PLACEMENTS
 from saif.errors import PresetError
-from saif.presets.names import check_name, first_problem
+from saif.files import first_problem, replace_file
+from saif.presets.names import check_name
 from saif.presets.preset import LayerVectors, LoadedPreset, Preset
 
 if TYPE_CHECKING:
@@ -130,16 +129,3 @@ def write_preset(folder: Path, loaded: LoadedPreset) -> Path:
     replace_file(path.with_suffix(".safetensors"), save(tensors))
     replace_file(path, (loaded.preset.model_dump_json(indent=1) + "\n").encode())
     return path
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file beside its place and move it there: a crash leaves the old or the new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    draft = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        draft.chmod(0o644)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)  # gone already, unless something failed

@@ -5,29 +5,26 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from saif.core.spec import Placement
+from saif.core.types import Placement
 from saif.core.verifiers import Check
 from saif.errors import PresetError
-from saif.presets.names import check_name, first_problem
+from saif.files import StrictModel, first_problem
+from saif.presets.names import check_name
 
 ContentKind = Literal["sentence", "passage"]
 """What an instruction is applied to: one sentence, or a few that tell something."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Wording(_Strict):
+class Wording(StrictModel):
     """One way of putting an instruction. `language` is an ISO 639-1 code."""
 
     language: Annotated[str, Field(pattern=r"^[a-z]{2}$")]
     text: Annotated[str, Field(min_length=3, max_length=300)]
 
 
-class Instruction(_Strict):
+class Instruction(StrictModel):
     """An instruction that any model can be asked to follow.
 
     wordings: at least six English paraphrases and four translations, so that what answers to all

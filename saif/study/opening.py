@@ -4,8 +4,8 @@ from pathlib import Path
 
 from saif.errors import StudyError
 from saif.study.design.publish import Version, versions
-from saif.study.safekeeping.remote import Copier, rebuild
-from saif.study.safekeeping.whereabouts import check_place, remote_name
+from saif.study.durability.location import check_place, remote_name
+from saif.study.durability.remote import Copier, rebuild
 from saif.study.store.keys import key_of
 from saif.study.store.store import Store
 

@@ -6,16 +6,16 @@ from typing import Any
 import gradio as gr
 from gradio.events import Dependency
 
+from saif.ui.admin.handlers import WorkshopHandlers
+from saif.ui.admin.panel import workshop_panel
+from saif.ui.admin.service import Workshop
+from saif.ui.chat_handlers import Turns
 from saif.ui.chat_panel import chat_panel
 from saif.ui.describe import problems_line
-from saif.ui.head import head, watch
-from saif.ui.panel_handlers import PanelHandlers
 from saif.ui.services import Services
+from saif.ui.status import head, watch
+from saif.ui.steering_handlers import PanelHandlers
 from saif.ui.steering_panel import sidebar, steering_panel
-from saif.ui.turns import Turns
-from saif.ui.workshop import Workshop
-from saif.ui.workshop_handlers import WorkshopHandlers
-from saif.ui.workshop_panel import workshop_panel
 
 MAX_ANSWERED, MAX_WAITING = 64, 64
 """Visitors whose turns are taken at once, as rows of one running batch for as many as there is room

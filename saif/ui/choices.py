@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from saif.core.spec import Placement, Span
+from saif.core.types import Placement, Span
 from saif.presets.preset import MAX_STORED_LATENTS, Preset
 
 SPAN_CHOICES: list[tuple[str, Span]] = [

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
-from saif.core.spec import Placement
+from saif.core.types import Placement
 from saif.presets.preset import ConditionScores, Interval, LoadedPreset, Preset
-from saif.runtime.published import KnownModel, Quantize
+from saif.runtime.catalog import KnownModel, Quantize
 
 SHOWN_WORDS = 5
 

@@ -13,7 +13,7 @@ from saif.errors import InputError
 from saif.ports import check_free
 from saif.presets.library import Library, user_folder
 from saif.runtime.load import DEFAULT_MODEL, QuantizeOrAuto
-from saif.ui.look import stylesheets, theme
+from saif.ui.theme import stylesheets, theme
 
 _ONLY_HERE = ("127.0.0.1", "localhost", "::1")
 
@@ -94,7 +94,7 @@ def _port(text: str) -> int:
 
 def serve_study(options: Options, folder: Path) -> None:
     """Serve a study instead of the chat, until interrupted. Raises SaifError if it can't be."""
-    from saif.study.pages.serving import open_to_participants
+    from saif.study.server.serve import open_to_participants
 
     def say(line: str) -> None:
         sys.stderr.write(f"{line}\n")

@@ -13,7 +13,7 @@ from saif.presets.library import Library
 from saif.presets.preset import Preset
 
 if TYPE_CHECKING:  # torch loads with the model, after the page is up
-    from saif.engine import Engine
+    from saif.engine.protocol import Engine
 
 _POLL_SECONDS = 0.1
 

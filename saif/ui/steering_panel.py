@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import gradio as gr
 from gradio.components import Component
 
-from saif.core.spec import Placement, Sampling, Span
+from saif.core.types import Placement, Sampling, Span
 from saif.errors import InputError
+from saif.presets.controls import MAX_STRENGTH, Controls
 from saif.presets.preset import Preset
-from saif.presets.steer import MAX_STRENGTH, Controls
 from saif.ui.choices import SPAN_CHOICES, first_choice, layer_choices, most_latents, preset_choices
 
 _SAMPLING = Sampling()
@@ -35,7 +35,7 @@ class PanelValues:
 
     @property
     def controls(self) -> Controls:
-        """As `saif.presets.steer` takes them, which is what refuses a value out of range."""
+        """As `saif.presets.controls` takes them, which is what refuses a value out of range."""
         return Controls(
             placement=self.placement,
             strength=_given(self.strength, "The strength"),

@@ -10,7 +10,8 @@ from playwright.sync_api import Browser
 from tiny import MODEL_ID, tiny_model
 from ui_server import SpyEngine, loaded, owner_library, page
 
-from saif.engine import Engine, LocalEngine
+from saif.engine.local import LocalEngine
+from saif.engine.protocol import Engine
 from saif.errors import ModelError
 
 pytestmark = pytest.mark.browser

@@ -14,7 +14,8 @@ from tiny import MODEL_ID, tiny_library, tiny_model
 from ui_server import SpyEngine, free_port, loaded, page
 
 from saif.core.verifiers import detect_language
-from saif.engine import Engine, LocalEngine
+from saif.engine.local import LocalEngine
+from saif.engine.protocol import Engine
 from saif.errors import ModelError
 from saif.presets.library import SHIPPED, Library
 

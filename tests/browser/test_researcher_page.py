@@ -11,8 +11,8 @@ from playwright.sync_api import Browser, Page
 from researcher_server import SECRET, serving
 
 from saif.study.data.results import flow
+from saif.study.participation.steps import begin, call_off
 from saif.study.store.store import Store
-from saif.study.taking_part.steps import begin, call_off
 
 pytestmark = pytest.mark.browser
 

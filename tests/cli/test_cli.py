@@ -10,7 +10,8 @@ import pytest
 from saif import __version__
 from saif.presets.library import SHIPPED
 from saif.runtime import embedded
-from saif.runtime.at_hand import at_hand
+from saif.runtime.cpu import build
+from saif.runtime.load import local_source
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "gradio", "sae_lens", "bitsandbytes", "scipy")
@@ -175,12 +176,12 @@ def test_a_model_is_at_hand_once_its_weights_are_cached(tmp_path, monkeypatch):
     snapshot.mkdir(parents=True)
     (tmp_path / "models--org--chat" / "refs").mkdir()
     (tmp_path / "models--org--chat" / "refs" / "main").write_text("0" * 40)
-    assert at_hand("org/chat") is None
+    assert local_source("org/chat") is None
     (snapshot / "config.json").write_text("{}")
-    assert at_hand("org/chat") is None  # the download was broken off
+    assert local_source("org/chat") is None  # the download was broken off
     (snapshot / "model.safetensors").write_text("")
-    assert at_hand("org/chat") == "hub cache"
-    assert at_hand("not/a/hub/id") is None
+    assert local_source("org/chat") == "hub cache"
+    assert local_source("not/a/hub/id") is None
 
 
 def test_the_embedded_model_is_at_hand_in_steps(tmp_path, monkeypatch):
@@ -188,11 +189,11 @@ def test_the_embedded_model_is_at_hand_in_steps(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.metadata.version", lambda _: "0.1")
     monkeypatch.setenv("SAIF_CACHE", str(tmp_path))
     monkeypatch.setattr(embedded, "gguf_file", lambda: None)
-    assert at_hand(embedded.MODEL_ID) is None
+    assert local_source(embedded.MODEL_ID) is None
     monkeypatch.setattr(embedded, "gguf_file", lambda: tmp_path / "model.gguf")
-    assert at_hand(embedded.MODEL_ID) == "package"
+    assert local_source(embedded.MODEL_ID) == "package"
     monkeypatch.setattr(embedded, "_is_whole", lambda folder: True)
-    assert at_hand(embedded.MODEL_ID) == "converted"
+    assert local_source(embedded.MODEL_ID) == "converted"
 
 
 def test_doctor_is_content_with_a_whole_installation(saif, files, monkeypatch):
@@ -262,12 +263,12 @@ def test_setup_without_the_package_is_refused(saif, refused, monkeypatch):
 @pytest.fixture
 def compiling(monkeypatch, tmp_path):
     """What `setup` does about the compiled step, with everything else done and nothing compiled."""
-    from saif.runtime import compiler, embedded
+    from saif.runtime import embedded
 
     made = []
     monkeypatch.setattr(embedded, "is_converted", lambda: True)
-    monkeypatch.setattr(compiler, "library", lambda: None)
-    monkeypatch.setattr(compiler, "compile_library", lambda: made.append(1) or tmp_path / "a.so")
+    monkeypatch.setattr(build, "library", lambda: None)
+    monkeypatch.setattr(build, "compile_library", lambda: made.append(1) or tmp_path / "a.so")
     return made
 
 
@@ -291,10 +292,9 @@ def test_setup_compiles_nothing_where_that_is_not_wanted(
 
 
 def test_setup_says_nothing_when_there_is_nothing_to_do(saif, compiling, monkeypatch):
-    from saif.runtime import compiler
 
     monkeypatch.setattr(embedded, "_convert", lambda *_: pytest.fail("converted again"))
-    monkeypatch.setattr(compiler, "library", object)
+    monkeypatch.setattr(build, "library", object)
     result = saif("setup")
     assert (result.exit_code, result.output) == (0, "")
     assert not compiling
@@ -302,11 +302,12 @@ def test_setup_says_nothing_when_there_is_nothing_to_do(saif, compiling, monkeyp
 
 @pytest.mark.parametrize("broken", ["no compiler", "cannot compile", "no room"])
 def test_setup_does_not_fail_where_nothing_can_be_compiled(saif, monkeypatch, tmp_path, broken):
-    from saif.runtime import compiler, embedded
+    from saif.runtime import embedded
+    from saif.runtime.cpu import build
 
     monkeypatch.setattr(embedded, "is_converted", lambda: True)
     monkeypatch.setenv("SAIF_CACHE", str(tmp_path / "cache"))
-    compiler.library.cache_clear()
+    build.library.cache_clear()
     tools = tmp_path / "tools"
     tools.mkdir()
     if broken != "no compiler":
@@ -316,15 +317,14 @@ def test_setup_does_not_fail_where_nothing_can_be_compiled(saif, monkeypatch, tm
         (tmp_path / "cache").write_text("a file where the folder should be")
     monkeypatch.setenv("PATH", str(tools))
     result = saif("setup")
-    compiler.library.cache_clear()
+    build.library.cache_clear()
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr.startswith("The decoding step stays uncompiled. ")
     assert result.stderr.count("\n") == 1
 
 
 def test_doctor_says_whether_decoding_is_compiled(saif, monkeypatch):
-    from saif.runtime import compiler
 
     for found, words in ((None, "not compiled"), (object(), "Decoding: compiled")):
-        monkeypatch.setattr(compiler, "library", lambda found=found: found)
+        monkeypatch.setattr(build, "library", lambda found=found: found)
         assert words in saif("doctor").stdout.replace("\n", " ")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from saif.core.agreement import cohens_kappa
+from saif.core.statistics import cohens_kappa
 
 
 def pairs(table: list[list[int]]) -> tuple[list[str], list[str]]:

@@ -17,7 +17,7 @@ from saif.core.selection import (
     rank,
     strengths,
 )
-from saif.core.spec import SELECTIONS, Selection
+from saif.core.types import SELECTIONS, Selection
 
 #                          always  half   never  falls  constant
 WITHOUT = torch.tensor([[0.0, 0.0, 0.0, 6.0, 5.0], [1.0, 2.0, 0.0, 4.0, 5.0]])

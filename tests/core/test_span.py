@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saif.core.spec import SPANS, Span
 from saif.core.steering import span_mask
+from saif.core.types import SPANS, Span
 
 CONTROL = {0, 1}
 

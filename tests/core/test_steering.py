@@ -7,7 +7,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saif.core.spec import Span
 from saif.core.steering import (
     FADED,
     LatentReader,
@@ -17,6 +16,7 @@ from saif.core.steering import (
     span_weights,
     weighted_sum,
 )
+from saif.core.types import Span
 from saif.errors import SteeringError
 
 V = torch.tensor([3.0, 4.0, 0.0])

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from made_up import planted_preset, write_data
 
-from saif.engine import LocalEngine
+from saif.engine.local import LocalEngine
 from saif.presets.preset import LoadedPreset
 
 

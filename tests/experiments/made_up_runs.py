@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from saif.core.spec import Placement
-from saif.experiments.records import Cell, ReplyRecord, RunFolder, RunRecord, Timing
+from saif.core.types import Placement
+from saif.experiments.evaluate.run_folder import Cell, ReplyRecord, RunFolder, RunRecord, Timing
 from saif.presets.preset import ModelRef
 
 N_LAYERS = 30

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from saif.errors import ModelError
-from saif.runtime import compiler
+from saif.runtime.cpu import build
 
 
 @pytest.fixture(scope="module", params=[(), ("-mno-avx512f",)], ids=["own", "narrow"])
@@ -16,17 +16,17 @@ def library(
 ) -> Iterator[ctypes.CDLL]:
     """For this processor, and for one that has no products of bytes and narrower vectors."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiler, "_OPTIONS", (*compiler._OPTIONS, *request.param))
+        patch.setattr(build, "_OPTIONS", (*build._OPTIONS, *request.param))
         patch.setenv("SAIF_CACHE", str(tmp_path_factory.mktemp("cache")))
-        compiler.library.cache_clear()
+        build.library.cache_clear()
         try:
-            compiler.compile_library()
+            build.compile_library()
         except ModelError as error:
             pytest.skip(str(error))
-        found = compiler.library()
+        found = build.library()
         assert found is not None
         yield found
-    compiler.library.cache_clear()
+    build.library.cache_clear()
 
 
 @pytest.fixture(autouse=True)

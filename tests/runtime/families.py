@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from saif.core.steering import Steering
-from saif.runtime.model import SteerableModel
+from saif.runtime.language_model import SteerableModel
 
 N_LAYERS = 4
 REAL_DEPTH = {

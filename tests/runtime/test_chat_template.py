@@ -7,8 +7,8 @@ import pytest
 from tiny import tiny_model, tiny_tokenizer
 from tokenizers import AddedToken
 
-from saif.runtime.anatomy import control_ids
-from saif.runtime.model import SteerableModel
+from saif.runtime.introspect import control_ids
+from saif.runtime.language_model import SteerableModel
 
 FORGERIES = [
     "<|im_end|>",

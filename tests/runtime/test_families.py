@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
 from saif.core.steering import Steering
-from saif.engine import LocalEngine, Message, Request, complete
+from saif.decoding import Sampling
+from saif.engine.local import LocalEngine
+from saif.engine.protocol import Message, Request, complete
 from saif.errors import ModelError
-from saif.generation import Sampling
-from saif.runtime.anatomy import decoder_blocks
-from saif.runtime.model import RowStart, SteerableModel
+from saif.runtime.introspect import decoder_blocks
+from saif.runtime.language_model import RowStart, SteerableModel
 
 
 @pytest.fixture(params=FAMILIES)

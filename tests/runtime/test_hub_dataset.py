@@ -12,10 +12,10 @@ from saif.errors import StudyError
 from saif.runtime.hub_dataset import HubDataset
 from saif.study.data.results import votes
 from saif.study.design.publish import write_version
+from saif.study.durability.erasure import withdraw
+from saif.study.durability.location import REMOTE_VARIABLE
+from saif.study.durability.remote import Copier
 from saif.study.opening import open_to_serve
-from saif.study.safekeeping.erasure import withdraw
-from saif.study.safekeeping.remote import Copier
-from saif.study.safekeeping.whereabouts import REMOTE_VARIABLE
 from saif.study.store.identities import KEY_VARIABLE
 from saif.study.store.outbox import is_copied
 

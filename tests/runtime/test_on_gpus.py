@@ -17,10 +17,9 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 from saif.core.steering import LatentReader, Steering
 from saif.experiments.identify import output_scores
 from saif.runtime.batch import RowStart
+from saif.runtime.catalog import Quantize, known
+from saif.runtime.language_model import SteerableModel
 from saif.runtime.load import load_model
-from saif.runtime.model import SteerableModel
-from saif.runtime.published import Quantize
-from saif.runtime.registry import known
 
 pytestmark = pytest.mark.gpu
 DEPTH = 6

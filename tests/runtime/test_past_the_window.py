@@ -6,10 +6,10 @@ import torch
 from families import IDS, REAL_DEPTH, SLIDING, WINDOW, by_hand, family_model
 from torch import Tensor
 
-from saif.core.spec import Span
 from saif.core.steering import Steering
+from saif.core.types import Span
 from saif.runtime.batch import RowStart
-from saif.runtime.model import SteerableModel
+from saif.runtime.language_model import SteerableModel
 
 N_STEPS = 2 * WINDOW + 4
 

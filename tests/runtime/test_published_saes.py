@@ -8,7 +8,7 @@ from fake_hub import FakeHub, jumprelu, sae_weights
 from torch import Tensor
 
 from saif.errors import SaeError
-from saif.runtime.registry import known
+from saif.runtime.catalog import known
 from saif.runtime.sae import Sae, load_sae
 
 D_IN, D_SAE = 24, 64

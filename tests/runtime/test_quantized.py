@@ -23,11 +23,11 @@ from transformers import (
 )
 
 from saif.core.steering import Steering
-from saif.generation import Row, Sampling, decode
+from saif.decoding import Row, Sampling, decode
 from saif.runtime.batch import RowStart
+from saif.runtime.catalog import Quantize
+from saif.runtime.language_model import SteerableModel
 from saif.runtime.load import load_model
-from saif.runtime.model import SteerableModel
-from saif.runtime.published import Quantize
 
 D_MODEL, N_LAYERS, LAYER = 128, 4, 2
 KINDS: dict[Quantize, type[nn.Module]] = {"int8": bnb.nn.Linear8bitLt, "4bit": bnb.nn.Linear4bit}

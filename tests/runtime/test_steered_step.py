@@ -10,13 +10,13 @@ import torch
 from tiny import D_MODEL, N_LAYERS, tiny_model, tiny_steering
 from torch import Tensor, nn
 
-import saif.runtime.edits as edits_module
 import saif.runtime.reading as reading_module
-from saif.core.spec import SPANS, Span
+import saif.runtime.steering_hook as edits_module
 from saif.core.steering import Steering, pushed
+from saif.core.types import SPANS, Span
 from saif.errors import InputError, SteeringError
 from saif.runtime.hooks import edit_outputs
-from saif.runtime.model import RowStart, SteerableModel
+from saif.runtime.language_model import RowStart, SteerableModel
 
 LONG = "Please tell me something about the sea and its many fishes."
 CONTROL = {256, 257}

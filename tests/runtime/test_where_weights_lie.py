@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from saif.core.steering import pushed
 from saif.runtime.batch import RowStart
-from saif.runtime.model import SteerableModel
+from saif.runtime.language_model import SteerableModel
 
 PROMPT = list(b"Tell me about the sea.")
 PARTS = ["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"]

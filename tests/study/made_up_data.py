@@ -8,7 +8,7 @@ from made_up_participants import published
 
 from saif.study.analysis.data import StudyData, numbered
 from saif.study.data.tables import TABLES, Row
-from saif.study.taking_part.votes import Vote
+from saif.study.participation.votes import Vote
 
 STATUSES = ("enrolled", "active", "complete", "screened", "stale", "withdrawn", "erased")
 PRESET = "translate-french/post/1"

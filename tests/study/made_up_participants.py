@@ -12,13 +12,13 @@ from made_up_studies import LIBRARY, study
 
 from saif.study.design.publish import Version, publish
 from saif.study.design.study_file import Study
+from saif.study.participation.ballots import Ballot, Saved, respond, vote
+from saif.study.participation.steps import Answer, add_turn, begin, finish
+from saif.study.participation.votes import Choice
 from saif.study.store.database import Connect, connect
 from saif.study.store.identities import Person
 from saif.study.store.store import Store
 from saif.study.store.trials import Trial
-from saif.study.taking_part.ballots import Ballot, Saved, respond, vote
-from saif.study.taking_part.steps import Answer, add_turn, begin, finish
-from saif.study.taking_part.votes import Choice
 
 KEY = b"a key of at least thirty-two bytes, for tests"
 QUESTIONS = [

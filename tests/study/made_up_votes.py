@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from saif.study.taking_part.votes import Choice, Vote
+from saif.study.participation.votes import Choice, Vote
 
 ARMS = ("steered", "unsteered")
 

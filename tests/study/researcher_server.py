@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from saif.study.pages.desk import Desk
-from saif.study.pages.researcher import researcher_router
-from saif.study.pages.server import build_app
+from saif.study.server.app import build_app
+from saif.study.server.context import Desk
+from saif.study.server.researcher import researcher_router
 from saif.study.store.store import Store
 
 SECRET = "a secret of the researcher"

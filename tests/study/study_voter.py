@@ -12,9 +12,9 @@ from made_up_participants import KEY, answers, person
 
 from saif.errors import StudyError
 from saif.study.design.publish import Version
+from saif.study.participation.ballots import Ballot, respond, vote
+from saif.study.participation.steps import add_turn, begin, finish
 from saif.study.store.store import Store
-from saif.study.taking_part.ballots import Ballot, respond, vote
-from saif.study.taking_part.steps import add_turn, begin, finish
 
 
 def say(*words: str) -> None:

@@ -15,7 +15,7 @@ from saif.errors import StudyError
 
 if TYPE_CHECKING:
     from saif.study.analysis.data import StudyData
-    from saif.study.analysis.values import Analysis
+    from saif.study.analysis.results import Analysis
 
 ActorOption = Annotated[
     str, typer.Option("--actor", metavar="NAME", help="Who the audit trail says it was.")
@@ -54,7 +54,7 @@ def analyse(
 ) -> None:
     """Analyse a study: prints what was found and what limits it, and writes a report."""
     from saif.study.analysis.analyse import analyse as analysis_of
-    from saif.study.analysis.page import write_page
+    from saif.study.analysis.report import write_page
     from saif.study.data.export import check_new
 
     if quality:

@@ -95,7 +95,7 @@ def erase(
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
 ) -> None:
     """Erase all that a participant gave, down to the last byte, also in backups."""
-    from saif.study.safekeeping.erasure import withdraw
+    from saif.study.durability.erasure import withdraw
 
     store = open_study(folder)
     name = store.of_receipt(who) if "-" in who else who
@@ -114,7 +114,7 @@ def erase(
 
 def backup(folder: StudyFolder) -> None:
     """Copy a study's data, also while people take part, and read the copy back."""
-    from saif.study.safekeeping.backup import backup as copy_of
+    from saif.study.durability.backup import backup as copy_of
 
     print(copy_of(open_study(folder)))
 
@@ -124,7 +124,7 @@ def restore(
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A folder without data.")],
 ) -> None:
     """Make a study's folder of a backup. Nothing is overwritten."""
-    from saif.study.safekeeping.backup import restore as unpack
+    from saif.study.durability.backup import restore as unpack
 
     unpack(copy, to)
     print(to)

@@ -1,6 +1,5 @@
 """`study init`, `check` and `publish`: from an idea to a version that can no longer change."""
 
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +8,7 @@ import typer
 
 from saif.cli.options import JsonOption, PresetsOption, open_library
 from saif.cli.output import console, note, plain, print_json
+from saif.provenance import code_commit
 
 if TYPE_CHECKING:
     from saif.study.design.study_file import Study
@@ -69,7 +69,7 @@ def publish(
     from saif.study.store.keys import make_key
 
     study = read_study(file)
-    version, path = freeze(study, open_library(presets), to, code=_code_commit())
+    version, path = freeze(study, open_library(presets), to, code=code_commit())
     key = make_key(study.id)
     link = link_shape(study)
     if json:
@@ -98,22 +98,3 @@ def link_shape(study: "Study") -> str:
             return f"{host} (as an ExternalQuestion; MTurk adds assignmentId, hitId and workerId)"
         case "link":
             return f"{host}?key=KEY (another KEY for each participant: 4 to 64 of A-Z a-z 0-9 _ -)"
-
-
-def _code_commit() -> str | None:
-    """The commit of the checkout that this runs from, `-changed` if files differ from it; None
-    where it is no checkout, or there is no git."""
-    import saif
-
-    asked = ["git", "-C", str(Path(saif.__file__).parent)]
-    try:
-        commit = _said([*asked, "rev-parse", "HEAD"])
-        changed = _said([*asked, "status", "--porcelain", "--untracked-files=no"])
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return f"{commit}-changed" if changed else commit
-
-
-def _said(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    return done.stdout.strip()

@@ -20,6 +20,6 @@ def serve(
 ) -> None:
     """Serve a published study to its participants, until Ctrl+C."""
     with chatter_to_stderr():
-        from saif.study.pages.serving import open_to_participants
+        from saif.study.server.serve import open_to_participants
 
         open_to_participants(folder, open_library(presets), host, port, say=note)

@@ -110,7 +110,7 @@ def _version_of(study: Path, presets: Path | None, scratch: Path) -> "Version":
 
 
 def _report(played: "Rehearsal", export: Path | None) -> Path | None:
-    from saif.study.analysis.page import write_page
+    from saif.study.analysis.report import write_page
 
     return write_page(played.analysis, beside(export)) if export else None
 
@@ -172,7 +172,7 @@ def power(
     json: JsonOption = False,
 ) -> None:
     """How many participants a study needs, by simulating it."""
-    from saif.core.spec import check_between
+    from saif.core.types import check_between
     from saif.study.analysis.power import Recruiting, Scenario, participants_needed
     from saif.study.analysis.power import power as power_of
 

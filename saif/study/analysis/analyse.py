@@ -5,11 +5,11 @@ from dataclasses import asdict
 from typing import Any
 
 from saif.study.analysis.data import StudyData
-from saif.study.analysis.models import models
 from saif.study.analysis.outcome import outcomes
 from saif.study.analysis.quality import quality
 from saif.study.analysis.questions import questions
-from saif.study.analysis.values import Analysis
+from saif.study.analysis.regression import models
+from saif.study.analysis.results import Analysis
 from saif.study.analysis.wording import limits, summary
 from saif.study.data.unblinding import too_early
 

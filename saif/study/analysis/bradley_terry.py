@@ -11,8 +11,8 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from saif.errors import InputError
-from saif.study.analysis.statistics import holm
-from saif.study.taking_part.votes import Vote, check_votes
+from saif.study.analysis.estimates import holm
+from saif.study.participation.votes import Vote, check_votes
 
 if TYPE_CHECKING:
     import numpy as np

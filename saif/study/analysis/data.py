@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from saif.errors import StudyError
-from saif.presets.names import first_problem
+from saif.files import first_problem
 from saif.study.data.export import FORMATS, read_table, sums_of
 from saif.study.data.results import flow_in
 from saif.study.data.tables import Profile, Row, tables_in

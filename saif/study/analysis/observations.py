@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from saif.study.analysis.data import StudyData
 from saif.study.data.tables import Row, Value, vote_of
-from saif.study.taking_part.votes import Vote
+from saif.study.participation.votes import Vote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Observation:
 def observations(data: StudyData, *, per_protocol: bool = False) -> list[Observation]:
     """The votes on main trials, of everyone who did not withdraw; or only of those who finished
     and passed the checks. What stands there twice is left in, for
-    `saif.study.taking_part.votes` to refuse."""
+    `saif.study.participation.votes` to refuse."""
     kept = keeps_to_protocol(data) if per_protocol else None
     return [
         _observation(row, data.version.study.arms[0])

@@ -8,11 +8,10 @@ from typing import Literal
 
 from saif.study.analysis.bradley_terry import bradley_terry
 from saif.study.analysis.data import StudyData
+from saif.study.analysis.estimates import holm, icc, participant_means, sign_flip_p, tost
 from saif.study.analysis.observations import Observation, observations, votes_of
 from saif.study.analysis.reliability import krippendorffs_alpha, ratings_of
-from saif.study.analysis.shares import best_estimate, share
-from saif.study.analysis.statistics import holm, icc, participant_means, sign_flip_p, tost
-from saif.study.analysis.values import (
+from saif.study.analysis.results import (
     Bin,
     BySide,
     Counts,
@@ -22,8 +21,9 @@ from saif.study.analysis.values import (
     Tests,
     TieModel,
 )
+from saif.study.analysis.shares import best_estimate, share
 from saif.study.design.study_file import FixedPrompts, Study
-from saif.study.taking_part.votes import Score, preference_scores
+from saif.study.participation.votes import Score, preference_scores
 
 MARGIN = 0.05
 """Of the test of equivalence: within five points of ½ is no preference worth the name."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from saif.core.spec import check_between
+from saif.core.types import check_between
 from saif.errors import InputError
 
 if TYPE_CHECKING:

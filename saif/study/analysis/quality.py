@@ -21,19 +21,11 @@ from saif.study.analysis.observations import (
     votes_of,
 )
 from saif.study.analysis.reliability import Guess, bang_index, retest
+from saif.study.analysis.results import Attention, Bin, Blinding, Flow, Quality, Steadiness, Times
 from saif.study.analysis.shares import share
-from saif.study.analysis.values import (
-    Attention,
-    Bin,
-    Blinding,
-    Flow,
-    Quality,
-    Steadiness,
-    Times,
-)
 from saif.study.data.tables import Row
 from saif.study.design.study_file import Study
-from saif.study.taking_part.votes import Score, left_scores
+from saif.study.participation.votes import Score, left_scores
 
 SECONDS = (1, 2, 3, 5, 10, 20, 30, 60)
 """Edges of the histogram of response times."""

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from saif.study.analysis.data import StudyData
+from saif.study.analysis.estimates import estimate
 from saif.study.analysis.observations import observations
-from saif.study.analysis.statistics import estimate
-from saif.study.analysis.values import Asked, Bin, Group
+from saif.study.analysis.results import Asked, Bin, Group
 from saif.study.design.questions import ChoiceQuestion, GuessQuestion, LikertQuestion, Question
-from saif.study.taking_part.votes import Score
+from saif.study.participation.votes import Score
 
 EVERYONE = "everyone"
 

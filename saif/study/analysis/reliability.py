@@ -6,10 +6,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from saif.core.agreement import Kappa, cohens_kappa
+from saif.core.statistics import Kappa, cohens_kappa
 from saif.errors import InputError
-from saif.study.analysis.statistics import Estimate, estimate
-from saif.study.taking_part.votes import Score, Vote
+from saif.study.analysis.estimates import Estimate, estimate
+from saif.study.participation.votes import Score, Vote
 
 Guess = Literal["right", "wrong", "unsure"]
 """A participant's answer to "which of the two was changed?", against the truth."""

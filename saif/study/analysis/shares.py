@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from saif.study.analysis.statistics import Estimate, estimate, estimate_two_way
-from saif.study.analysis.values import Clusters, Share
-from saif.study.taking_part.votes import Score
+from saif.study.analysis.estimates import Estimate, estimate, estimate_two_way
+from saif.study.analysis.results import Clusters, Share
+from saif.study.participation.votes import Score
 
 
 def best_estimate(scores: Sequence[Score]) -> tuple[Estimate, Clusters]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from saif.study.analysis.data import StudyData
 from saif.study.analysis.outcome import answers_are_shared
-from saif.study.analysis.values import PresetOutcome, Quality, Share
+from saif.study.analysis.results import PresetOutcome, Quality, Share
 from saif.study.design.study_file import FreeChat, Study
 
 FEWEST = 10

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from saif.errors import StudyError
-from saif.presets.files import replace_file
+from saif.files import replace_file
 from saif.study.data.comparator import comparator
-from saif.study.data.redo import SCRIPTS, script
+from saif.study.data.replication import SCRIPTS, script
 from saif.study.data.results import flow_in
 from saif.study.data.tables import TABLES, Column, Profile, Row, Value, codebook, tables_in, vote_of
 from saif.study.data.unblinding import early_looks_in
 from saif.study.design.publish import canonical
+from saif.study.participation.votes import Vote
 from saif.study.store.store import Store
-from saif.study.taking_part.votes import Vote
 
 SUMS = "SHA256SUMS"
 

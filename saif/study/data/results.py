@@ -4,9 +4,9 @@ import sqlite3
 from collections import Counter
 from typing import Literal
 
+from saif.study.participation.votes import Vote
 from saif.study.store.store import Store
 from saif.study.store.trials import all_of
-from saif.study.taking_part.votes import Vote
 
 Population = Literal["everyone", "per-protocol"]
 """Everyone who finished or left (intention to treat); or who finished and passed the checks."""

@@ -9,8 +9,8 @@ from datetime import datetime
 from statistics import median
 
 from saif.study.data.results import flow, missed_checks, n_finished_in
-from saif.study.safekeeping.backup import backups
-from saif.study.safekeeping.retention import ends_at
+from saif.study.durability.backup import backups
+from saif.study.durability.retention import ends_at
 from saif.study.store import outbox
 from saif.study.store.settings import PURGED, TROUBLES, is_paused, setting
 from saif.study.store.store import Store

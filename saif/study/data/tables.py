@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from saif.study.design.study_file import Study
+from saif.study.participation.votes import Vote
 from saif.study.store.store import Store
-from saif.study.taking_part.votes import Vote
 
 Profile = Literal["full", "deidentified", "public"]
 """full: everything; deidentified: nothing that a participant typed; public: what was typed only by

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from saif.core.spec import Placement
+from saif.core.types import Placement
 from saif.errors import StudyError
 from saif.study.design.problems import problems
 from saif.study.design.questions import Preference, Question, Strict, Text, refuse_twice

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from saif.core.spec import check_between
+from saif.core.types import check_between
 from saif.errors import StudyError
 from saif.study.analysis.analyse import analyse
 from saif.study.analysis.data import from_export
-from saif.study.analysis.values import Analysis
+from saif.study.analysis.results import Analysis
 from saif.study.data.export import export
 from saif.study.design.publish import Version, write_version
 from saif.study.design.study_file import Study

@@ -10,16 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from saif.core.spec import check_between
+from saif.core.types import check_between
 from saif.errors import StudyError
 from saif.study.design.questions import Question, When
+from saif.study.participation.ballots import Ballot, respond, vote
+from saif.study.participation.steps import Answer, add_turn, begin, call_off, finish
+from saif.study.participation.votes import Choice
 from saif.study.store.admission import keep_apart
 from saif.study.store.identities import Person
 from saif.study.store.store import Store
 from saif.study.store.trials import Trial
-from saif.study.taking_part.ballots import Ballot, respond, vote
-from saif.study.taking_part.steps import Answer, add_turn, begin, call_off, finish
-from saif.study.taking_part.votes import Choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 Migrations are appended and never edited; `PRAGMA user_version` counts those that were applied.
 """
 
-from saif.study.store.pool import TABLE as CELL_POOL
+from saif.study.store.allocation import TABLE as CELL_POOL
 
 _FIRST = """
 CREATE TABLE study_version(

@@ -18,7 +18,7 @@ from pathlib import Path
 from saif.errors import StudyError
 from saif.study.design.plan import draw_plan, plan_seed
 from saif.study.design.publish import Version, canonical
-from saif.study.store import admission, audit, outbox, pool, trials
+from saif.study.store import admission, allocation, audit, outbox, trials
 from saif.study.store.database import Connect, Database, connect
 from saif.study.store.identities import Person, keyed_hash, remember
 from saif.study.store.participant import (
@@ -195,7 +195,7 @@ class Store:
         self, db: sqlite3.Connection, person: Person, pid_hmac: bytes, share_text: bool
     ) -> Entry:
         name, token, salt = secrets.token_hex(8), secrets.token_urlsafe(32), secrets.token_bytes(32)
-        block, cell = pool.take(db, self.study, self.version.id, name, self._hold_until())
+        block, cell = allocation.take(db, self.study, self.version.id, name, self._hold_until())
         seed = plan_seed(self.study, block, cell)
         db.execute(
             "INSERT INTO participant VALUES (?, ?, ?, ?, ?, ?, ?, 'enrolled', ?, ?, ?)",
@@ -236,7 +236,7 @@ class Store:
                     if trial.state != "planned":
                         trials.void(db, trial, "restarted", who.plan_seed)
                 self.note(db, who, "restart", who.id, {})
-            pool.hold(db, who.id, self._hold_until())
+            allocation.hold(db, who.id, self._hold_until())
         token = secrets.token_urlsafe(32)
         db.execute(
             "UPDATE participant SET token_hash = ? WHERE participant_id = ?",
@@ -247,16 +247,16 @@ class Store:
 
     def expire(self, db: sqlite3.Connection) -> None:
         """Give away the places of those who were away for too long."""
-        for name in pool.overdue(db, self.now()):
+        for name in allocation.overdue(db, self.now()):
             self.leave(db, self.by_id(db, name), "stale")
 
     def leave(self, db: sqlite3.Connection, who: Participant, status: Status) -> None:
         """Set how someone ended; unless they are complete, their place goes back to the pool."""
         db.execute("UPDATE participant SET status = ? WHERE participant_id = ?", (status, who.id))
         if status == "complete":
-            pool.finish(db, who.id)
+            allocation.finish(db, who.id)
         else:
-            pool.give_back(db, who.id)
+            allocation.give_back(db, who.id)
         self.note(db, who, status, who.id, {})
 
     def _hold_until(self) -> str:
@@ -264,7 +264,7 @@ class Store:
 
     def alive(self, db: sqlite3.Connection, who: Participant) -> None:
         """A sign of life: the place is held for longer."""
-        pool.hold(db, who.id, self._hold_until())
+        allocation.hold(db, who.id, self._hold_until())
 
     def set_paused(self, paused: bool, *, actor: str) -> None:
         """The researcher's stop: while it is on, nobody joins and no trial begins."""

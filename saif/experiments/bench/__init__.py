@@ -1,0 +1,1 @@
+"""Speed of a model on this machine, alone and with many callers at once."""

@@ -1,0 +1,81 @@
+"""How a model answers when many people write at once: each two columns, one of them steered."""
+
+import statistics
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from saif.core.steering import Steering
+from saif.decoding import Sampling
+from saif.engine.local import LocalEngine, SharedEngine
+from saif.engine.protocol import Message, Request
+
+SIZES = (1, 4, 16, 64)
+
+_QUESTIONS = (
+    "Write a long story about an old house by the sea.",
+    "Tell me everything you know about bread.",
+    "What should I see in a big city on a rainy day?",
+    "Describe a long walk through a forest in the autumn.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """One person's wait, in seconds, and the tokens of both columns."""
+
+    first_token: float
+    whole: float
+    tokens: int
+
+
+def measure_crowd(
+    engine: LocalEngine, push: Steering, *, sizes: Sequence[int] = SIZES, n_steps: int
+) -> list[dict[str, Any]]:
+    """Per size: tokens per second of all together, and what one of them waits for."""
+    shared = SharedEngine(engine.steerable, turn_bytes=0)
+    _ask_all(shared, push, 1, n_steps)  # warm-up
+    return [_summary(_ask_all(shared, push, size, n_steps)) for size in sizes]
+
+
+def _ask_all(
+    shared: SharedEngine, push: Steering, size: int, n_steps: int
+) -> tuple[float, list[_Answer]]:
+    """Seconds until everyone was answered, and each one's answer."""
+    together = threading.Barrier(size)
+
+    def ask(number: int) -> _Answer:
+        message = Message("user", f"{_QUESTIONS[number % len(_QUESTIONS)]} ({number})")
+        sampling = Sampling(max_new_tokens=n_steps, seed=number)
+        requests = [
+            Request(messages=(message,), steering=steering, sampling=sampling)
+            for steering in (None, push)
+        ]
+        together.wait()
+        started = time.perf_counter()
+        first, tokens = 0.0, 0
+        for step in shared.stream(requests):
+            first = first or time.perf_counter() - started
+            tokens += sum(row.token_id is not None for row in step)
+        return _Answer(first, time.perf_counter() - started, tokens)
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(size) as people:
+        answers = list(people.map(ask, range(size)))
+    return time.perf_counter() - started, answers
+
+
+def _summary(asked: tuple[float, list[_Answer]]) -> dict[str, Any]:
+    seconds, answers = asked
+    firsts = sorted(answer.first_token for answer in answers)
+    return {
+        "people": len(answers),
+        "tokens_per_second": sum(answer.tokens for answer in answers) / seconds,
+        "median_first_token_seconds": statistics.median(firsts),
+        "last_first_token_seconds": firsts[-1],
+        "median_answer_seconds": statistics.median(answer.whole for answer in answers),
+        "last_answer_seconds": max(answer.whole for answer in answers),
+    }

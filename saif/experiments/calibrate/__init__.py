@@ -1,0 +1,1 @@
+"""Search a preset's best setting: what is tried, how much of it, and the search."""

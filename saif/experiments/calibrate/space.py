@@ -1,0 +1,111 @@
+"""The pushes that a calibration tries: an opening field, the neighbours of its best, other shapes.
+
+Nothing is run here, so that what a search will cost can be told beforehand.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from saif.core.types import Shape
+from saif.experiments.calibrate.budget import HALF_LIFE, Effort
+from saif.presets.spec import LatentPush, Push
+
+_NEIGHBOUR_DOSES = (0.75, 1, 1.3)
+_FEWER_AND_MORE_LATENTS = (1, 40)
+_NEIGHBOUR_BETAS = (-0.5, 0.5)
+
+_LONG_HALF_LIFE = 48
+_LASTING, _STEADY = 0.85, 0.7  # what a push that fades less, or never, starts with of the dose
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """Who takes part in a search. recipes: None is mean difference. texts: of the second round."""
+
+    recipes: Sequence[LatentPush | None]
+    semifinalists: int
+    texts: int
+    finalists: int
+
+
+def fields(n_layers: int, effort: Effort) -> tuple[Field, Field]:
+    """Mean difference, then the latents. The rival's field is small, and its best must not be
+    missed: every layer gets to the second round, on more texts, unless the effort is less."""
+    n_rivals = min(n_layers, effort.rival_semifinalists)
+    return (
+        Field([None], n_rivals, effort.third, effort.rival_finalists),
+        Field(effort.recipes, effort.semifinalists, effort.second, effort.finalists),
+    )
+
+
+def opening(
+    layers: Sequence[int], recipes: Sequence[LatentPush | None], doses: Sequence[float]
+) -> list[Push]:
+    """The first round: every recipe at every layer with every dose."""
+    shape = Shape(half_life=HALF_LIFE)
+    return [
+        Push(layers=(layer,), dose=dose, latents=recipe, shape=shape)
+        for layer in layers
+        for recipe in recipes
+        for dose in doses
+    ]
+
+
+def closing(finalists: Sequence[Push], ranking: Sequence[Push]) -> list[Push]:
+    """The last round: the finalists in every shape."""
+    return [shaped for push in finalists for shaped in _shapes(push, ranking)]
+
+
+def neighbours(pushes: Sequence[Push]) -> list[Push]:
+    """Each push with a smaller and a larger dose and with fewer and more latents; the best one
+    also with β to either side."""
+    found = []
+    for number, push in enumerate(pushes):
+        found += [_at(push, factor) for factor in _NEIGHBOUR_DOSES]
+        if push.latents is None:
+            continue
+        latents = [replace(push.latents, k=k) for k in _FEWER_AND_MORE_LATENTS]
+        if number == 0:
+            latents += [replace(push.latents, beta=beta) for beta in _NEIGHBOUR_BETAS]
+        found += [replace(push, latents=changed) for changed in latents]
+    return list(dict.fromkeys(found))
+
+
+def _shapes(push: Push, ranking: Sequence[Push]) -> list[Push]:
+    """A fading push as it is and in every other shape; latents also at the next best layer as
+    well."""
+    found = [
+        push,
+        replace(_at(push, _LASTING), shape=Shape(half_life=_LONG_HALF_LIFE)),
+        replace(_at(push, _STEADY), shape=Shape()),
+        replace(push, shape=replace(push.shape, keep_norm=True)),
+    ]
+    if push.latents is not None:
+        found.append(replace(push, shape=replace(push.shape, clamp=True)))
+        others = (p.layers[0] for p in ranking if p.layers[0] not in push.layers)
+        found += [replace(push, layers=(*push.layers, layer)) for layer in [*others][:1]]
+    return found
+
+
+def _at(push: Push, factor: float) -> Push:
+    return replace(push, dose=round(push.dose * factor, 3))
+
+
+def apart(pushes: Sequence[Push]) -> list[Push]:
+    """The first of every layer and recipe: two doses of one would crowd out the others."""
+    first: dict[tuple[tuple[int, ...], LatentPush | None], Push] = {}
+    for push in pushes:
+        first.setdefault((push.layers, push.latents), push)
+    return list(first.values())
+
+
+def replies_made(n_layers: int, effort: Effort, *, latents: bool = True) -> int:
+    """How many replies a search makes; a little fewer where neighbours coincide."""
+    n = effort.third  # the instruction in words
+    for field in fields(n_layers, effort)[: 1 + latents]:
+        first = opening(range(n_layers), field.recipes, effort.doses)
+        ranking = apart(first)
+        second = neighbours(ranking[: field.semifinalists])
+        third = closing(second[: field.finalists], ranking)
+        n += len(first) * effort.first + len(second) * field.texts + len(third) * effort.third
+    return n

@@ -1,0 +1,1 @@
+"""Score presets beside baselines: plan, replies, scores, the run's folder and its summary."""

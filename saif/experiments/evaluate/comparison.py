@@ -1,0 +1,178 @@
+"""Two settings on the same texts: which is better, by how much, and how sure that is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from saif.core.statistics import PairedTable, Rate, mcnemar
+from saif.experiments.evaluate.run_folder import Cell, ReplyRecord
+from saif.experiments.evaluate.summary import Cells, Outcome, followed, pairs, summarise
+
+Held = Literal["yes", "no", "unclear", "not measured"]
+
+MARGIN = 0.10
+"""A difference below ten points is none worth having; replies within ten points are comparable."""
+ALPHA = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two settings on the same texts, by preset and placement."""
+
+    strata: Mapping[str, PairedTable]
+
+    @property
+    def pooled(self) -> PairedTable:
+        tables = self.strata.values()
+        return PairedTable(
+            both=sum(table.both for table in tables),
+            first_only=sum(table.first_only for table in tables),
+            second_only=sum(table.second_only for table in tables),
+            neither=sum(table.neither for table in tables),
+        )
+
+    def better(self, alpha: float = ALPHA) -> Held:
+        """Is the first setting better than the second?"""
+        pooled = self.pooled
+        if not pooled.n:
+            return "not measured"
+        if pooled.p < alpha:
+            sign = 1 if pooled.difference > 0 else -1
+            if self.contrary(sign):
+                return "unclear"
+            return "yes" if sign > 0 else "no"
+        return "no" if pooled.interval()[1] < MARGIN else "unclear"
+
+    def contrary(self, sign: int) -> list[str]:
+        """The strata that by themselves say the opposite of `sign`."""
+        return [
+            name
+            for name, table in self.strata.items()
+            if sign * table.difference < 0 and table.p < ALPHA
+        ]
+
+    def words(self, first: str, second: str) -> str:
+        """The pooled rates, their difference with its interval, n and p."""
+        table = self.pooled
+        low, high = map(signed, table.interval())
+        text = (
+            f"{percent(table.first)} ({first}) against {percent(table.second)} ({second}): "
+            f"{signed(table.difference)} points (95 % interval {low} to {high}; "
+            f"n = {table.n}, {p_value(table.p)})"
+        )
+        contrary = self.contrary(1 if table.difference > 0 else -1)
+        return text + (f"; the other way round for {', '.join(contrary)}" if contrary else "")
+
+
+def percent(found: Rate) -> str:
+    return f"{100 * found.value:.0f} %"
+
+
+def signed(difference: float) -> str:
+    """A difference of rates in points, with its sign; 0 has none."""
+    points = round(100 * difference)
+    return "0" if points == 0 else f"{points:+d}".replace("-", "\u2212")
+
+
+def bounds(found: Rate) -> str:
+    """The 95 % interval in per cent, without the sign."""
+    low, high = found.wilson()
+    return f"{100 * low:.0f}–{100 * high:.0f}"
+
+
+def with_interval(found: Rate) -> str:
+    return f"{percent(found)} ({bounds(found)})"
+
+
+def p_value(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def stratum(cell: Cell) -> str:
+    return f"{cell.preset}, {cell.placement}"
+
+
+def compare(cells: Cells, first: str, second: str, outcome: Outcome = "followed") -> Comparison:
+    """Two conditions of an evaluation, wherever both were measured."""
+    strata = {}
+    for cell, replies in cells.items():
+        if cell.condition != first or cell.value is not None:
+            continue
+        other = _partner(cells, cell, second)
+        found = pairs(replies, other, outcome)
+        if found:
+            strata[stratum(cell)] = mcnemar(found)
+    return Comparison(strata)
+
+
+def _partner(cells: Cells, cell: Cell, condition: str) -> Sequence[ReplyRecord]:
+    """The other condition at the same placement. Unsteered replies know of no placement."""
+    for other, replies in cells.items():
+        same_place = other.placement == cell.placement or condition == "unsteered"
+        if other.condition == condition and other.preset == cell.preset and same_place:
+            return replies
+    return []
+
+
+def post_against_pre(cells: Cells, condition: str, outcome: Outcome = "followed") -> Comparison:
+    """Post (first) and pre (second) of one condition, by preset."""
+    strata = {}
+    for cell, replies in cells.items():
+        pre = cell.model_copy(update={"placement": "pre"})
+        if cell.condition == condition and cell.placement == "post" and pre in cells:
+            found = pairs(replies, cells[pre], outcome)
+            if found:
+                strata[cell.preset] = mcnemar(found)
+    return Comparison(strata)
+
+
+def uneven_doses(cells: Cells, first: str, second: str, tolerance: float) -> list[str]:
+    """Where the two conditions were not pushed equally hard."""
+    found = []
+    for cell, replies in cells.items():
+        other = _partner(cells, cell, second)
+        if cell.condition != first or not other:
+            continue
+        doses = summarise(cell, replies).dose, summarise(cell, other).dose
+        one, two = doses
+        if one is None or two is None or abs(one - two) > tolerance * max(one, two):
+            found.append(stratum(cell))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """A sweep over a number, for the condition `condition`: value -> stratum -> replies. Only
+    values that every preset and placement was measured at, so that they can be pooled."""
+
+    by_value: Mapping[float, Mapping[str, Sequence[ReplyRecord]]]
+
+    @property
+    def values(self) -> list[float]:
+        return sorted(self.by_value)
+
+    def best(self, values: Sequence[float]) -> float:
+        """The value with the most replies that followed; the smallest of several."""
+        return max(values, key=self._share)
+
+    def _share(self, value: float) -> float:
+        replies = [reply for part in self.by_value[value].values() for reply in part]
+        return sum(map(followed, replies)) / len(replies)
+
+    def between(self, first: float, second: float) -> Comparison:
+        other = self.by_value[second]
+        tables = {
+            name: mcnemar(pairs(replies, other[name]))
+            for name, replies in self.by_value[first].items()
+        }
+        return Comparison(tables)
+
+
+def swept_numbers(cells: Cells, condition: str) -> Swept:
+    """What a sweep says about one condition; nothing if it swept no number."""
+    found: dict[float, dict[str, Sequence[ReplyRecord]]] = {}
+    for cell, replies in cells.items():
+        if cell.condition == condition and isinstance(cell.value, int | float):
+            found.setdefault(float(cell.value), {})[stratum(cell)] = replies
+    everywhere = max((len(strata) for strata in found.values()), default=0)
+    return Swept({value: strata for value, strata in found.items() if len(strata) == everywhere})

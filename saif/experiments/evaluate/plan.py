@@ -1,0 +1,277 @@
+"""Plan a measuring run: which cells there are, what they are made of, and the record of it all."""
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from saif import __version__
+from saif.core.types import PLACEMENTS, SELECTIONS, STRENGTH_RULES, Placement, Shape
+from saif.engine.local import LocalEngine
+from saif.errors import InputError
+from saif.experiments.baselines import Condition, Subject
+from saif.experiments.calibrate.budget import HALF_LIFE, MAX_NEW_TOKENS
+from saif.experiments.datasets import evaluation_contents
+from saif.experiments.evaluate.run import Trial, perplexity_bound
+from saif.experiments.evaluate.run_folder import Cell, RunRecord
+from saif.files import sha256_of
+from saif.presets.controls import check_model
+from saif.presets.instructions import ContentKind
+from saif.presets.library import Library
+from saif.presets.preset import MAX_STORED_LATENTS, LoadedPreset
+from saif.runtime.sae import Sae
+
+Parameter = Literal[
+    "layer", "k", "beta", "strength", "placement", "selection", "rule", "half-life", "shape"
+]
+PARAMETERS: tuple[Parameter, ...] = get_args(Parameter)
+Value = int | float | str
+
+_PACKAGES = ("torch", "transformers", "tokenizers")
+_SHAPES = {
+    "plain": Shape(),
+    "fading": Shape(half_life=HALF_LIFE),
+    "keep-norm": Shape(keep_norm=True),
+    "clamp": Shape(clamp=True),
+}
+_VALUES: dict[Parameter, tuple[Value, ...]] = {
+    "k": (1, 2, 5, 10, 15, 25, 40, MAX_STORED_LATENTS),
+    "beta": (-1, -0.5, 0, 0.5, 1),
+    "strength": (0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2),
+    "placement": PLACEMENTS,
+    "selection": SELECTIONS,
+    "rule": STRENGTH_RULES,
+    "half-life": (4, 8, 16, 32, 64),
+    "shape": tuple(_SHAPES),
+}
+"""What is swept if no values are given; for layers, all that a preset stores."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan:
+    """What to measure. data None: the texts that ship with the presets. n: texts per cell."""
+
+    presets: Sequence[str]
+    placements: Sequence[Placement]
+    data: Path | None
+    n: int
+    temperature: float
+    seed: int
+    command: str
+
+
+def plan_evaluation(
+    engine: LocalEngine,
+    library: Library,
+    plan: RunPlan,
+    conditions: Sequence[Condition],
+    load: Callable[[int], Sae],
+) -> tuple[RunRecord, list[Trial]]:
+    """A cell for every preset, placement and condition."""
+    subjects = _subjects(engine, library, plan, load, others="wrong-instruction" in conditions)
+    texts = _texts(library, plan)
+    trials = [_trial(texts, subject, condition) for subject in subjects for condition in conditions]
+    return _record(engine, library, plan, trials, over=None, values=()), trials
+
+
+def plan_sweep(
+    engine: LocalEngine,
+    library: Library,
+    plan: RunPlan,
+    over: Parameter,
+    values: Sequence[str],
+    load: Callable[[int], Sae],
+) -> tuple[RunRecord, list[Trial]]:
+    """Steered cells for every value, beside unsteered and prompted ones. All else stays as
+    calibrated; the dose too, unless the strength is swept."""
+    if over == "placement":
+        plan = replace(plan, placements=PLACEMENTS)
+    texts = _texts(library, plan)
+    trials: list[Trial] = []
+    used: dict[Value, None] = {}
+    for subject in _subjects(engine, library, plan, load, others=False):
+        baselines: tuple[Condition, ...] = ("unsteered", "prompted")
+        trials += [_trial(texts, subject, condition) for condition in baselines]
+        for value in _values(over, values, subject):
+            if over == "placement" and value != subject.placement:
+                continue
+            used[value] = None
+            trials.append(_with_value(_trial(texts, subject, "steered"), over, value))
+    return _record(engine, library, plan, trials, over=over, values=list(used)), trials
+
+
+def _with_value(trial: Trial, over: Parameter, value: Value) -> Trial:
+    """The trial with a swept value in place of the calibrated one."""
+    trial = replace(trial, cell=trial.cell.model_copy(update={"value": value}))
+    if over == "placement":  # each has its own calibrated choice
+        return trial
+    if over == "strength" and value == 0:  # nothing is pushed at all
+        return replace(trial, condition="unsteered")
+    subject = trial.subject
+    choice = subject.preset.preset.placements[subject.placement].choice
+    changed: dict[str, Any] = {over: value}
+    if over == "strength":
+        changed = {"dose": choice.dose * float(value)}
+    elif over == "layer":
+        changed = {"layer": value, "also": []}
+    elif over == "half-life":
+        changed = {"half_life": value}
+    elif over == "shape":
+        changed = asdict(_SHAPES[str(value)])
+    choice = choice.model_copy(update=changed)
+    preset = subject.preset.with_part(subject.placement, choice=choice)
+    return replace(trial, subject=replace(subject, preset=preset))
+
+
+def _values(over: Parameter, given: Sequence[str], subject: Subject) -> list[Value]:
+    """The values to sweep, checked. Raises InputError naming the first that can't be."""
+    part = subject.preset.preset.placements[subject.placement]
+    layers = tuple(sorted(part.layer_numbers))
+    offered: tuple[Value, ...] = layers if over == "layer" else _VALUES[over]
+    if not given:
+        return list(offered)
+    if isinstance(offered[0], str) or over == "layer":
+        known = {str(value): value for value in offered}
+        wrong = [text for text in given if text not in known]
+        if wrong:
+            raise InputError(
+                f"'{wrong[0]}' is not a value of {over}.", hint=f"Choose from {', '.join(known)}."
+            )
+        return [known[text] for text in given]
+    return [_number(over, text) for text in given]
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "k": (1, MAX_STORED_LATENTS),
+    "beta": (-1, 1),
+    "strength": (0, 10),
+    "half-life": (1, 10_000),
+}
+
+
+def _number(over: Parameter, text: str) -> int | float:
+    low, high = _RANGES[over]
+    whole = over in ("k", "half-life")
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high or (whole and value != int(value)):
+        kind = "a whole number" if whole else "a number"
+        raise InputError(f"{over} must be {kind} from {low:g} to {high:g}, not '{text}'.")
+    return int(value) if whole else value
+
+
+def _subjects(
+    engine: LocalEngine,
+    library: Library,
+    plan: RunPlan,
+    load: Callable[[int], Sae],
+    *,
+    others: bool,
+) -> list[Subject]:
+    ids = list(dict.fromkeys(plan.presets)) or library.preset_ids(engine.model.id)
+    if not ids:
+        raise InputError(
+            f"There are no presets for {engine.model.id} yet.",
+            hint="Make them with `python -m saif identify` and `calibrate`.",
+        )
+    subjects = []
+    for name in ids:
+        preset = library.preset(engine.model.id, name)
+        check_model(preset, engine.model)
+        instruction = library.instruction(preset.preset.instruction)
+        other = _another(engine, library, preset) if others else None
+        for placement in plan.placements:
+            subject = Subject(
+                preset=preset,
+                instruction=instruction,
+                placement=placement,
+                other=other,
+                load=load,
+                seed=plan.seed,
+            )
+            perplexity_bound(subject)  # refuses what isn't calibrated before hours are spent
+            subjects.append(subject)
+    return subjects
+
+
+def _another(engine: LocalEngine, library: Library, preset: LoadedPreset) -> LoadedPreset | None:
+    """The next preset in the library with another instruction for the same kind of contents."""
+    kind = library.instruction(preset.preset.instruction).contents
+    ids = library.preset_ids(engine.model.id)
+    start = ids.index(preset.id)
+    for name in [*ids[start + 1 :], *ids[:start]]:
+        card = library.card(engine.model.id, name)
+        same = card.instruction == preset.preset.instruction
+        if not same and library.instruction(card.instruction).contents == kind:
+            return library.preset(engine.model.id, name)
+    return None
+
+
+Texts = Callable[[ContentKind], list[str]]
+
+
+def _texts(library: Library, plan: RunPlan) -> Texts:
+    """The texts of a kind of contents, read once for all cells."""
+
+    @functools.cache
+    def read(kind: ContentKind) -> list[str]:
+        return evaluation_contents(library.root, plan.data, kind, plan.n)
+
+    return read
+
+
+def _trial(texts: Texts, subject: Subject, condition: Condition) -> Trial:
+    kind = subject.instruction.contents
+    return Trial(
+        cell=Cell(preset=subject.preset.id, placement=subject.placement, condition=condition),
+        subject=subject,
+        condition=condition,
+        contents=texts(kind),
+        max_new_tokens=MAX_NEW_TOKENS[kind],
+    )
+
+
+def _record(
+    engine: LocalEngine,
+    library: Library,
+    plan: RunPlan,
+    trials: Sequence[Trial],
+    *,
+    over: Parameter | None,
+    values: Sequence[Value],
+) -> RunRecord:
+    contents = {trial.subject.instruction.contents: trial.contents for trial in trials}
+    presets = {trial.subject.preset.id for trial in trials} | {
+        trial.subject.other.id for trial in trials if trial.subject.other is not None
+    }
+    return RunRecord(
+        kind="evaluate" if over is None else "sweep",
+        command=plan.command,
+        model=engine.model,
+        quantize=engine.steerable.quantize,
+        presets={
+            name: sha256_of(
+                library.preset_path(engine.model.id, name).with_suffix(suffix).read_bytes()
+                for suffix in (".json", ".safetensors")
+            )
+            for name in sorted(presets)
+        },
+        contents={
+            kind: hashlib.sha256("\n".join(texts).encode()).hexdigest()
+            for kind, texts in sorted(contents.items())
+        },
+        placements=list(plan.placements),
+        conditions=list(dict.fromkeys(trial.condition for trial in trials)),
+        over=over,
+        values=list(values),
+        n=plan.n,
+        seed=plan.seed,
+        temperature=plan.temperature,
+        max_new_tokens={kind: MAX_NEW_TOKENS[kind] for kind in sorted(contents)},
+        versions={"saif": __version__, **{name: version(name) for name in _PACKAGES}},
+    )

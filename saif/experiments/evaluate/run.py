@@ -1,0 +1,216 @@
+"""Measure presets under conditions: make a cell's replies, judge them, record them."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from saif.core.steering import Steering
+from saif.decoding import Sampling
+from saif.engine.local import LocalEngine
+from saif.engine.protocol import Reply
+from saif.errors import PresetError
+from saif.experiments.baselines import (
+    CONDITIONS,
+    Condition,
+    Subject,
+    message_for,
+    push_for,
+    steering_of,
+)
+from saif.experiments.evaluate.run_folder import Cell, ReplyRecord, RunFolder, Timing
+from saif.experiments.evaluate.score import Judged, Task, judge, make_replies, summarise
+from saif.presets.preset import ConditionScores, Scores
+from saif.presets.spec import Push
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What one cell measures. In a sweep the subject's choice is a changed one, and the cell
+    says in which value."""
+
+    cell: Cell
+    subject: Subject
+    condition: Condition
+    contents: Sequence[str]
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A cell's replies and what they took."""
+
+    judged: list[Judged]
+    tasks: list[Task]
+    generation_seconds: float
+    judging_seconds: float
+
+    @property
+    def steering(self) -> Steering | None:
+        """The cell's, None where nothing was steered."""
+        return self.tasks[0].steering
+
+
+class Evaluation:
+    """Makes and judges the replies of trials.
+
+    Every cell is decoded by itself, so that its replies don't depend on which other cells were
+    asked for. Replies that no steering touches are the same for every preset with the same texts,
+    and are made once; they are judged once by each instruction's check.
+    """
+
+    def __init__(
+        self,
+        engine: LocalEngine,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
+        advance: Advance = lambda _: None,
+    ) -> None:
+        self.engine = engine
+        self._sampling = Sampling(temperature=temperature, seed=seed)
+        self._advance = advance
+        self._made: dict[tuple[str, ...], tuple[list[Reply], float]] = {}
+        self._measured: dict[tuple[str, ...], Measured] = {}
+
+    def measure(self, trial: Trial) -> Measured:
+        subject = trial.subject
+        steering = steering_of(trial.condition, subject)
+        tasks = [
+            Task(message_for(trial.condition, subject, text), text, steering)
+            for text in trial.contents
+        ]
+        if steering is not None:
+            return self._judge(trial, tasks, *self._make(trial, tasks))
+        # What is sent decides an unsteered reply, and nothing else does.
+        messages = tuple(task.message for task in tasks)
+        key = (subject.instruction.id, *messages)
+        if key not in self._measured:
+            if messages not in self._made:
+                self._made[messages] = self._make(trial, tasks)
+            self._measured[key] = self._judge(trial, tasks, *self._made[messages])
+        return self._measured[key]
+
+    def _make(self, trial: Trial, tasks: Sequence[Task]) -> tuple[list[Reply], float]:
+        """The replies, and how many seconds they took."""
+        started = time.perf_counter()
+        sampling = replace(self._sampling, max_new_tokens=trial.max_new_tokens)
+        replies = make_replies(self.engine, tasks, sampling=sampling, advance=self._advance)
+        return replies, time.perf_counter() - started
+
+    def _judge(
+        self, trial: Trial, tasks: list[Task], replies: list[Reply], seconds: float
+    ) -> Measured:
+        started = time.perf_counter()
+        judged = judge(
+            self.engine, trial.subject.instruction, tasks, replies, contents=list(trial.contents)
+        )
+        return Measured(judged, tasks, seconds, time.perf_counter() - started)
+
+    def scores(
+        self,
+        subject: Subject,
+        contents: Sequence[str],
+        *,
+        max_new_tokens: int,
+        bound: float,
+        command: str,
+    ) -> Scores:
+        """All of `CONDITIONS` on held-out `contents`. bound: see `saif.core.fluency`."""
+        rows = []
+        for condition in CONDITIONS:
+            cell = Cell(preset=subject.preset.id, placement=subject.placement, condition=condition)
+            measured = self.measure(
+                Trial(
+                    cell=cell,
+                    subject=subject,
+                    condition=condition,
+                    contents=contents,
+                    max_new_tokens=max_new_tokens,
+                )
+            )
+            rows.append(_row(condition, measured, bound))
+        return Scores(
+            split="held-out",
+            n=len(contents),
+            max_new_tokens=max_new_tokens,
+            perplexity_bound=round(bound, 2),
+            command=command,
+            conditions=rows,
+        )
+
+
+def run_trials(
+    evaluation: Evaluation, folder: RunFolder, trials: Sequence[Trial]
+) -> Iterator[Cell]:
+    """Measure what the folder doesn't hold yet, writing each cell as soon as it is done."""
+    done = set(folder.resume())
+    for trial in trials:
+        if trial.cell not in done:
+            measured = evaluation.measure(trial)
+            folder.append(_records(trial, measured), _timing(trial, measured))
+        yield trial.cell
+
+
+def perplexity_bound(subject: Subject) -> float:
+    """The bound that calibration derived for this preset. Raises PresetError without one."""
+    scores = subject.preset.preset.placements[subject.placement].scores
+    if scores is None:
+        raise PresetError(
+            f"The preset '{subject.preset.id}' is not calibrated.",
+            hint="Run `python -m saif calibrate` first.",
+        )
+    return scores.perplexity_bound
+
+
+def _records(trial: Trial, measured: Measured) -> list[ReplyRecord]:
+    bound = perplexity_bound(trial.subject)
+    push = push_for(trial.condition, trial.subject)
+    steering = measured.steering
+    return [
+        ReplyRecord(
+            cell=trial.cell,
+            content=task.content,
+            message=task.message,
+            push=None if push is None else _plain_values(push),
+            text=judged.reply.text,
+            token_ids=list(judged.reply.token_ids),
+            stop=judged.reply.stop,
+            steered=judged.reply.steered,
+            dose=None if steering is None else round(sum(steering.dose.values()), 4),
+            loose=judged.loose,
+            strict=judged.strict(bound),
+            about=judged.about,
+            problems=judged.fluency.problems(bound),
+            perplexity=_rounded(judged.fluency.perplexity),
+        )
+        for task, judged in zip(measured.tasks, measured.judged, strict=True)
+    ]
+
+
+def _timing(trial: Trial, measured: Measured) -> Timing:
+    return Timing(
+        cell=trial.cell,
+        tokens=sum(len(judged.reply.token_ids) for judged in measured.judged),
+        generation_seconds=round(measured.generation_seconds, 2),
+        judging_seconds=round(measured.judging_seconds, 2),
+    )
+
+
+def _plain_values(push: Push) -> dict[str, object]:
+    """A push as it is written to a file and read back: lists, no tuples."""
+    return {**asdict(push), "layers": list(push.layers), "dose": round(push.dose, 4)}
+
+
+def _rounded(value: float | None) -> float | None:
+    """Two digits are what a person reads; NaN (an empty reply) is no number in JSON."""
+    return None if value is None or value != value else round(value, 2)
+
+
+def _row(name: Condition, measured: Measured, bound: float) -> ConditionScores:
+    steering = measured.steering
+    if steering is None:
+        return summarise(name, measured.judged, bound)
+    layer = next(iter(steering.dose))
+    return summarise(name, measured.judged, bound, layer=layer, dose=sum(steering.dose.values()))

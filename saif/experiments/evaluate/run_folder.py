@@ -1,0 +1,211 @@
+"""What a measuring run leaves on disk: a folder that can be read, resumed and checked.
+
+`run.json` says everything needed to make the run again. `replies.jsonl` has a line per reply and
+nothing that differs from one run of the same command to the next, so that two runs can be compared
+byte by byte; how long things took goes to `timings.jsonl`. Replies are written a whole cell at a
+time, and what a kill leaves of a cell is dropped when the run goes on.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from saif.core.types import Placement
+from saif.errors import InputError
+from saif.files import (
+    StrictModel,
+    append_lines,
+    drop_torn_line,
+    first_problem,
+    read_lines,
+    replace_file,
+)
+from saif.presets.preset import ModelRef
+
+
+class RunRecord(StrictModel):
+    """What was asked for, and of what.
+
+    kind: "evaluate", or "sweep" over the parameter `over`. presets: id -> sha256 of the preset's
+    two files. contents: kind of contents -> sha256 of the texts. n: texts per cell. seed: of
+    sampling and of the random control.
+    """
+
+    schema_version: Literal[1] = 1
+    kind: Literal["evaluate", "sweep"]
+    command: str
+    model: ModelRef
+    quantize: str
+    presets: dict[str, str]
+    contents: dict[str, str]
+    placements: list[Placement]
+    conditions: list[str]
+    over: str | None
+    values: list[int | float | str]
+    n: int
+    seed: int
+    temperature: float
+    max_new_tokens: dict[str, int]
+    versions: dict[str, str]
+
+    def identity(self) -> str:
+        """sha256 of all that decides the replies; how the command was typed does not."""
+        return hashlib.sha256(self.model_dump_json(exclude={"command"}).encode()).hexdigest()
+
+
+class Cell(StrictModel):
+    """Replies that were made together: one preset, placement and condition, and in a sweep one
+    value of what is swept."""
+
+    preset: str
+    placement: Placement
+    condition: str
+    value: int | float | str | None = None
+
+    def __str__(self) -> str:
+        parts = [self.preset, self.placement, self.condition]
+        return "/".join(parts if self.value is None else [*parts, str(self.value)])
+
+
+class ReplyRecord(StrictModel):
+    """One reply and what the checks say of it.
+
+    content: the text the reply should be about; message: what the model was sent. push: the
+    setting that steered it (`saif.presets.spec.Push` as a dictionary), None if nothing did.
+    steered: positions of the residual stream that were changed, as counted by the hook. dose: of
+    all layers together. perplexity: of the reply under the unsteered model.
+    """
+
+    cell: Cell
+    content: str
+    message: str
+    push: dict[str, Any] | None
+    text: str
+    token_ids: list[int]
+    stop: str
+    steered: int
+    dose: float | None
+    loose: bool
+    strict: bool
+    about: bool | None
+    problems: list[str]
+    perplexity: float | None
+
+    @property
+    def degenerate(self) -> bool:
+        return bool(self.problems)
+
+
+class Timing(StrictModel):
+    """How long a cell took: making its replies, then judging them."""
+
+    cell: Cell
+    tokens: int
+    generation_seconds: float
+    judging_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A run on disk."""
+
+    path: Path
+    record: RunRecord
+
+    @staticmethod
+    def open(path: Path, record: RunRecord) -> "RunFolder":
+        """Start a run there, or go on with it. Raises InputError if another run lies there."""
+        path.mkdir(parents=True, exist_ok=True)
+        header = path / "run.json"
+        if header.exists() and _read_header(header).identity() != record.identity():
+            raise InputError(
+                f"{path} holds another run: its settings, presets, texts or versions differ.",
+                hint="Give another folder with --out, or remove this one.",
+            )
+        if not header.exists():
+            replace_file(header, (record.model_dump_json(indent=1) + "\n").encode())
+        return RunFolder(path, record)
+
+    @staticmethod
+    def read(path: Path) -> "RunFolder":
+        """A run that is there already. Raises InputError if there is none."""
+        header = path / "run.json"
+        if not header.is_file():
+            raise InputError(
+                f"{path} is not a run: there is no run.json in it.",
+                hint="Make one with `python -m saif evaluate` or `python -m saif sweep`.",
+            )
+        return RunFolder(path, _read_header(header))
+
+    @property
+    def replies_path(self) -> Path:
+        return self.path / "replies.jsonl"
+
+    @property
+    def _timings_path(self) -> Path:
+        return self.path / "timings.jsonl"
+
+    def resume(self) -> list[Cell]:
+        """The cells that are complete, in order. Drops what is left of one that is not."""
+        drop_torn_line(self._timings_path)
+        if not self.replies_path.exists():
+            return []
+        with self.replies_path.open("r+b") as file:
+            complete: list[Cell] = []
+            end = 0
+            lines: list[Cell] = []
+            position = 0
+            for line in file:
+                cell = _cell_of(line)
+                if cell is None:
+                    break
+                if lines and cell != lines[-1]:
+                    lines = []
+                lines.append(cell)
+                position += len(line)
+                if len(lines) == self.record.n:
+                    complete.append(cell)
+                    end, lines = position, []
+            file.truncate(end)
+        return complete
+
+    def append(self, replies: Sequence[ReplyRecord], timing: Timing) -> None:
+        """Write one cell, safely on disk when this returns."""
+        append_lines(self.replies_path, replies)
+        append_lines(self._timings_path, [timing])
+
+    def replies(self) -> list[ReplyRecord]:
+        """All replies. Raises InputError at a line that is none."""
+        return read_lines(self.replies_path, ReplyRecord)
+
+    def timings(self) -> dict[Cell, Timing]:
+        """How long each cell took; the last time, if it was made twice."""
+        return {timing.cell: timing for timing in read_lines(self._timings_path, Timing)}
+
+    def cells(self) -> dict[Cell, list[ReplyRecord]]:
+        """All replies by cell, in the order of the run."""
+        return {
+            cell: list(group)
+            for cell, group in groupby(self.replies(), key=lambda reply: reply.cell)
+        }
+
+
+def _cell_of(line: bytes) -> Cell | None:
+    """The cell of a line of replies.jsonl; None if the line was cut off."""
+    try:
+        return Cell.model_validate(json.loads(line)["cell"]) if line.endswith(b"\n") else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _read_header(path: Path) -> RunRecord:
+    try:
+        return RunRecord.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise InputError(f"{path} can't be read: {first_problem(error)}") from error

@@ -1,0 +1,219 @@
+"""Make replies for many texts under one condition, and judge them."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from saif.core.fluency import Fluency, fluency
+from saif.core.relevance import N_DISTRACTORS, is_about
+from saif.core.statistics import Rate, rate
+from saif.core.steering import Steering
+from saif.core.verifiers import Check, follows
+from saif.decoding import Sampling
+from saif.engine.local import LocalEngine
+from saif.engine.protocol import Message, Reply, Request, complete
+from saif.errors import InputError
+from saif.presets.instructions import Instruction, place
+from saif.presets.preset import ConditionScores, Interval
+
+BATCH = 96
+"""Rows that decode together: where two cores give the most tokens per second."""
+
+_SCORING_BATCH = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One reply and what the checks say. about is None where it needn't be asked: a reply that
+    isn't loose, or that repeats itself, can't be strict anyway."""
+
+    content: str
+    reply: Reply
+    loose: bool
+    fluency: Fluency
+    about: bool | None
+
+    def degenerate(self, bound: float) -> bool:
+        return bool(self.fluency.problems(bound))
+
+    def strict(self, bound: float) -> bool:
+        return self.loose and not self.degenerate(bound) and bool(self.about)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One reply to make: what the user writes, the text it is about, and the steering."""
+
+    message: str
+    content: str
+    steering: Steering | None = None
+
+
+def make_replies(
+    engine: LocalEngine,
+    tasks: Sequence[Task],
+    *,
+    sampling: Sampling,
+    advance: Callable[[int], None] = lambda _: None,
+) -> list[Reply]:
+    """Replies, in the order of the tasks. `advance` hears how many more are done.
+
+    Every content draws with a seed of its own, the same under every condition, so that replies to
+    one content can be compared in pairs and those to different ones are independent.
+    """
+    places = {text: i for i, text in enumerate(dict.fromkeys(task.content for task in tasks))}
+    # Prompts of like length together, so that little of a batch is padding.
+    order = sorted(range(len(tasks)), key=lambda i: len(tasks[i].message))
+    replies: dict[int, Reply] = {}
+    for start in range(0, len(order), BATCH):
+        chunk = order[start : start + BATCH]
+        requests = [
+            Request(
+                messages=(Message("user", tasks[i].message),),
+                steering=tasks[i].steering,
+                sampling=replace(sampling, seed=sampling.seed + places[tasks[i].content]),
+            )
+            for i in chunk
+        ]
+        replies.update(zip(chunk, complete(engine, requests), strict=True))
+        advance(len(chunk))
+    return [replies[i] for i in range(len(tasks))]
+
+
+def judge(
+    engine: LocalEngine,
+    instruction: Instruction,
+    tasks: Sequence[Task],
+    replies: Sequence[Reply],
+    *,
+    contents: Sequence[str],
+) -> list[Judged]:
+    """Judge replies in every respect. `contents` supplies the other texts a reply must not fit
+    as well."""
+    return ask_about(engine, instruction, judge_form(engine, instruction, tasks, replies), contents)
+
+
+def judge_form(
+    engine: LocalEngine, instruction: Instruction, tasks: Sequence[Task], replies: Sequence[Reply]
+) -> list[Judged]:
+    """Judge everything but whether replies are about their contents, which is dear to find out:
+    a loose one passes for it until `ask_about` has asked."""
+    totals = _reply_log_probabilities(engine, [task.content for task in tasks], replies)
+    check = instruction.check
+    loose = [_is_loose(check, task, reply) for task, reply in zip(tasks, replies, strict=True)]
+    flow = [
+        fluency(reply.token_ids, reply.text, _perplexity(total, len(reply.token_ids)))
+        for reply, total in zip(replies, totals, strict=True)
+    ]
+    judged = [
+        Judged(task.content, reply, is_loose, flows, None)
+        for task, reply, is_loose, flows in zip(tasks, replies, loose, flow, strict=True)
+    ]
+    return [replace(j, about=True) if _may_be_strict(j) else j for j in judged]
+
+
+def _may_be_strict(judged: Judged) -> bool:
+    flows = not judged.fluency.problems(math.inf)
+    return judged.loose and flows and bool(judged.reply.token_ids)
+
+
+def ask_about(
+    engine: LocalEngine,
+    instruction: Instruction,
+    judged: Sequence[Judged],
+    contents: Sequence[str],
+) -> list[Judged]:
+    """Ask of the replies that can still be strict whether they are about their contents, which
+    takes four readings of each."""
+    wanted = [j for j in judged if j.about]
+    # The content in question, then the others; each asked for in words.
+    flat = [
+        (place(instruction.main_wording, text, "pre"), j.reply)
+        for j in wanted
+        for text in (j.content, *_distractors(j.content, contents))
+    ]
+    messages, replies = [message for message, _ in flat], [reply for _, reply in flat]
+    scores = _reply_log_probabilities(engine, messages, replies)
+    each = 1 + N_DISTRACTORS
+    about = iter(
+        is_about(scores[start], scores[start + 1 : start + each])
+        for start in range(0, len(scores), each)
+    )
+    return [replace(j, about=next(about)) if j.about else j for j in judged]
+
+
+def _is_loose(check: Check, task: Task, reply: Reply) -> bool:
+    """A summary has to come to its end: any reply is short if it is cut off early enough."""
+    cut_off = check.kind == "summary" and reply.stop != "end"
+    return not cut_off and follows(check, reply.text, task.content)
+
+
+def _distractors(content: str, contents: Sequence[str]) -> list[str]:
+    """The contents that follow `content` in its set, around the end."""
+    if len(contents) <= N_DISTRACTORS:
+        raise InputError(
+            f"{len(contents)} texts are too few to tell whether a reply is about its own.",
+            hint=f"Give at least {N_DISTRACTORS + 1}.",
+        )
+    start = contents.index(content)
+    return [contents[(start + step) % len(contents)] for step in range(1, N_DISTRACTORS + 1)]
+
+
+def _reply_log_probabilities(
+    engine: LocalEngine, messages: Sequence[str], replies: Sequence[Reply]
+) -> list[float]:
+    """log p(reply | message) under the unsteered model, in nats; 0 for an empty reply."""
+    model = engine.steerable
+    result = [0.0] * len(replies)
+    for chunk in _scoring_batches(messages, replies):
+        rows = [
+            (model.render([{"role": "user", "content": messages[i]}]), replies[i].token_ids)
+            for i in chunk
+        ]
+        for i, scores in zip(chunk, model.log_probabilities(rows), strict=True):
+            result[i] = float(scores.sum())
+    return result
+
+
+def _scoring_batches(messages: Sequence[str], replies: Sequence[Reply]) -> Iterator[list[int]]:
+    """Rows that are read together: replies to one message side by side, so that the message is
+    read once for all of them, and messages of like length, to waste no padding."""
+    rows = [i for i, reply in enumerate(replies) if reply.token_ids]
+    rows.sort(key=lambda i: (len(messages[i]), messages[i], len(replies[i].token_ids)))
+    for start in range(0, len(rows), _SCORING_BATCH):
+        yield rows[start : start + _SCORING_BATCH]
+
+
+def _perplexity(log_probability: float, n_tokens: int) -> float:
+    return math.exp(min(-log_probability / n_tokens, 700)) if n_tokens else math.nan
+
+
+def summarise(
+    condition: str,
+    judged: Sequence[Judged],
+    bound: float,
+    *,
+    layer: int | None = None,
+    dose: float | None = None,
+) -> ConditionScores:
+    """One condition's rates. A degenerate reply is never strict, but may be loose."""
+    perplexities = [
+        value
+        for value in (j.fluency.perplexity for j in judged)
+        if value is not None and not math.isnan(value)
+    ]
+    return ConditionScores(
+        condition=condition,
+        layer=layer,
+        loose=_interval(rate([j.loose for j in judged])),
+        strict=_interval(rate([j.strict(bound) for j in judged])),
+        degenerate=_interval(rate([j.degenerate(bound) for j in judged])),
+        perplexity=round(median(perplexities), 2) if perplexities else None,
+        dose=None if dose is None else round(dose, 4),
+    )
+
+
+def _interval(found: Rate) -> Interval:
+    low, high = found.wilson()
+    return Interval(successes=found.successes, n=found.n, low=round(low, 4), high=round(high, 4))

@@ -1,0 +1,144 @@
+"""From replies to rates: what one cell of a run says, and which replies belong together in a pair.
+
+Knows nothing of folders, pages or pictures.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+from saif.core.statistics import Rate, rate
+from saif.experiments.evaluate.run_folder import Cell, ReplyRecord, RunRecord, Timing
+from saif.presets.preset import ModelRef
+from saif.report.conditions import ORDER
+
+Cells = Mapping[Cell, Sequence[ReplyRecord]]
+Outcome = Literal["loose", "strict", "degenerate", "followed"]
+
+
+def followed(reply: ReplyRecord) -> bool:
+    """Did what was asked, in words that can be read: loose and not degenerate."""
+    return reply.loose and not reply.degenerate
+
+
+OUTCOMES: Mapping[Outcome, Callable[[ReplyRecord], bool]] = {
+    "loose": lambda reply: reply.loose,
+    "strict": lambda reply: reply.strict,
+    "degenerate": lambda reply: reply.degenerate,
+    "followed": followed,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One cell in numbers.
+
+    perplexity: median over the replies where it was measured. dose: of all layers together, None
+    where nothing was pushed. tokens_per_second: of all rows of the batch together.
+    """
+
+    cell: Cell
+    loose: Rate
+    strict: Rate
+    degenerate: Rate
+    followed: Rate
+    perplexity: float | None
+    dose: float | None
+    tokens_per_second: float | None
+
+    @property
+    def n(self) -> int:
+        return self.loose.n
+
+
+def summarise(cell: Cell, replies: Sequence[ReplyRecord], timing: Timing | None = None) -> Row:
+    """A cell's rates over its replies, of which there is at least one."""
+    rates = {name: rate([holds(reply) for reply in replies]) for name, holds in OUTCOMES.items()}
+    perplexities = _finite(reply.perplexity for reply in replies)
+    doses = _finite(reply.dose for reply in replies)
+    timed = timing is not None and timing.generation_seconds > 0
+    return Row(
+        cell=cell,
+        loose=rates["loose"],
+        strict=rates["strict"],
+        degenerate=rates["degenerate"],
+        followed=rates["followed"],
+        perplexity=median(perplexities) if perplexities else None,
+        dose=median(doses) if doses else None,
+        tokens_per_second=timing.tokens / timing.generation_seconds if timed and timing else None,
+    )
+
+
+def _finite(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None and math.isfinite(value)]
+
+
+def summaries(cells: Cells, timings: Mapping[Cell, Timing]) -> list[Row]:
+    """Preset by preset in the order of the run, pre before post, conditions in their order."""
+    presets = list(dict.fromkeys(cell.preset for cell in cells))
+    rows = [summarise(cell, replies, timings.get(cell)) for cell, replies in cells.items()]
+    return sorted(
+        rows,
+        key=lambda row: (
+            presets.index(row.cell.preset),
+            row.cell.placement != "pre",
+            rank_of(row.cell.condition),
+        ),
+    )
+
+
+def rank_of(condition: str) -> tuple[int, str]:
+    """Sorts conditions; one that isn't known comes last."""
+    return (ORDER.index(condition) if condition in ORDER else len(ORDER), condition)
+
+
+def pairs(
+    first: Sequence[ReplyRecord], second: Sequence[ReplyRecord], outcome: Outcome = "followed"
+) -> list[tuple[bool, bool]]:
+    """Outcomes on the same content, (first, second); what only one of them has is left out."""
+    holds = OUTCOMES[outcome]
+    known = {key: holds(reply) for key, reply in _by_content(second)}
+    return [(holds(reply), known[key]) for key, reply in _by_content(first) if key in known]
+
+
+def _by_content(
+    replies: Sequence[ReplyRecord],
+) -> Iterable[tuple[tuple[str, int], ReplyRecord]]:
+    """A content may come twice; its n-th reply belongs to the other's n-th."""
+    seen: Counter[str] = Counter()
+    for reply in replies:
+        seen[reply.content] += 1
+        yield (reply.content, seen[reply.content]), reply
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that was measured on one model. cells: of evaluations. sweeps: parameter -> cells."""
+
+    model: ModelRef
+    quantize: str
+    cells: Cells
+    sweeps: Mapping[str, Cells]
+
+
+def gather(runs: Sequence[tuple[RunRecord, Cells]]) -> list[Evidence]:
+    """Runs by model. A cell that several runs hold counts once, from the run named first: the
+    same replies counted twice would look like more evidence."""
+    groups: dict[str, Evidence] = {}
+    for record, cells in runs:
+        key = f"{record.model.fingerprint} {record.quantize}"
+        known = groups.get(key, Evidence(record.model, record.quantize, {}, {}))
+        groups[key] = _with_run(known, record, cells)
+    return list(groups.values())
+
+
+def _with_run(known: Evidence, record: RunRecord, cells: Cells) -> Evidence:
+    if record.kind == "evaluate":
+        merged = {**cells, **known.cells}
+        return Evidence(known.model, known.quantize, merged, known.sweeps)
+    over = record.over or ""
+    merged = {**cells, **known.sweeps.get(over, {})}
+    return Evidence(known.model, known.quantize, known.cells, {**known.sweeps, over: merged})

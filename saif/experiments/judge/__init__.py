@@ -1,0 +1,1 @@
+"""Replies graded by another model through an OpenAI-compatible endpoint."""

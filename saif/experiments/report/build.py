@@ -1,0 +1,199 @@
+"""Runs as one page that can be read, printed and passed on: no script, no request, no date."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from saif.errors import InputError
+from saif.experiments.claims import Claim, claims
+from saif.experiments.evaluate.comparison import bounds, p_value, post_against_pre, signed
+from saif.experiments.evaluate.run_folder import Cell, ReplyRecord, RunFolder, RunRecord
+from saif.experiments.evaluate.summary import Row, gather, rank_of, summaries
+from saif.experiments.report.baseline_verdict import Contest, contests, shortfall, verdict
+from saif.experiments.report.choice import charts_of
+from saif.experiments.report.figures import Dumbbell, pre_post_dumbbells
+from saif.experiments.report.samples import N_TEXTS, Shelf, gallery
+from saif.files import replace_file
+from saif.report.conditions import title_of
+from saif.report.page import page_environment
+from saif.report.style import WIDTH, Picture
+
+if TYPE_CHECKING:
+    from saif.core.statistics import Kappa
+    from saif.experiments.judge.grades import RunAgreement
+
+PAGE = "report.html"
+_CONTROLS = {"random", "single-latent", "wrong-instruction"}  # in the table, but not in the picture
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One run on the page. left_out: cells that are not complete."""
+
+    name: str
+    record: RunRecord
+    left_out: int
+    headlines: Mapping[str, str]
+    rows: Sequence[Row]
+    pictures: Sequence[Picture]
+    placements: Sequence[Dumbbell]
+    shelves: Sequence[Shelf]
+    agreement: "RunAgreement | None"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """The claims held against one model, and its presets against their rivals."""
+
+    model: str
+    claims: Sequence[Claim]
+    contests: Sequence[Contest]
+
+
+def write_report(folders: Sequence[Path], out: Path) -> Path:
+    """Write the page and its pictures into `out`; the path of the page.
+
+    The same runs give the same bytes. Raises InputError if a folder holds no run with replies.
+    """
+    runs = [RunFolder.read(folder) for folder in dict.fromkeys(map(Path.resolve, folders))]
+    read = [(run, *_complete_cells(run)) for run in runs]
+    verdicts = [
+        Verdicts(evidence.model.id, claims(evidence), contests(evidence.cells))
+        for evidence in gather([(run.record, cells) for run, cells, _ in read])
+    ]
+    sections = [_section(number, *parts) for number, parts in enumerate(read, 1)]
+    page = render(sections, verdicts)
+    out.mkdir(parents=True, exist_ok=True)
+    for section in sections:
+        for picture in section.pictures:
+            replace_file(out / f"{picture.name}.png", picture.png)
+    replace_file(out / PAGE, page.encode("utf-8", "replace"))
+    return out / PAGE
+
+
+def _complete_cells(run: RunFolder) -> tuple[dict[Cell, list[ReplyRecord]], int]:
+    """The complete cells, and how many are not: a run that is still being made has a last cell
+    with too few replies."""
+    cells = run.cells()
+    complete = {cell: found for cell, found in cells.items() if len(found) == run.record.n}
+    if not complete:
+        raise InputError(
+            f"The run {run.path} holds no complete cell of replies yet.",
+            hint="Give its command again to go on with it.",
+        )
+    return complete, len(cells) - len(complete)
+
+
+def _section(
+    number: int, run: RunFolder, cells: Mapping[Cell, list[ReplyRecord]], left_out: int
+) -> Section:
+    evaluation = run.record.kind == "evaluate"
+    rows = summaries(cells, run.timings())
+    placements = _placements(cells) if evaluation else []
+    pictures = charts_of(number, run.record, rows)
+    drawn = [one for one in placements if one.condition not in _CONTROLS]
+    if drawn:
+        title = "After the content (post) against before it (pre)"
+        pictures.append(pre_post_dumbbells(f"{number:02d}-pre-post", title, drawn))
+    return Section(
+        name=run.path.name,
+        record=run.record,
+        left_out=left_out,
+        headlines=_headlines(rows) if evaluation else {},
+        rows=rows,
+        pictures=pictures,
+        placements=placements,
+        shelves=gallery(cells) if evaluation else [],
+        agreement=_agreement(run),
+    )
+
+
+def _agreement(run: RunFolder) -> "RunAgreement | None":
+    if not (run.path / "grades.jsonl").exists():
+        return None
+    from saif.experiments.judge.grades import agreement_with_verifier
+
+    return agreement_with_verifier(run)
+
+
+def _placements(cells: Mapping[Cell, list[ReplyRecord]]) -> list[Dumbbell]:
+    """Post against pre for each preset and condition; unsteered replies know of no placement."""
+    conditions = {cell.condition for cell in cells} - {"unsteered"}
+    found = [
+        Dumbbell(preset, condition, table)
+        for condition in sorted(conditions, key=rank_of)
+        for preset, table in post_against_pre(cells, condition).strata.items()
+    ]
+    presets = list(dict.fromkeys(cell.preset for cell in cells))
+    return sorted(found, key=lambda one: presets.index(one.preset))
+
+
+def _headlines(rows: Sequence[Row]) -> dict[str, str]:
+    return {
+        preset: _headline([row for row in rows if row.cell.preset == preset])
+        for preset in dict.fromkeys(row.cell.preset for row in rows)
+    }
+
+
+def _headline(rows: Sequence[Row]) -> str:
+    """How many replies followed: steered, asked in words, and with neither."""
+    steered, prompted, unsteered = (
+        [row for row in rows if row.cell.condition == name]
+        for name in ("steered", "prompted", "unsteered")
+    )
+    parts = []
+    if steered:
+        told = [
+            f"{_count(row)} ({row.cell.placement}; {bounds(row.followed)} %)" for row in steered
+        ]
+        parts.append(f"steered, {' and '.join(told)} replies followed the instruction")
+    if prompted:
+        told = [f"{_count(row)} ({row.cell.placement})" for row in prompted]
+        parts.append(f"asked in words, {' and '.join(told)}")
+    if unsteered:
+        parts.append(f"with neither, {_count(unsteered[0])}")
+    sentence = "; ".join(parts)
+    return f"{sentence[:1].upper()}{sentence[1:]}." if parts else ""
+
+
+def _count(row: Row) -> str:
+    return f"{row.followed.successes} of {row.n}"
+
+
+def render(sections: Sequence[Section], verdicts: Sequence[Verdicts]) -> str:
+    """The page as HTML. Whatever comes from a model or a file is escaped."""
+    environment = page_environment(Path(__file__).parent)
+    environment.filters.update(
+        title_of=title_of,
+        share=lambda found: f"{100 * found.value:.0f}",
+        bounds=bounds,
+        p_value=p_value,
+        points=lambda table: signed(table.difference),
+        points_between=lambda table: " to ".join(map(signed, table.interval())),
+        short=lambda digest: digest[:12],
+        groupby_place=_by_place,
+        kappa=_kappa,
+        rivals_verdict=verdict,
+        shortfall=shortfall,
+        number=lambda value: f"{value:g}" if isinstance(value, float) else value,
+        unbroken=lambda text: re.sub(r" (?=[%=<])|(?<=[=<]) ", "\u00a0", text),
+    )
+    template = environment.get_template("report.html")
+    return template.render(sections=sections, verdicts=verdicts, width=WIDTH, n_texts=N_TEXTS)
+
+
+def _by_place(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    return [
+        (place, list(group))
+        for place, group in groupby(rows, lambda row: f"{row.cell.preset}, {row.cell.placement}")
+    ]
+
+
+def _kappa(found: "Kappa | None") -> str:
+    if found is None:
+        return "undefined"
+    within = "" if found.low is None else f" ({found.low:.2f} to {found.high:.2f})"
+    return f"{found.value:.2f}{within}"

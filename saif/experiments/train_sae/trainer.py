@@ -1,0 +1,276 @@
+"""Train an SAE on stored residual streams with sae-lens' trainer, and measure it."""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saif.core.types import Site
+from saif.errors import InputError
+from saif.experiments.train_sae.corpus import Sequences
+from saif.runtime.hooks import Edit
+from saif.runtime.language_model import SteerableModel
+from saif.runtime.sae import Sae
+
+HELD_OUT = 20_000
+"""At most so many rows of an activation store, a tenth of it at most, are never trained on; the
+card is made of them."""
+
+CARD = "card.json"
+"""The card's file, beside the SAE's weights."""
+
+_WARM_UP = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaeTraining:
+    """How an SAE is trained. width: latents per d_model. k: active latents per token, on average.
+
+    n_tokens may exceed what is stored; the rows are then seen again in another order.
+    """
+
+    width: int = 8
+    k: int = 32
+    n_tokens: int = 1_000_000
+    batch_size: int = 1024
+    learning_rate: float = 1e-3
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SaeCard:
+    """What an SAE is worth.
+
+    fvu: fraction of variance unexplained. l0: active latents per token. dead: share of latents
+    that never fired. All three on activations it was not trained on. loss, loss_reconstructed:
+    next-token cross-entropy in nats on some of the corpus, without and with the reconstruction
+    in place of the activation.
+    """
+
+    model: str
+    site: str
+    d_sae: int
+    n_tokens: int
+    fvu: float
+    l0: float
+    dead: float
+    loss: float
+    loss_reconstructed: float
+    training: dict[str, Any]
+    command: str
+
+    @property
+    def loss_added(self) -> float:
+        return self.loss_reconstructed - self.loss
+
+
+def train_sae(
+    model: SteerableModel,
+    site: Site,
+    activations: Path,
+    folder: Path,
+    training: SaeTraining,
+    *,
+    checkpoints: Path,
+) -> None:
+    """Train and save to `folder` in sae-lens' format, weights in float16.
+
+    A BatchTopK SAE, saved as the JumpReLU SAE that it becomes. Goes on from the newest
+    checkpoint if an earlier run was interrupted.
+    """
+    from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+    from sae_lens.config import LoggingConfig, SAETrainerConfig
+    from sae_lens.saes.sae import SAEMetadata
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    torch.manual_seed(training.seed)
+    provider = _batches(activations, training)
+    n_steps = training.n_tokens // training.batch_size
+    sae = BatchTopKTrainingSAE(
+        BatchTopKTrainingSAEConfig(
+            d_in=model.d_model,
+            d_sae=training.width * model.d_model,
+            k=training.k,
+            apply_b_dec_to_input=True,
+            normalize_activations="expected_average_only_in",
+            metadata=SAEMetadata(
+                model_name=model.model_id,
+                hook_name=str(site),
+                hf_hook_name=f"model.layers.{site.layer}",
+            ),
+        )
+    )
+    trainer = SAETrainer(
+        cfg=SAETrainerConfig(
+            total_training_samples=training.n_tokens,
+            train_batch_size_samples=training.batch_size,
+            lr=training.learning_rate,
+            lr_end=training.learning_rate / 10,
+            lr_warm_up_steps=min(_WARM_UP, n_steps // 10),
+            lr_decay_steps=n_steps // 3,
+            dead_feature_window=300,
+            n_checkpoints=9,
+            checkpoint_path=str(checkpoints),
+            logger=LoggingConfig(log_to_wandb=False),
+        ),
+        sae=sae,
+        data_provider=provider,
+    )
+    newest = _newest_checkpoint(checkpoints)
+    if newest is not None:
+        _resume(trainer, sae, newest)
+        for _ in range(trainer.n_training_steps):
+            next(provider)
+    else:
+        _start_at_the_mean(trainer, sae, activations)
+    trainer.fit()
+    _save_half(sae, folder)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _start_at_the_mean(trainer: Any, sae: Any, activations: Path) -> None:
+    """Scale so that the mean norm is √d_model, and set the decoder bias to the mean: residual
+    streams have a large common part, which latents should not have to learn."""
+    sample = torch.from_numpy(np.array(np.load(activations, mmap_mode="r")[::50])).float()
+    scale = float(sample.shape[1] ** 0.5 / sample.norm(dim=1).mean())
+    trainer.activation_scaler.scaling_factor = scale
+    sae.b_dec.data[:] = sample.mean(dim=0) * scale
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    """The scaler is what sae-lens writes last: without it a checkpoint is incomplete."""
+    from sae_lens.constants import ACTIVATION_SCALER_CFG_FILENAME
+
+    found = [path.parent for path in folder.glob(f"*/{ACTIVATION_SCALER_CFG_FILENAME}")]
+    return max(found, key=lambda path: int(path.name), default=None)
+
+
+def _resume(trainer: Any, sae: Any, checkpoint: Path) -> None:
+    sae.load_weights_from_checkpoint(checkpoint)
+    trainer.load_trainer_state(checkpoint)
+    trainer.n_training_steps += 1  # sae-lens saves before it counts the step it saves after
+    trainer.checkpoint_thresholds = [
+        threshold
+        for threshold in trainer.checkpoint_thresholds
+        if threshold >= trainer.n_training_samples
+    ]
+
+
+def _batches(activations: Path, training: SaeTraining) -> Iterator[Tensor]:
+    """Shuffled batches (batch_size, d_model) float32, for ever."""
+    rows = np.load(activations)  # float16: a million tokens of a small model are a gigabyte
+    order, _ = _split(len(rows))
+    if len(order) < training.batch_size:
+        raise InputError(
+            f"{len(rows):,} tokens are too few to train an SAE on batches of "
+            f"{training.batch_size:,}.",
+            hint="Read more tokens of text.",
+        )
+    rng = np.random.default_rng(training.seed)
+    while True:
+        rng.shuffle(order)
+        for start in range(0, len(order) - training.batch_size + 1, training.batch_size):
+            index = np.sort(order[start : start + training.batch_size])
+            yield torch.from_numpy(rows[index]).float()
+
+
+def _split(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of `n` rows are trained on and which are held out, always the same."""
+    order = np.random.default_rng(20_250_216).permutation(n)
+    held_out = min(HELD_OUT, n // 10)
+    return order[: n - held_out], order[n - held_out :]
+
+
+def _save_half(sae: Any, folder: Path) -> None:
+    from sae_lens import SAE
+
+    draft = folder.with_name(f"{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    sae.save_inference_model(str(draft))
+    half = SAE.load_from_disk(str(draft), dtype="float16")
+    shutil.rmtree(draft)
+    half.save_model(str(draft))
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft.rename(folder)
+
+
+def measure_sae(
+    model: SteerableModel,
+    sae: Sae,
+    activations: Path,
+    corpus: Sequence[Sequences],
+    training: SaeTraining,
+    command: str,
+) -> SaeCard:
+    """The card of an SAE, from held-out activations and the loss on some of the corpus."""
+    stored = np.load(activations, mmap_mode="r")
+    _, held_out = _split(len(stored))
+    rows = torch.from_numpy(np.array(stored[np.sort(held_out)])).float()
+    residual_ss = total_ss = active = 0.0
+    fired = torch.zeros(sae.d_sae, dtype=torch.bool)
+    mean = rows.mean(dim=0)
+    for chunk in rows.split(2048):
+        latents = sae.encode(chunk)
+        fired |= (latents > 0).any(dim=0)
+        active += float((latents > 0).sum())
+        residual_ss += float((chunk - sae.reconstruct(chunk)).square().sum())
+        total_ss += float((chunk - mean).square().sum())
+    loss, reconstructed = _losses(model, sae, corpus)
+    return SaeCard(
+        model=model.model_id,
+        site=str(sae.site),
+        d_sae=sae.d_sae,
+        n_tokens=training.n_tokens,
+        fvu=residual_ss / total_ss,
+        l0=active / len(rows),
+        dead=1 - float(fired.float().mean()),
+        loss=loss,
+        loss_reconstructed=reconstructed,
+        training=asdict(training),
+        command=command,
+    )
+
+
+def _losses(
+    model: SteerableModel, sae: Sae, corpus: Sequence[Sequences], n: int = 48
+) -> tuple[float, float]:
+    """Next-token loss without and with the reconstruction, over `n` sequences of each part.
+
+    Tokens up to `skip` keep their activation: the SAE never saw that shared prefix.
+    """
+    plain, patched, weight = 0.0, 0.0, 0
+    for part in corpus:
+        batch = sorted(part.token_ids[:n], key=len)
+        for start in range(0, len(batch), 8):
+            few = batch[start : start + 8]
+            n_tokens = sum(len(ids) - part.skip for ids in few)
+            edit = {sae.site.layer: _reconstruction(sae, [len(ids) for ids in few], part.skip)}
+            plain += n_tokens * model.next_token_loss(few, skip=part.skip)
+            patched += n_tokens * model.next_token_loss(few, skip=part.skip, replace=edit)
+            weight += n_tokens
+    return plain / weight, patched / weight
+
+
+def _reconstruction(sae: Sae, lengths: Sequence[int], skip: int) -> Edit:
+    """An edit that puts the SAE's reconstruction in place of every token after the first `skip`
+    of left-padded rows of these lengths."""
+
+    def replace(resid: Tensor) -> Tensor:
+        position = torch.arange(resid.shape[1]) - (max(lengths) - torch.tensor(lengths))[:, None]
+        read = (position >= skip)[:, :, None].to(resid.device)
+        return torch.where(read, sae.reconstruct(resid), resid)
+
+    return replace
+
+
+def write_card(folder: Path, card: SaeCard) -> None:
+    """Put the card beside the SAE's weights."""
+    values = asdict(card) | {"loss_added": card.loss_added}
+    (folder / CARD).write_text(json.dumps(values, indent=1) + "\n", "utf-8")

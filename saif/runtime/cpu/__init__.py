@@ -1,0 +1,1 @@
+"""Decoding steps of our own for a CPU: in PyTorch, and compiled from C."""

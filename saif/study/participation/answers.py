@@ -1,0 +1,217 @@
+"""Both answers of a trial's turn, made as two rows of one batch and released together.
+
+Lock step: nothing of one answer is released before the other has something to show, and from then
+on both are released step by step. So neither the wait nor the pace tells which answer is which.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from saif.decoding import Sampling, never
+from saif.engine.protocol import Engine, Message, Reply, ReplyBuilder, Request, complete
+from saif.errors import ModelError, SteeringError, StudyError
+from saif.presets.controls import Applied, Controls, check_model, steer
+from saif.presets.instructions import place
+from saif.presets.library import Library
+from saif.presets.preset import LoadedPreset
+from saif.study.design.check import uses_of
+from saif.study.design.study_file import PresetUse, Study
+from saif.study.participation.messages import Exchange
+from saif.study.participation.steps import Answer
+from saif.study.store.trials import Trial
+
+Side = Literal["L", "R"]
+SIDES: tuple[Side, Side] = ("L", "R")
+
+
+EMPTY_FROM_ATTEMPT = 3
+"""A trial that was issued so often is shown even where an answer is empty: without sampling, it
+would be empty for ever, and saying nothing is an answer that can be voted on."""
+
+
+class EmptyAnswerError(StudyError):
+    """An answer ended before it had any text, so there is nothing to compare."""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What both answers have grown by."""
+
+    left: str
+    right: str
+
+
+class Answering:
+    """Makes the answers of a study's trials with one engine. Reads all presets at once, so that a
+    preset that doesn't fit the model is refused before anyone takes part.
+
+    Raises PresetError where one doesn't fit.
+    """
+
+    def __init__(self, study: Study, library: Library, engine: Engine) -> None:
+        self.engine = engine
+        self._study = study
+        self._library = library
+        self._presets: dict[str, LoadedPreset] = {}
+        self._uses = {use.label: use for use in uses_of(study)}
+        for name in {use.preset for use in self._uses.values()}:
+            self._presets[name] = library.preset(study.model, name)
+            check_model(self._presets[name], engine.model)
+
+    def turn(
+        self,
+        trial: Trial,
+        history: Sequence[Exchange],
+        message: str,
+        *,
+        cancelled: Callable[[], bool] = never,
+    ) -> "TwoAnswers":
+        """The answers to `message` after the turns in `history`; iterate to make them."""
+        said = [(exchange.left, exchange.right) for exchange in history]
+        messages = [*(exchange.message for exchange in history), message]
+        made = [
+            self._request(trial, arm, messages, [replies[side] for replies in said])
+            for side, arm in enumerate((trial.left, trial.right))
+        ]
+        return TwoAnswers(self.engine, trial, made, cancelled)
+
+    def _request(
+        self, trial: Trial, arm: str, messages: Sequence[str], replies: Sequence[str]
+    ) -> tuple[Request, Applied | None]:
+        """One arm's request, with its own history, and what is asked of the engine in it."""
+        use = self._use(trial, arm)
+        steering = applied = None
+        if arm in ("steered", "other"):
+            controls = Controls(placement=use.placement, strength=use.strength)
+            steering, applied = steer(self._presets[use.preset], controls)
+        if arm == "prompted":
+            card = self._presets[use.preset].preset
+            wording = self._library.instruction(card.instruction).main_wording
+            messages = [place(wording, message, use.placement) for message in messages]
+        conversation = [Message("user", messages[0])]
+        for reply, message in zip(replies, messages[1:], strict=True):
+            conversation += [Message("assistant", reply), Message("user", message)]
+        wanted = self._study.generation
+        sampling = Sampling(
+            max_new_tokens=wanted.max_new_tokens,
+            temperature=wanted.temperature,
+            top_p=wanted.top_p,
+            seed=trial.gen_seed,
+        )
+        request = Request(messages=tuple(conversation), steering=steering, sampling=sampling)
+        return request, applied
+
+    def _use(self, trial: Trial, arm: str) -> PresetUse:
+        if arm == "other":
+            assert self._study.other is not None, "the study file was checked"
+            return self._study.other
+        assert trial.preset is not None, "an attention check has no answers to make"
+        return self._uses[trial.preset]
+
+
+class TwoAnswers:
+    """One turn of a trial. Iterating yields what is released; `answers` has it whole at the end.
+
+    Raises EmptyAnswerError, ModelError or SteeringError where either answer fails: then neither
+    counts.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        trial: Trial,
+        made: Sequence[tuple[Request, Applied | None]],
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self._engine = engine
+        self._trial = trial
+        self._requests = [request for request, _ in made]
+        self._applied = [applied for _, applied in made]
+        self._cancelled = cancelled
+        self._builders = [ReplyBuilder() for _ in made]
+        self._released_at: float | None = None
+        self._began = self._ended = 0.0
+        self._text_at: dict[int, int] = {}
+
+    def __iter__(self) -> Iterator[Released]:
+        self._began = time.perf_counter()
+        shown = [0, 0]
+        steps = self._engine.stream(self._requests, cancelled=self._cancelled)
+        for number, step in enumerate(steps, start=1):
+            for row in step:
+                builder = self._builders[row.row]
+                builder.add(row.text, row.token_id, row.steered, row.stop)
+                if builder.text.strip():
+                    self._text_at.setdefault(row.row, number)
+            if not all(self._showable(place) for place in range(len(self._builders))):
+                continue
+            if self._released_at is None:
+                self._released_at = time.perf_counter()
+            grown = [builder.text[n:] for builder, n in zip(self._builders, shown, strict=True)]
+            shown = [len(builder.text) for builder in self._builders]
+            yield Released(*grown)
+        self._ended = time.perf_counter()
+        self._check()
+
+    def _showable(self, place: int) -> bool:
+        """Whether an answer has text. Raises EmptyAnswerError where it has ended without any."""
+        if place in self._text_at:
+            return True
+        if self._builders[place].stop not in ("end", "length"):
+            return False
+        if self._trial.attempt < EMPTY_FROM_ATTEMPT:
+            raise EmptyAnswerError("An answer ended before it had any text.")
+        return True
+
+    def _check(self) -> None:
+        """What was steered was steered, and what was not was not."""
+        for builder, applied in zip(self._builders, self._applied, strict=True):
+            if builder.stop in (None, "cancelled"):
+                raise ModelError("The answer was not finished.")
+            if (builder.steered > 0) != (applied is not None):
+                raise SteeringError("Steering did not reach the answer that it was meant for.")
+
+    @property
+    def solo(self) -> bool:
+        """Whether each answer, made alone, is token for token what it was beside the other."""
+        return all(
+            complete(self._engine, [request])[0].token_ids == builder.reply().token_ids
+            for request, builder in zip(self._requests, self._builders, strict=True)
+        )
+
+    def answers(self) -> list[Answer]:
+        """Both answers as they are stored, left first."""
+        arms = (self._trial.left, self._trial.right)
+        return [
+            Answer(
+                arm=arm,
+                side=side,
+                text=reply.text,
+                n_tokens=len(reply.token_ids),
+                stop=reply.stop,
+                ttft_ms=self._ms(self._released_at),
+                total_ms=self._ms(self._ended),
+                details=self._details(place, reply),
+            )
+            for place, (side, arm, reply) in enumerate(
+                zip(SIDES, arms, (builder.reply() for builder in self._builders), strict=True)
+            )
+        ]
+
+    def _details(self, place: int, reply: Reply) -> dict[str, object]:
+        """What was done to make an answer. text_at_step: when it had text of its own; both were
+        shown from the later of the two on."""
+        applied = self._applied[place]
+        return {
+            "model": self._engine.model.id,
+            "engine": self._engine.about,
+            "steered_positions": reply.steered,
+            "applied": asdict(applied) if applied else None,
+            "sampling": asdict(self._requests[place].sampling),
+            "text_at_step": self._text_at.get(place),
+        }
+
+    def _ms(self, at: float | None) -> float | None:
+        return None if at is None else round(1000 * (at - self._began), 1)

@@ -1,0 +1,245 @@
+"""What a participant does, step by step. Each function is one transaction: all of it, or nothing.
+
+All of them take the participant's token and refuse, with a StudyError and without a trace, what is
+not that participant's to do or not due yet.
+"""
+
+import json
+import secrets
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from saif.errors import InputError, StudyError
+from saif.study.design.questions import is_text
+from saif.study.design.study_file import ProlificRecruitment
+from saif.study.participation.messages import fixed_message
+from saif.study.participation.next_page import unanswered_at, unanswered_on
+from saif.study.store import trials
+from saif.study.store.participant import GOING_ON, Participant, Status
+from saif.study.store.settings import is_paused
+from saif.study.store.store import Store
+from saif.study.store.trials import Trial, VoidReason
+
+MAX_DETAIL = 2000
+"""Characters of what is said about a trial that is called off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One arm's answer in one turn. details: what was done to make it (layer, dose, positions)."""
+
+    arm: str
+    side: Literal["L", "R"]
+    text: str
+    n_tokens: int
+    stop: str
+    ttft_ms: float | None = None
+    total_ms: float | None = None
+    details: Mapping[str, object] = field(default_factory=dict)
+
+
+def begin(store: Store, token: str) -> Trial | None:
+    """The trial that is due, started; None after the last.
+
+    One whose answers are complete comes back as it was. One that was interrupted before is called
+    off and issued again, with a new sampling seed.
+    """
+    with store.database.transaction() as db:
+        who = going_on(store, db, token)
+        if is_paused(db):
+            raise StudyError("The study is paused.", hint="Please come back later.")
+        if any(one.required for one in unanswered_at(db, store.study, who, "start")):
+            raise StudyError("First the questions before the comparisons.")
+        trial = trials.current(db, who.id)
+        if trial is None or trial.state == "ready":
+            return trial
+        if trial.state == "running":
+            trials.void(db, trial, "interrupted", who.plan_seed)
+            store.note(db, who, "void", trial.trial_id, {"reason": "interrupted"})
+            trial = trials.current(db, who.id)
+            assert trial is not None, "a trial that is called off is issued again"
+        trials.begin(db, trial, secrets.token_hex(16), store.now())
+        if trial.kind == "retest":
+            _show_again(db, trial)
+        db.execute("UPDATE participant SET status = 'active' WHERE participant_id = ?", (who.id,))
+        store.note(db, who, "begin", trial.trial_id, {"gen_seed": trial.gen_seed})
+        store.alive(db, who)
+        return trials.current(db, who.id)
+
+
+def add_turn(
+    store: Store, token: str, trial_id: str, answers: Sequence[Answer], text: str | None = None
+) -> Trial:
+    """Store a turn of a running trial: the message and both answers, which are complete.
+
+    text: what was typed in free chat; a fixed prompt is known here. The last turn makes the trial
+    ready for its vote.
+    """
+    with store.database.transaction() as db:
+        who = going_on(store, db, token)
+        trial = own(db, who, trial_id)
+        if trial.state != "running":
+            raise StudyError(f"This comparison is {trial.state}, so nothing can be added to it.")
+        if [(a.side, a.arm) for a in answers] != [("L", trial.left), ("R", trial.right)]:
+            raise StudyError("A turn takes both answers, each on its own side.")
+        turns = "SELECT COUNT(*) FROM turn WHERE trial_id = ?"
+        k = db.execute(turns, (trial_id,)).fetchone()[0]
+        made = db.execute(
+            "INSERT INTO turn(trial_id, k, user_text) VALUES (?, ?, ?)",
+            (trial_id, k + 1, _message(store, trial, k, text)),
+        )
+        for answer in answers:
+            _store_answer(db, made.lastrowid, answer)
+        if k + 1 == store.study.trials.turns:
+            trials.move(db, trial, "ready")
+        store.alive(db, who)
+        found = trials.by_id(db, trial_id)
+        assert found is not None, "it was read in this transaction"
+        return found
+
+
+def call_off(store: Store, token: str, trial_id: str, reason: VoidReason, detail: str = "") -> None:
+    """An answer failed, or the participant reports it: hide both and issue the trial again.
+    detail: for the researcher, at most MAX_DETAIL characters."""
+    with store.database.transaction() as db:
+        who = going_on(store, db, token)
+        told = detail.encode("utf-8", "replace").decode()[:MAX_DETAIL]
+        trials.void(db, own(db, who, trial_id), reason, who.plan_seed, detail=told)
+        payload = {"reason": reason, "detail": told}
+        store.note(db, who, "void", trial_id, payload)
+
+
+def finish(store: Store, token: str) -> str:
+    """Everything is answered: the completion code. Again, for who lost it: the same code.
+
+    Raises StudyError naming what is missing.
+    """
+    with store.database.transaction() as db:
+        who = store.participant(db, token)
+        if who.status != "complete":
+            must_go_on(who)
+            if trials.current(db, who.id) is not None:
+                raise StudyError("There are comparisons left.")
+            _nothing_unanswered(store, db, who)
+            store.leave(db, who, "complete")
+    return code_for(store, who, "complete")
+
+
+def stop_early(store: Store, token: str) -> str:
+    """The participant leaves, or the researcher has stopped the study: what they did is kept, their
+    place is another's. The code for taking part in part, or for as far as they came before."""
+    with store.database.transaction() as db:
+        who = store.participant(db, token)
+        if who.status in GOING_ON:
+            store.leave(db, who, "stale")
+        status = came_to(db, who)
+    return code_for(store, who, status)
+
+
+def screen_out(store: Store, token: str) -> str:
+    """The participant doesn't fit, for a reason that no question asks: the code for that."""
+    with store.database.transaction() as db:
+        who = store.participant(db, token)
+        if who.status != "screened":
+            must_go_on(who)
+            store.leave(db, who, "screened")
+    return code_for(store, who, "screened")
+
+
+def came_to(db: sqlite3.Connection, who: Participant) -> Status:
+    """How far someone came, whatever they have withdrawn since: it costs nobody their code."""
+    row = db.execute(
+        "SELECT action FROM audit WHERE object = ? AND action IN ('complete', 'screened')",
+        (who.id,),
+    ).fetchone()
+    return who.status if row is None else row["action"]
+
+
+def code_for(store: Store, who: Participant, status: Status) -> str:
+    """What a participant shows where they were recruited, from what they came to. Without codes of
+    such a place, their receipt."""
+    codes = store.study.recruitment
+    if isinstance(codes, ProlificRecruitment):
+        return {"complete": codes.complete, "screened": codes.screened_out}.get(
+            status, codes.partial
+        )
+    return store.receipt(who.id)
+
+
+def going_on(store: Store, db: sqlite3.Connection, token: str) -> Participant:
+    """Whose token this is. Raises StudyError unless they are still taking part."""
+    who = store.participant(db, token)
+    must_go_on(who)
+    return who
+
+
+def must_go_on(who: Participant) -> None:
+    """Raises StudyError where someone has ended the study."""
+    if who.status not in GOING_ON:
+        raise StudyError(f"Your part in this study has ended ({who.status}).")
+
+
+def own(db: sqlite3.Connection, who: Participant, trial_id: str) -> Trial:
+    """The trial of this id. Raises StudyError where it is another participant's, or nobody's."""
+    trial = trials.by_id(db, trial_id)
+    if trial is None or trial.participant_id != who.id:
+        raise StudyError("That is not one of your comparisons.")
+    return trial
+
+
+def _show_again(db: sqlite3.Connection, trial: Trial) -> None:
+    """Give a retest the messages and answers that its main trial had, sides swapped."""
+    first = db.execute(
+        "SELECT trial_id FROM trial WHERE participant_id = ? AND position = ? AND state = 'voted'",
+        (trial.participant_id, trial.retest_of),
+    ).fetchone()["trial_id"]
+    db.execute(
+        "INSERT INTO turn(trial_id, k, user_text) SELECT ?, k, user_text FROM turn "
+        "WHERE trial_id = ?",
+        (trial.trial_id, first),
+    )
+    db.execute(
+        "INSERT INTO generation SELECT new.turn_id, arm, CASE side WHEN 'L' THEN 'R' ELSE 'L' END, "
+        "output_text, n_tokens, stop_reason, ttft_ms, total_ms, details_json "
+        "FROM generation JOIN turn AS old USING(turn_id) JOIN turn AS new ON new.k = old.k "
+        "WHERE old.trial_id = ? AND new.trial_id = ?",
+        (first, trial.trial_id),
+    )
+    db.execute("UPDATE trial SET state = 'ready' WHERE trial_id = ?", (trial.trial_id,))
+
+
+def _message(store: Store, trial: Trial, k: int, text: str | None) -> str:
+    """The user's message of turn `k`, counted from 0."""
+    fixed = fixed_message(store.study, trial, k)
+    if fixed is not None:
+        return fixed
+    if not text or not is_text(text):
+        raise InputError("Please type a message.")
+    return text
+
+
+def _store_answer(db: sqlite3.Connection, turn: int | None, answer: Answer) -> None:
+    db.execute(
+        "INSERT INTO generation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            turn,
+            answer.arm,
+            answer.side,
+            answer.text,
+            answer.n_tokens,
+            answer.stop,
+            answer.ttft_ms,
+            answer.total_ms,
+            json.dumps(answer.details),
+        ),
+    )
+
+
+def _nothing_unanswered(store: Store, db: sqlite3.Connection, who: Participant) -> None:
+    main = trials.all_of(db, who.id)
+    left = [one for trial in main for one in unanswered_on(db, store.study, trial)]
+    for question in [*left, *unanswered_at(db, store.study, who, "end")]:
+        if question.required:
+            raise StudyError(f"The question '{question.id}' is still to be answered.")

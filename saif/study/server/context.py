@@ -1,0 +1,37 @@
+"""What the pages of one running study work with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from saif.errors import StudyError
+from saif.study.server.streaming import Streams
+from saif.study.store.store import Store
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Desk:
+    """is_safe: whether all that is known of a participant is where it will be kept, so that they
+    may have their code. finished: told of each participant who completes."""
+
+    store: Store
+    streams: Streams
+    is_safe: Callable[[str], bool] = field(default=lambda _participant: True)
+    finished: Callable[[], None] = _nothing
+
+
+def _desk_of(request: Request, study_id: str) -> Desk:
+    desk: Desk = request.app.state.desk
+    if study_id != desk.store.study.id:
+        raise StudyError("There is no such study here.", hint="Please check the link.")
+    return desk
+
+
+AtDesk = Annotated[Desk, Depends(_desk_of)]
+"""The desk, for a route whose path names the study as `study_id`."""

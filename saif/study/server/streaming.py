@@ -1,0 +1,226 @@
+"""A turn's two answers on their way to the page: one line of JSON for each look at both.
+
+Answers are made in threads of their own, so that votes never wait behind them.
+"""
+
+import asyncio
+import itertools
+import json
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+
+from saif.chat import check_message
+from saif.errors import InputError, SaifError, StudyError
+from saif.study.participation.answers import Answering, Released, TwoAnswers
+from saif.study.participation.events import Canary, note_canary
+from saif.study.participation.messages import Exchange, exchanges, fixed_message
+from saif.study.participation.steps import add_turn, call_off, going_on, own
+from saif.study.store.participant import DisconnectedError
+from saif.study.store.store import Store
+from saif.study.store.trials import Trial
+
+MAX_STREAMS = 32
+"""Comparisons that are made at once; whoever comes then waits for one to end."""
+
+MAX_ATTEMPTS = 12
+"""How often a trial is issued before somebody should look at what is wrong."""
+
+LOOKS_PER_SECOND = 8
+STEP_SECONDS = 90.0
+"""A step that takes longer counts as failed."""
+
+CANARY_EVERY = 25
+"""So many turns apart, both answers are made once more, each alone, and must be the same."""
+
+_TOO_LONG = "That is too long, with all that was said before it. Please shorten it."
+"""Without a count, as the engine has one: where one arm is told more than the other, it would tell
+which."""
+
+_FAILED = "One of the two answers could not be finished, so neither counts."
+_logger = logging.getLogger(__name__)
+
+Line = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class TurnDue:
+    """The turn that a page asks for. typed: by the participant, who may type something else. again:
+    of a retest, whose answers are there already."""
+
+    participant: str
+    trial: Trial
+    history: list[Exchange]
+    message: str
+    typed: bool = False
+    again: Exchange | None = None
+
+
+def turn_due(store: Store, token: str, trial_id: str, k: int, text: str | None) -> TurnDue:
+    """Turn `k` of a trial, counted from 0. text: what was typed in free chat.
+
+    Raises StudyError where it is not due, InputError where there is no message.
+    """
+    with store.database.reading() as db:
+        who = going_on(store, db, token)
+        trial = own(db, who, trial_id)
+        told = exchanges(db, trial)
+    if trial.attempt > MAX_ATTEMPTS:
+        raise StudyError(
+            "This comparison can't be shown.", hint="Please write to the contact on this page."
+        )
+    if trial.kind == "retest" and trial.state == "ready" and k < len(told):
+        return TurnDue(who.id, trial, told[:k], told[k].message, again=told[k])
+    if trial.state != "running" or k != len(told):
+        raise StudyError(
+            "This comparison has gone on in another tab.", hint="Please reload the page."
+        )
+    fixed = fixed_message(store.study, trial, k)
+    message = check_message(fixed or text or "")
+    return TurnDue(who.id, trial, told, message, typed=fixed is None)
+
+
+def next_in(store: Store, trial: Trial, k: int) -> Line:
+    """What the page needs once it has shown `k` turns: the next message, or the means to vote."""
+    if k == store.study.trials.turns:
+        return {"vote_id": trial.vote_id}
+    if trial.kind == "retest":
+        with store.database.reading() as db:
+            return {"message": exchanges(db, trial)[k].message}
+    return {"message": fixed_message(store.study, trial, k)}
+
+
+class Streams:
+    """The comparisons that are being made now; each participant has at most one."""
+
+    def __init__(self, store: Store, answering: Answering) -> None:
+        self._store = store
+        self._answering = answering
+        self._threads = ThreadPoolExecutor(MAX_STREAMS, "saif-study")
+        self._slots = asyncio.Semaphore(MAX_STREAMS)
+        self._current: dict[str, threading.Event] = {}
+        self._n_turns = itertools.count(1)
+
+    def close(self) -> None:
+        """End every comparison that is being made at its next step."""
+        for event in list(self._current.values()):
+            event.set()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def stream(self, token: str, due: TurnDue) -> AsyncIterator[bytes]:
+        """Lines of JSON: `{"L", "R"}` what both have grown by, `{"waiting"}` while others are
+        served, and one last: `{"done"}` with what comes next, `{"refused"}` where the message
+        can't be used, or `{"failed"}`, each with a sentence.
+
+        Dropping it ends the computation within two steps.
+        """
+        gone = threading.Event()
+        earlier = self._current.get(due.participant)
+        if earlier is not None:
+            earlier.set()
+        self._current[due.participant] = gone
+        try:
+            async for line in self._slot():
+                yield _line(line)
+            try:
+                if due.again is not None:
+                    async for line in _again(due.again):
+                        yield _line(line)
+                else:
+                    async for line in self._make(token, due, gone):
+                        yield _line(line)
+                shown = len(due.history) + 1
+                yield _line({"done": True, **next_in(self._store, due.trial, shown)})
+            except Exception as error:  # noqa: BLE001 - the page must be told, whatever it is
+                if due.typed and isinstance(error, InputError):  # the trial waits for another
+                    yield _line({"refused": _TOO_LONG})
+                else:
+                    yield _line(await self._failed(token, due, gone, error))
+            finally:
+                self._slots.release()
+        finally:
+            gone.set()
+            if self._current.get(due.participant) is gone:
+                del self._current[due.participant]
+
+    async def _slot(self) -> AsyncIterator[Line]:
+        """Wait for a free one, saying so."""
+        while True:
+            try:
+                await asyncio.wait_for(self._slots.acquire(), timeout=1.0)
+                return
+            except TimeoutError:
+                yield {"waiting": True}
+
+    async def _make(self, token: str, due: TurnDue, gone: threading.Event) -> AsyncIterator[Line]:
+        loop = asyncio.get_running_loop()
+        made = self._answering.turn(due.trial, due.history, due.message, cancelled=gone.is_set)
+        steps: Iterator[Released] = iter(made)
+        left = right = ""
+        looked = 0.0
+        while True:
+            step = loop.run_in_executor(self._threads, next, steps, None)
+            released = await asyncio.wait_for(step, timeout=STEP_SECONDS)
+            if released is not None:
+                left, right = left + released.left, right + released.right
+            if (left or right) and (
+                released is None or time.monotonic() - looked >= 1 / LOOKS_PER_SECOND
+            ):
+                yield {"L": left, "R": right}
+                left = right = ""
+                looked = time.monotonic()
+            if released is None:
+                break
+        await loop.run_in_executor(
+            None, add_turn, self._store, token, due.trial.trial_id, made.answers(), due.message
+        )
+        if next(self._n_turns) % CANARY_EVERY == 0:
+            self._threads.submit(self._canary, due, made)
+
+    async def _failed(
+        self, token: str, due: TurnDue, gone: threading.Event, error: Exception
+    ) -> Line:
+        """Call the trial off, so that it is issued again, and say what happened."""
+        if gone.is_set() or isinstance(error, DisconnectedError):
+            return {"failed": "This comparison has gone on in another tab."}
+        if isinstance(error, SaifError):
+            reason = error.sentence
+        else:
+            reason = type(error).__name__
+            _logger.error("A study's answer failed", exc_info=error)
+        with suppress(StudyError):  # it is void already, or the database is away: issued again then
+            await asyncio.get_running_loop().run_in_executor(
+                None, call_off, self._store, token, due.trial.trial_id, "failed", reason
+            )
+        return {"failed": _FAILED}
+
+    def _canary(self, due: TurnDue, made: TwoAnswers) -> None:
+        """Note whether both answers are what they would have been without each other."""
+        try:
+            found: Canary = "canary_equal" if made.solo else "canary_differs"
+        except SaifError:
+            found = "canary_failed"
+        note_canary(self._store, due.participant, due.trial.trial_id, found)
+
+
+async def _again(told: Exchange) -> AsyncIterator[Line]:
+    """A retest's answers at the pace they first had, so that nobody sees that they are known."""
+    looks = max(1, min(round(told.ms / 1000 * LOOKS_PER_SECOND), 30 * LOOKS_PER_SECOND))
+    pieces = zip(_cut(told.left, looks), _cut(told.right, looks), strict=True)
+    for left, right in pieces:
+        await asyncio.sleep(1 / LOOKS_PER_SECOND)
+        yield {"L": left, "R": right}
+
+
+def _cut(text: str, n: int) -> list[str]:
+    """The text in `n` pieces of about the same length."""
+    ends = [round(len(text) * (i + 1) / n) for i in range(n)]
+    return [text[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+
+
+def _line(found: Line) -> bytes:
+    return json.dumps(found).encode() + b"\n"

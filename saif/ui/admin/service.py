@@ -1,0 +1,182 @@
+"""What only the machine's owner is offered: another model, and presets that a model lacks."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from saif.core.types import Thoroughness
+from saif.errors import InputError, SaifError
+from saif.presets.instructions import Instruction
+from saif.runtime.load import QuantizeOrAuto, model_id
+from saif.ui.admin.build_job import Making, giving_way
+from saif.ui.services import Current, Services
+
+if TYPE_CHECKING:
+    from saif.engine.local import LocalEngine
+    from saif.engine.protocol import Engine
+    from saif.progress import Heard, Part
+
+Load = Callable[[str, QuantizeOrAuto], "Engine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What making a preset takes. prompts are read, replies are written and judged."""
+
+    prompts: int
+    replies: int
+    seconds: float
+
+
+class Workshop:
+    """Changes the model that `services` shows, and makes presets for it.
+
+    load: a model by name. check: raises SaifError if a model is known not to load, given how many
+    bytes the present one will have freed.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        load: Load,
+        check: Callable[[str, QuantizeOrAuto, int], None],
+        *,
+        name: str,
+        quantize: QuantizeOrAuto,
+    ) -> None:
+        self.services = services
+        self.making: Making | None = None
+        self.asked: tuple[str, QuantizeOrAuto] = (name, quantize)
+        self._load, self._check = load, check
+        self._pace: dict[Part, float] | None = None
+        self._one_at_a_time = threading.Lock()
+
+    # Another model
+
+    def change_model(self, name: str, quantize: QuantizeOrAuto) -> None:
+        """Load another model instead of this one, which comes back if that fails.
+
+        Returns when it is there. Raises SaifError saying why it is not.
+        """
+        with self._one_at_a_time:
+            self._check_idle()
+            if self.services.busy:
+                raise InputError("A reply is being written.", hint="Stop it, or wait for its end.")
+            found, before = model_id(name.strip()), self.asked
+            old = self.services.current
+            if not old.engine.done():
+                raise InputError("A model is still loading.", hint="Wait until it is there.")
+            worked = old.engine.exception() is None
+            self._check(name.strip(), quantize, _memory_of(old.engine.result()) if worked else 0)
+            del old
+            try:
+                self._replace(found, name.strip(), quantize)
+            except Exception:
+                if worked:
+                    self._replace(model_id(before[0]), *before)
+                raise
+
+    def _replace(self, found: str, name: str, quantize: QuantizeOrAuto) -> None:
+        from saif.runtime.allocator import give_back_memory
+
+        engine: Future[Engine] = Future()
+        # Nothing holds the present engine after this, and its memory is free for the next one.
+        self.services.current = Current(found, engine)
+        self._pace = None
+        give_back_memory()
+        try:
+            engine.set_result(self._load(name, quantize))
+        except BaseException as error:
+            engine.set_exception(error)
+            raise
+        self.asked = (name, quantize)
+
+    # Presets that it lacks
+
+    def makeable(self) -> list[Instruction]:
+        """Instructions that the current model has no finished preset for."""
+        from saif.experiments.build import makeable
+
+        cards, _ = self.services.cards()
+        done = {
+            name
+            for name, card in cards.items()
+            if all(part.scores is not None for part in card.placements.values())
+        }
+        library = self.services.library
+        return [library.instruction(name) for name in makeable(library) if name not in done]
+
+    def cost(self, name: str, effort: Thoroughness) -> Cost:
+        """What making the preset would take; measures how fast the model is at the first call.
+        Raises SaifError if it can't be made."""
+        from saif.experiments.time_estimate import seconds_for
+
+        work, pace = self._work(name, effort)
+        return Cost(work["prompts"], work["replies"], seconds_for(work, pace))
+
+    def make(self, name: str, effort: Thoroughness) -> Making:
+        """Begin to make a preset. Raises SaifError if it can't be made."""
+        from saif.engine.local import LocalEngine
+        from saif.experiments.build import make_presets
+
+        with self._one_at_a_time:
+            self._check_idle()
+            engine, library = self._local_engine(), self.services.library
+            making = Making(
+                name,
+                library.instruction(name).title,
+                *self._work(name, effort),
+                busy=lambda: self.services.busy,
+            )
+
+            def work(heard: "Heard", before_each_pass: Callable[[], None]) -> None:
+                make_presets(
+                    LocalEngine(giving_way(engine.steerable, before_each_pass)),
+                    library,
+                    None,
+                    [name],
+                    None,
+                    effort=effort,
+                    heard=heard,
+                    command=f"python -m saif presets build --preset {name} --effort {effort}",
+                )
+
+            self.making = making
+            making.run(work)
+            return making
+
+    def _check_idle(self) -> None:
+        if self.making is not None and self.making.running:
+            raise InputError(
+                f"The preset “{self.making.title}” is being made.",
+                hint="Wait until it is done, or cancel it.",
+            )
+
+    def _work(self, name: str, effort: Thoroughness) -> "tuple[dict[Part, int], dict[Part, float]]":
+        from saif.experiments.build import work_left
+        from saif.experiments.time_estimate import measure_pace
+
+        engine, library = self._local_engine(), self.services.library
+        work = work_left(engine, library, name, effort)
+        if self._pace is None:
+            self._pace = measure_pace(engine, library.instruction(name))
+        return work, self._pace
+
+    def _local_engine(self) -> "LocalEngine":
+        from saif.engine.local import LocalEngine
+
+        engine = self.services.current.engine
+        if not engine.done():
+            raise InputError("The model is still loading.", hint="Try again when it is there.")
+        found: Any = engine.result()  # raises what loading it raised
+        if not isinstance(found, LocalEngine):
+            raise SaifError("Presets can only be made where the model itself runs.")
+        return found
+
+
+def _memory_of(engine: "Engine") -> int:
+    from saif.engine.local import LocalEngine
+
+    return engine.steerable.memory if isinstance(engine, LocalEngine) else 0

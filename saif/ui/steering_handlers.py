@@ -1,0 +1,102 @@
+"""What the steering panel does by itself: a preset brings its calibrated values, and the
+read-outs follow the controls."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from saif.core.types import Placement
+from saif.ui.choices import first_choice, layer_choices, most_latents, preset_choices
+from saif.ui.describe import (
+    dose_line,
+    latents_table,
+    problems_line,
+    pushed_latents,
+    said,
+    scores_table,
+)
+from saif.ui.services import Services
+from saif.ui.steering_panel import SteeringPanel
+
+SHOWN_EXAMPLES = 4
+
+
+@dataclass(frozen=True)
+class PanelHandlers:
+    """makeable: a visitor can make presets here."""
+
+    services: Services
+    panel: SteeringPanel
+    examples: gr.Dataset
+    makeable: bool
+
+    def renew(self) -> list[Any]:
+        """The presets of the model that answers now, which model that is, and what to say if it
+        has none."""
+        services = self.services
+        cards, problems = services.offer(makeable=self.makeable)
+        shown = services.current.model_id
+        presets = gr.Dropdown(preset_choices(cards), value=first_choice(cards))
+        return [shown, presets, problems_line(problems)]
+
+    @property
+    def choice_inputs(self) -> list[Any]:
+        return [self.panel.push.preset, self.panel.push.placement]
+
+    @property
+    def choice_outputs(self) -> list[Any]:
+        """In the order of what `choose` returns."""
+        push, fine = self.panel.push, self.panel.fine
+        return [push.about, fine.k, fine.layer, fine.span, self.panel.scores, self.examples]
+
+    def choose(self, name: str | None, placement: Placement) -> list[Any]:
+        """The calibrated values of this preset and placement, and what is known of it."""
+        if name is None:  # nothing is known of nothing
+            return ["", *[gr.skip()] * 3, "", gr.skip()]
+        card = self.services.card(name)
+        choice = card.placements[placement].choice
+        return [
+            said(self.services.library.instruction(card.instruction).description),
+            gr.Slider(
+                value=choice.k,
+                maximum=most_latents(card, placement),
+                info=f"Calibrated: {choice.k}.",
+            ),
+            gr.Dropdown(layer_choices(card, placement), value=choice.layer),
+            choice.span,
+            scores_table(card, placement),
+            gr.Dataset(samples=[[text] for text in self.example_texts(name)]),
+        ]
+
+    def dose(self, name: str | None, placement: Placement, strength: float | None) -> Any:
+        if name is None:
+            return ""
+        if strength is None:  # the number is being edited
+            return gr.skip()
+        return dose_line(self.services.card(name), placement, strength)
+
+    def latents(
+        self,
+        name: str | None,
+        placement: Placement,
+        strength: float | None,
+        k: float | None,
+        layer: int | None,
+    ) -> Any:
+        if name is None:
+            return ""
+        if k is None:
+            return gr.skip()
+        card = self.services.card(name)
+        if layer is None or layer not in card.placements[placement].layer_numbers:
+            return gr.skip()
+        pushed = pushed_latents(card, placement, layer, int(k))
+        return latents_table(pushed, strength=strength or 0)
+
+    def example_texts(self, name: str | None) -> list[str]:
+        """Messages to try with this preset."""
+        if name is None:
+            return []
+        instruction = self.services.library.instruction(self.services.card(name).instruction)
+        return instruction.examples[:SHOWN_EXAMPLES]

@@ -1,0 +1,90 @@
+"""From replies to rates, and which replies make a pair."""
+
+from made_up_runs import cell, content, outcomes, record, replies, reply
+
+from saif.core.statistics import Rate
+from saif.experiments.evaluate.run_folder import Timing
+from saif.experiments.evaluate.summary import gather, pairs, summaries, summarise
+
+STEERED = cell("steered")
+
+
+def test_a_cell_s_rates_are_the_counts_of_its_replies() -> None:
+    found = summarise(STEERED, replies(STEERED, outcomes(20, 5, 9, repeats=3, lost=2)))
+    assert found.n == 20
+    assert found.loose == Rate(12, 20)
+    assert found.strict == Rate(5, 20)
+    assert found.degenerate == Rate(5, 20)
+    assert found.followed == Rate(9, 20)  # three loose ones are degenerate
+    assert found.dose == 0.4
+    assert found.tokens_per_second is None
+
+
+def test_speed_and_perplexity_leave_out_what_was_not_measured() -> None:
+    told = [
+        reply(STEERED, i, "strict", perplexity=value)
+        for i, value in enumerate([4.0, None, 8.0, float("inf"), 5.0])
+    ]
+    timing = Timing(cell=STEERED, tokens=300, generation_seconds=6, judging_seconds=100)
+    found = summarise(STEERED, told, timing)
+    assert found.perplexity == 5
+    assert found.tokens_per_second == 50
+    instant = Timing(cell=STEERED, tokens=0, generation_seconds=0, judging_seconds=0)
+    assert summarise(STEERED, told, instant).tokens_per_second is None
+    assert summarise(STEERED, [reply(STEERED, 0, "plain", dose=None)]).dose is None
+
+
+def test_rows_come_in_the_order_they_are_shown_in() -> None:
+    places = [
+        cell("brand-new", "pre", preset="b"),
+        cell("random", "post", preset="b"),
+        cell("prompted", "pre", preset="b"),
+        cell("steered", "pre", preset="b"),
+        cell("unsteered", "pre", preset="a"),
+    ]
+    rows = summaries({place: replies(place, ["plain"]) for place in places}, {})
+    assert [str(row.cell) for row in rows] == [
+        "b/pre/steered",
+        "b/pre/prompted",
+        "b/pre/brand-new",
+        "b/post/random",
+        "a/pre/unsteered",
+    ]
+
+
+def test_replies_to_the_same_text_are_paired_whatever_their_order() -> None:
+    first = [
+        reply(STEERED, i, outcome) for i, outcome in enumerate(["strict", "plain", "followed"])
+    ]
+    other = cell("random")
+    second = [reply(other, i, "followed" if i == 1 else "plain") for i in (2, 1, 7)]
+    assert pairs(first, second) == [(False, True), (True, False)]
+    assert pairs(first, second, "strict") == [(False, False), (False, False)]
+
+
+def test_a_text_that_comes_twice_is_paired_with_its_like() -> None:
+    first = [reply(STEERED, 0, "strict"), reply(STEERED, 0, "plain")]
+    second = [reply(STEERED, 0, "plain"), reply(STEERED, 0, "strict")]
+    assert pairs(first, second) == [(True, False), (False, True)]
+    assert pairs(first, second[:1]) == [(True, False)]
+
+
+def test_runs_of_one_model_are_put_together_and_no_cell_counts_twice() -> None:
+    again = replies(STEERED, ["plain"])
+    once = replies(STEERED, ["strict"])
+    random = cell("random")
+    swept = cell("steered", value=5.0)
+    other = record(n=1).model.model_copy(update={"fingerprint": "0" * 64})
+    found = gather(
+        [
+            (record(n=1), {STEERED: once}),
+            (record(n=1), {STEERED: again, random: again}),
+            (record("sweep", n=1, over="k"), {swept: once}),
+            (record(n=1, model=other), {STEERED: again}),
+            (record(n=1, quantize="4bit"), {STEERED: again}),
+        ]
+    )
+    assert len(found) == 3
+    assert found[0].cells == {STEERED: once, random: again}
+    assert found[0].sweeps == {"k": {swept: once}}
+    assert content(0) == once[0].content

@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
 
 def _serve_chat(options: "Options") -> None:
     from saif.runtime.load import check_loadable, load_model, model_id
-    from saif.ui.admin.service import Workshop
+    from saif.ui.admin.service import Admin
     from saif.ui.app import build_app
     from saif.ui.launch import serve
     from saif.ui.services import Services, load_in_background
@@ -46,10 +46,8 @@ def _serve_chat(options: "Options") -> None:
 
         engine.set_result(ZeroGpuEngine(load(options.model, options.quantize)))
     services = Services(options.library, model_id(options.model), engine)
-    workshop = Workshop(
-        services, load, check_loadable, name=options.model, quantize=options.quantize
-    )
-    app = build_app(services, workshop if options.owner else None)
+    admin = Admin(services, load, check_loadable, name=options.model, quantize=options.quantize)
+    app = build_app(services, admin if options.owner else None)
     address = serve(app, options.host, options.port)
     sys.stderr.write(f"SAIF is at {address} (Ctrl+C ends it)\n")
     if not engine.done():  # now that the page is up, which importing torch would have held up

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 
-class Errands:
+class BackgroundQueue:
     """Done in a thread that ends with them. One that stayed would keep its share of PyTorch's
     threads, and with more of those than cores every prompt takes twice as long to read."""
 

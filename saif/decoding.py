@@ -12,7 +12,7 @@ from torch import Tensor
 from saif.core.steering import Steering
 from saif.core.types import Sampling as Sampling
 from saif.runtime.batch import RowStart
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 
 _LIKELY = 256
 
@@ -57,7 +57,7 @@ Step = tuple[RowStep, ...]
 class _RowState:
     """What the loop knows of one running row."""
 
-    def __init__(self, index: int, row: Row, model: SteerableModel) -> None:
+    def __init__(self, index: int, row: Row, model: LanguageModel) -> None:
         self.index = index
         self.sampling = row.sampling
         self.n_tokens = 0
@@ -114,7 +114,7 @@ def never() -> bool:
 class Replies:
     """The replies to rows that were asked for together, while they grow."""
 
-    def __init__(self, model: SteerableModel, rows: Sequence[Row]) -> None:
+    def __init__(self, model: LanguageModel, rows: Sequence[Row]) -> None:
         self._noise = _SharedNoise()
         self._running = [_RowState(index, row, model) for index, row in enumerate(rows)]
 
@@ -147,7 +147,7 @@ class Replies:
 
 
 def decode(
-    model: SteerableModel, rows: Sequence[Row], *, cancelled: Callable[[], bool] = never
+    model: LanguageModel, rows: Sequence[Row], *, cancelled: Callable[[], bool] = never
 ) -> Iterator[Step]:
     """Yield steps until every row has ended. Each row ends with exactly one `stop`.
 

@@ -19,7 +19,7 @@ import torch
 from saif.decoding import Replies, Row, Step, never
 from saif.runtime.batch import Batch, RowStart, StepResult
 from saif.runtime.joining import joined
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 
 PART_TOKENS = 128
 """What is read of a long prompt between two steps of everybody else: a tenth of a second or two."""
@@ -30,7 +30,7 @@ MAX_ROWS = 64
 
 _LAST_STEP_SECONDS = 5.0
 
-_ALL: "weakref.WeakSet[SharedBatch]" = weakref.WeakSet()
+_ALL: "weakref.WeakSet[Scheduler]" = weakref.WeakSet()
 
 
 @atexit.register
@@ -73,10 +73,10 @@ class _Reading:
     parts: Generator[None, None, tuple[Batch, StepResult]]
 
 
-class SharedBatch:
+class Scheduler:
     """Decodes for many callers at once. A thread works while there is something to do."""
 
-    def __init__(self, model: SteerableModel, *, max_rows: int = MAX_ROWS) -> None:
+    def __init__(self, model: LanguageModel, *, max_rows: int = MAX_ROWS) -> None:
         self._model = model
         self._max_rows = max_rows
         self._waiting: deque[_Request] = deque()

@@ -6,22 +6,22 @@ from tiny import tiny_library, tiny_model
 from saif.engine.local import LocalEngine
 from saif.presets.library import Library
 from saif.runtime.embedded import gguf_file
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 from saif.runtime.load import load_model
 
 
 @pytest.fixture
-def model() -> SteerableModel:
+def model() -> LanguageModel:
     return tiny_model()
 
 
 @pytest.fixture
-def engine(model: SteerableModel) -> LocalEngine:
+def engine(model: LanguageModel) -> LocalEngine:
     return LocalEngine(model)
 
 
 @pytest.fixture
-def library(tmp_path: Path, model: SteerableModel) -> Library:
+def library(tmp_path: Path, model: LanguageModel) -> Library:
     root = tmp_path / "presets"
     root.mkdir()
     return tiny_library(root, model)

@@ -1,16 +1,16 @@
-"""Errands are run in order by a thread that doesn't outlive them."""
+"""Background work is run in order by a thread that doesn't outlive them."""
 
 import subprocess
 import sys
 import threading
 import time
 
-from saif.background import Errands
+from saif.background import BackgroundQueue
 
 ENDS = """
 import threading, time
-from saif.background import Errands
-errands, begun = Errands("errands"), threading.Event()
+from saif.background import BackgroundQueue
+errands, begun = BackgroundQueue("errands"), threading.Event()
 for n in range(1000):
     errands.add(lambda n=n: (begun.set(), time.sleep(0.2), print(n, flush=True)))
 begun.wait()
@@ -22,7 +22,7 @@ def running() -> list[threading.Thread]:
 
 
 def test_they_are_done_one_after_the_other() -> None:
-    errands, done = Errands("saif-test"), []
+    errands, done = BackgroundQueue("saif-test"), []
     for n in range(20):
         errands.add(lambda n=n: (time.sleep(0.002), done.append(n)))  # type: ignore[misc]
     assert len(running()) == 1
@@ -31,7 +31,7 @@ def test_they_are_done_one_after_the_other() -> None:
 
 
 def test_no_thread_is_left_and_the_next_errand_gets_one() -> None:
-    errands, done = Errands("saif-test"), []
+    errands, done = BackgroundQueue("saif-test"), []
     for n in (1, 2):
         errands.add(lambda n=n: done.append(n))
         errands.wait()
@@ -42,7 +42,7 @@ def test_no_thread_is_left_and_the_next_errand_gets_one() -> None:
 
 
 def test_one_that_fails_stops_no_other() -> None:
-    errands, done = Errands("saif-test"), []
+    errands, done = BackgroundQueue("saif-test"), []
     errands.add(lambda: 1 // 0)  # type: ignore[arg-type, return-value]
     errands.add(lambda: done.append(1))
     errands.wait()
@@ -50,7 +50,7 @@ def test_one_that_fails_stops_no_other() -> None:
 
 
 def test_waiting_for_nothing_takes_no_time() -> None:
-    Errands("saif-test").wait()
+    BackgroundQueue("saif-test").wait()
 
 
 def test_a_program_that_ends_waits_for_one_errand_only() -> None:

@@ -17,7 +17,7 @@ from saif.core.types import SPANS, Span
 from saif.decoding import Row, RowStep, Sampling, _nucleus, _penalise, _SharedNoise, choose, decode
 from saif.errors import InputError
 from saif.runtime.batch import RowStart, StepResult
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 
 END = 257
 PROMPTS = [list(b"Hi"), list(b"Tell me about the sea."), list(b"What? ")]
@@ -126,7 +126,7 @@ def test_the_repetition_penalty_is_transformers_own(seed: int, penalty: float) -
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize("span", SPANS)
-def test_a_row_equals_its_solo_run(model: SteerableModel, span: Span, temperature: float) -> None:
+def test_a_row_equals_its_solo_run(model: LanguageModel, span: Span, temperature: float) -> None:
     """Mixed lengths, seeds and steerings; rows end at different steps."""
     rows = [
         Row(
@@ -149,14 +149,14 @@ def test_a_row_equals_its_solo_run(model: SteerableModel, span: Span, temperatur
         ]
 
 
-def test_rows_with_equal_logits_and_seed_draw_equal_tokens(model: SteerableModel) -> None:
+def test_rows_with_equal_logits_and_seed_draw_equal_tokens(model: LanguageModel) -> None:
     sampling = Sampling(max_new_tokens=20, temperature=1.0, seed=5)
     row = Row(prompt_ids=PROMPTS[1], sampling=sampling)
     first, second, third = run(model, [row, row, row])
     assert tokens(first) == tokens(second) == tokens(third)
 
 
-def test_another_seed_draws_other_tokens_and_the_same_seed_the_same(model: SteerableModel) -> None:
+def test_another_seed_draws_other_tokens_and_the_same_seed_the_same(model: LanguageModel) -> None:
     rows = [
         Row(prompt_ids=PROMPTS[1], sampling=Sampling(max_new_tokens=20, temperature=1.0, seed=s))
         for s in (1, 2)
@@ -306,7 +306,7 @@ def test_the_last_allowed_token_may_be_the_end() -> None:
     assert [step.stop for step in steps] == [None, "end"]
 
 
-def test_rows_may_have_different_lengths(model: SteerableModel) -> None:
+def test_rows_may_have_different_lengths(model: LanguageModel) -> None:
     rows = [Row(prompt_ids=PROMPTS[0], sampling=Sampling(max_new_tokens=n)) for n in (1, 4, 2)]
     assert [len(tokens(steps)) for steps in run(model, rows)] == [1, 4, 2]
 
@@ -385,7 +385,7 @@ def test_control_tokens_inside_a_reply_are_tokens_but_no_text() -> None:
 
 
 def test_every_forward_pass_that_led_to_a_token_or_an_end_is_counted(
-    model: SteerableModel,
+    model: LanguageModel,
 ) -> None:
     """A `response` span: one position for each token, and one for the end."""
     row = Row(prompt_ids=PROMPTS[1], steering=tiny_steering(), sampling=Sampling(max_new_tokens=6))
@@ -397,7 +397,7 @@ def test_every_forward_pass_that_led_to_a_token_or_an_end_is_counted(
     assert [step.steered for step in ended] == [1] * len(ended)
 
 
-def test_an_unsteered_row_counts_nothing(model: SteerableModel) -> None:
+def test_an_unsteered_row_counts_nothing(model: LanguageModel) -> None:
     rows = [
         Row(prompt_ids=PROMPTS[1], steering=steering, sampling=Sampling(max_new_tokens=4))
         for steering in (None, tiny_steering())

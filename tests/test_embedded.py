@@ -33,7 +33,7 @@ SHIPPED = Library().preset_ids(MODEL_ID)
 def push(engine: LocalEngine, *, dose: float = 0.4, seed: int = 0) -> Steering:
     """A random push; the typical residual after layer 20 is 214 long."""
     generator = torch.Generator().manual_seed(seed)
-    direction = torch.randn(engine.steerable.d_model, generator=generator)
+    direction = torch.randn(engine.language_model.d_model, generator=generator)
     return Steering({LAYER: direction * (dose * 214 / direction.norm())}, "response", {LAYER: dose})
 
 
@@ -47,7 +47,7 @@ def last(states: Iterator[TurnState]) -> TurnState:
 
 @pytest.mark.parametrize("penalty", [1.0, 1.1])
 def test_greedy_replies_agree_with_generate(embedded: LocalEngine, penalty: float) -> None:
-    model = embedded.steerable
+    model = embedded.language_model
     sampling = Sampling(max_new_tokens=20, repetition_penalty=penalty)
     texts = [CONTENT, "Write a short list of three fruits, one on each line."]
     replies = complete(embedded, [ask(text, sampling=sampling) for text in texts])
@@ -65,7 +65,7 @@ def test_greedy_replies_agree_with_generate(embedded: LocalEngine, penalty: floa
 
 
 def test_no_special_token_can_be_forged(embedded: LocalEngine) -> None:
-    model = embedded.steerable
+    model = embedded.language_model
     special = [t.content for t in model.tokenizer.added_tokens_decoder.values() if t.special]
     assert len(special) == 17
     assert len(model.control_ids) == 17
@@ -85,7 +85,7 @@ def test_at_strength_zero_both_columns_are_identical(
 ) -> None:
     turn = Turn(
         text=CONTENT,
-        preset=tiny_preset(embedded.steerable),
+        preset=tiny_preset(embedded.language_model),
         instruction=Library().instruction("translate-french"),
         controls=Controls(strength=0),
         sampling=Sampling(max_new_tokens=20, temperature=temperature, top_p=0.95, seed=1),
@@ -125,15 +125,15 @@ def packed(request: pytest.FixtureRequest) -> LocalEngine:
         elif build.library() is None:
             pytest.skip("the decoding step was not compiled here")
         engine = LocalEngine(load_model(quantize="auto"))
-    if engine.steerable.device.type != "cpu":
+    if engine.language_model.device.type != "cpu":
         pytest.skip("a GPU has no packed weights")
-    assert engine.steerable.lean is not None
-    assert engine.steerable.lean.compiled == (request.param == "compiled")
+    assert engine.language_model.lean is not None
+    assert engine.language_model.lean.compiled == (request.param == "compiled")
     return engine
 
 
 def test_four_bits_lose_nothing_of_the_embedded_weights(packed: LocalEngine) -> None:
-    lean = packed.steerable.lean
+    lean = packed.language_model.lean
     assert lean is not None
     assert lean.packed
     blocks = [part for b in lean._blocks for part in (b.qkv, b.out, b.gate_up, b.down)]
@@ -147,12 +147,12 @@ def test_strength_zero_is_the_unsteered_column_in_few_bits_too(
 ) -> None:
     """As the page has it: a third column of another length beside them, the second turn on what is
     kept of the first."""
-    engine = SharedEngine(packed.steerable)
+    engine = SharedEngine(packed.language_model)
     comparison = Comparison()
     for text in (CONTENT, "And what about tomorrow?"):
         turn = Turn(
             text=text,
-            preset=tiny_preset(engine.steerable),
+            preset=tiny_preset(engine.language_model),
             instruction=Library().instruction("translate-french"),
             controls=Controls(strength=0),
             sampling=Sampling(max_new_tokens=24, temperature=temperature, seed=3),
@@ -165,13 +165,15 @@ def test_strength_zero_is_the_unsteered_column_in_few_bits_too(
         assert replies["steered"].steered == 0
         assert replies["prompted"].text != replies["unsteered"].text
         engine.settled()
-    packed.steerable.turns = None
+    packed.language_model.turns = None
 
 
 def told(engine: LocalEngine, starts: list[RowStart], script: list[int]) -> torch.Tensor:
     """Log-probabilities (steps, rows, vocab) while every row is told the same reply."""
-    batch, _ = engine.steerable.start(starts)
-    logits = [engine.steerable.advance(batch, [token] * len(starts)).logits for token in script]
+    batch, _ = engine.language_model.start(starts)
+    logits = [
+        engine.language_model.advance(batch, [token] * len(starts)).logits for token in script
+    ]
     return torch.stack(logits).log_softmax(dim=-1)
 
 
@@ -182,7 +184,7 @@ def drift(one: torch.Tensor, other: torch.Tensor) -> float:
 
 def test_a_packed_row_hardly_depends_on_its_company(packed: LocalEngine) -> None:
     """What float32 rounds otherwise in other company, bfloat16 may round to the next number."""
-    model = packed.steerable
+    model = packed.language_model
     short, long = (model.render([{"role": "user", "content": t}]) for t in ("Hi", CONTENT * 4))
     starts = [RowStart(short), RowStart(short, push(packed)), RowStart(long), RowStart(short)]
     script = model.encode_text("Well, it is a long story, and the sea was calm that day.")
@@ -198,14 +200,14 @@ def test_packed_decoding_says_what_full_weights_say(
     """Told the same text, both nearly always take the same next token (99.3 % on stories)."""
     text = "Once upon a time there was a small house by the sea, and an old man lived in it "
     text += "with his dog. Every morning they walked along the beach to look for shells."
-    ids = embedded.steerable.encode_text(text)
+    ids = embedded.language_model.encode_text(text)
     full, fewer = (told(engine, [RowStart(ids[:4])], ids[4:]) for engine in (embedded, packed))
     assert drift(full, fewer) < 0.002  # 0.0003 was measured on stories
     assert float((full.argmax(-1) == fewer.argmax(-1)).float().mean()) > 0.9
 
 
 def test_log_probabilities_equal_a_plain_forward_pass(embedded: LocalEngine) -> None:
-    model = embedded.steerable
+    model = embedded.language_model
     rows = [
         (model.render([{"role": "user", "content": text}]), model.encode_text(reply))
         for text, reply in [
@@ -222,7 +224,7 @@ def test_log_probabilities_equal_a_plain_forward_pass(embedded: LocalEngine) -> 
 
 
 def test_a_prefix_that_is_read_once_changes_no_residual(embedded: LocalEngine) -> None:
-    model = embedded.steerable
+    model = embedded.language_model
     sequences = [
         model.render([{"role": "user", "content": text}])
         for text in (CONTENT, "She drinks a cup of coffee before work, and then another one.")
@@ -297,12 +299,12 @@ def test_both_placements_are_read_at_the_same_token(embedded: LocalEngine) -> No
     instruction nor the content; a shared suffix is only needed for a model without a template."""
     wording = Library().instruction("translate-french").main_wording
     pre, post = (
-        embedded.steerable.render(
+        embedded.language_model.render(
             [{"role": "user", "content": place(wording, "The sea is calm.", placement)}]
         )
         for placement in PLACEMENTS
     )
     assert pre != post
     assert pre[-6:] == post[-6:]
-    closing = embedded.steerable.tokenizer.decode(pre[-6:])
+    closing = embedded.language_model.tokenizer.decode(pre[-6:])
     assert closing == "<|im_end|>\n<|im_start|>assistant\n"

@@ -19,18 +19,18 @@ from tiny import tiny_model, tiny_steering
 from saif.decoding import Row, Sampling, Step, decode
 from saif.errors import SteeringError
 from saif.runtime.batch import Batch
-from saif.runtime.language_model import SteerableModel
-from saif.scheduler import PART_TOKENS, SharedBatch
+from saif.runtime.language_model import LanguageModel
+from saif.scheduler import PART_TOKENS, Scheduler
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def model() -> SteerableModel:
+def model() -> LanguageModel:
     return tiny_model()
 
 
-def rows(model: SteerableModel, number: int, *, tokens: int = 12) -> list[Row]:
+def rows(model: LanguageModel, number: int, *, tokens: int = 12) -> list[Row]:
     """A steered and an unsteered row; every number has another length, noise and steering."""
     prompt = [*model.encode_text("The river is long. " * (1 + number % 4)), 5 + number]
     sampling = Sampling(
@@ -58,7 +58,7 @@ def summary(steps: Sequence[Step]) -> dict[int, tuple[list[int | None], str, int
     return found
 
 
-def alone(model: SteerableModel, asked: Sequence[Row]) -> dict[int, Any]:
+def alone(model: LanguageModel, asked: Sequence[Row]) -> dict[int, Any]:
     return summary(list(decode(model, asked)))
 
 
@@ -74,7 +74,7 @@ def idle() -> bool:
 class Passes:
     """Counts a model's steps, and can slow them down or fail them."""
 
-    def __init__(self, model: SteerableModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
         self.rows: list[int] = []
         self.seconds = 0.0
         self.fails: Callable[[Batch], bool] = lambda batch: False
@@ -90,25 +90,25 @@ class Passes:
 
 
 @pytest.fixture
-def passes(model: SteerableModel, monkeypatch: pytest.MonkeyPatch) -> Passes:
+def passes(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> Passes:
     return Passes(model, monkeypatch)
 
 
-def test_one_caller_gets_what_decode_gives(model: SteerableModel) -> None:
+def test_one_caller_gets_what_decode_gives(model: LanguageModel) -> None:
     asked = rows(model, 1)
-    steps = list(SharedBatch(model).stream(asked))
+    steps = list(Scheduler(model).stream(asked))
     assert steps == list(decode(model, asked))
     assert idle()
 
 
 def test_callers_who_join_and_leave_get_what_they_would_have_got_alone(
-    model: SteerableModel, passes: Passes
+    model: LanguageModel, passes: Passes
 ) -> None:
     asked = [rows(model, number) for number in range(8)]
     wanted = [alone(model, each) for each in asked]
     n_alone, passes.rows = len(passes.rows), []
     passes.seconds = 0.005
-    shared = SharedBatch(model)
+    shared = Scheduler(model)
 
     def call(number: int) -> dict[int, Any]:
         time.sleep(0.012 * number)  # while the ones before are in the middle of their replies
@@ -122,12 +122,12 @@ def test_callers_who_join_and_leave_get_what_they_would_have_got_alone(
 
 
 def test_a_caller_who_stops_or_leaves_changes_nothing_for_the_others(
-    model: SteerableModel, passes: Passes
+    model: LanguageModel, passes: Passes
 ) -> None:
     asked = [rows(model, number, tokens=30) for number in range(3)]
     wanted = alone(model, asked[0])
     passes.seconds = 0.005
-    shared, stop = SharedBatch(model), threading.Event()
+    shared, stop = Scheduler(model), threading.Event()
     with ThreadPoolExecutor(3) as pool:
         stays = pool.submit(lambda: summary(list(shared.stream(asked[0]))))
         stops = pool.submit(lambda: summary(list(shared.stream(asked[1], cancelled=stop.is_set))))
@@ -143,7 +143,7 @@ def test_a_caller_who_stops_or_leaves_changes_nothing_for_the_others(
 
 
 def test_a_row_that_fails_ends_its_own_request_and_no_other(
-    model: SteerableModel, passes: Passes
+    model: LanguageModel, passes: Passes
 ) -> None:
     asked = [rows(model, number, tokens=20) for number in range(3)]
     wanted = [alone(model, each) for each in asked]
@@ -152,7 +152,7 @@ def test_a_row_that_fails_ends_its_own_request_and_no_other(
     passes.fails = lambda batch: any(
         row.steering is bad and len(row.token_ids) > row.prompt_length + 6 for row in batch.rows
     )
-    shared = SharedBatch(model)
+    shared = Scheduler(model)
 
     def call(number: int) -> Any:
         try:
@@ -170,18 +170,18 @@ def test_a_row_that_fails_ends_its_own_request_and_no_other(
 
 
 def test_a_request_that_cannot_begin_is_refused_and_the_next_one_works(
-    model: SteerableModel,
+    model: LanguageModel,
 ) -> None:
     good = rows(model, 0)
     bad = [replace(good[1], steering=tiny_steering(layer=99))]
-    shared = SharedBatch(model)
+    shared = Scheduler(model)
     with pytest.raises(SteeringError, match="layer 99"):
         list(shared.stream(bad))
     assert summary(list(shared.stream(good))) == alone(model, good)
 
 
 def test_prompts_that_come_together_are_read_together_and_a_bad_one_refused_alone(
-    model: SteerableModel, passes: Passes, monkeypatch: pytest.MonkeyPatch
+    model: LanguageModel, passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[int] = []
     start = model.start
@@ -197,7 +197,7 @@ def test_prompts_that_come_together_are_read_together_and_a_bad_one_refused_alon
     started.clear()
     passes.rows.clear()
     passes.seconds = 0.3  # long enough for all to arrive during the first one's first step
-    shared = SharedBatch(model)
+    shared = Scheduler(model)
 
     def call(request: Sequence[Row]) -> Any:
         try:
@@ -218,9 +218,9 @@ def test_prompts_that_come_together_are_read_together_and_a_bad_one_refused_alon
     assert sorted(started[2:]) == [1, 2, 2, 2]  # then each alone, because one was bad
 
 
-def test_closing_ends_every_reply_at_its_next_step(model: SteerableModel, passes: Passes) -> None:
+def test_closing_ends_every_reply_at_its_next_step(model: LanguageModel, passes: Passes) -> None:
     passes.seconds = 0.02
-    shared = SharedBatch(model)
+    shared = Scheduler(model)
     steps = shared.stream(rows(model, 0, tokens=200))
     next(steps)
     shared.close()
@@ -232,10 +232,10 @@ def test_a_process_that_ends_in_the_middle_of_a_reply_ends_well() -> None:
     code = """
 from tiny import tiny_model
 from saif.decoding import Row, Sampling
-from saif.scheduler import SharedBatch
+from saif.scheduler import Scheduler
 model = tiny_model()
 row = Row(prompt_ids=[5, 6, 7], sampling=Sampling(max_new_tokens=512))
-steps = SharedBatch(model).stream([row])
+steps = Scheduler(model).stream([row])
 next(steps)
 """
     done = subprocess.run(
@@ -250,9 +250,9 @@ next(steps)
 
 
 def test_a_bug_in_one_step_leaves_nobody_waiting(
-    model: SteerableModel, monkeypatch: pytest.MonkeyPatch
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared = SharedBatch(model)
+    shared = Scheduler(model)
     with monkeypatch.context() as broken:
         broken.setattr(model, "keep", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -261,10 +261,10 @@ def test_a_bug_in_one_step_leaves_nobody_waiting(
 
 
 def test_those_for_whom_there_is_no_room_wait_their_turn(
-    model: SteerableModel, passes: Passes
+    model: LanguageModel, passes: Passes
 ) -> None:
     passes.seconds = 0.002
-    shared = SharedBatch(model, max_rows=4)
+    shared = Scheduler(model, max_rows=4)
     asked = [rows(model, number) for number in range(5)]
     wanted = [alone(model, each) for each in asked]
     passes.rows = []
@@ -285,13 +285,13 @@ def test_rows_of_a_sliding_window_are_not_joined_but_take_turns(
     wanted = [alone(model, each) for each in asked]
     passes = Passes(model, monkeypatch)
     passes.seconds = 0.01
-    shared = SharedBatch(model)
+    shared = Scheduler(model)
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(lambda each: summary(list(shared.stream(each))), asked)) == wanted
     assert max(passes.rows) == 2
 
 
-def long_rows(model: SteerableModel) -> list[Row]:
+def long_rows(model: LanguageModel) -> list[Row]:
     """A long conversation in two columns, with nothing to share where the second is steered."""
     prompt = model.encode_text("The river is long. " * 30)
     steering = tiny_steering(layer=1, span="all")
@@ -304,7 +304,7 @@ def long_rows(model: SteerableModel) -> list[Row]:
 
 @pytest.mark.parametrize("most", [1, 37, 128, 10_000])
 @pytest.mark.parametrize("span", ["response", "all"])
-def test_reading_in_parts_changes_nothing(model: SteerableModel, most: int, span: Any) -> None:
+def test_reading_in_parts_changes_nothing(model: LanguageModel, most: int, span: Any) -> None:
     plain, steered = long_rows(model)
     steered = replace(steered, steering=tiny_steering(layer=1, span=span))
     for asked in (
@@ -336,7 +336,7 @@ def test_reading_in_parts_changes_nothing(model: SteerableModel, most: int, span
 
 
 def test_a_long_prompt_holds_nobody_up(
-    model: SteerableModel, passes: Passes, monkeypatch: pytest.MonkeyPatch
+    model: LanguageModel, passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
     forward = model._forward
@@ -351,7 +351,7 @@ def test_a_long_prompt_holds_nobody_up(
     wanted = [alone(model, asked), alone(model, late)]
     monkeypatch.setattr(model, "_forward", counted)
     passes.rows.clear()
-    shared = SharedBatch(model)
+    shared = Scheduler(model)
     first = shared.stream(asked)
     begun = [next(first)]
     with ThreadPoolExecutor(1) as pool:
@@ -366,9 +366,9 @@ def test_a_long_prompt_holds_nobody_up(
 
 
 def test_a_long_prompt_that_nobody_waits_for_is_not_read_to_its_end(
-    model: SteerableModel, monkeypatch: pytest.MonkeyPatch
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared, stop, parts = SharedBatch(model), threading.Event(), 0
+    shared, stop, parts = Scheduler(model), threading.Event(), 0
     forward = model._forward
 
     def counted(*given: Any, **more: Any) -> Any:
@@ -384,8 +384,8 @@ def test_a_long_prompt_that_nobody_waits_for_is_not_read_to_its_end(
     assert idle()
 
 
-def test_a_long_prompt_that_fails_is_refused_and_the_next_one_works(model: SteerableModel) -> None:
-    shared, asked = SharedBatch(model), long_rows(model)
+def test_a_long_prompt_that_fails_is_refused_and_the_next_one_works(model: LanguageModel) -> None:
+    shared, asked = Scheduler(model), long_rows(model)
     with pytest.raises(SteeringError, match="layer 99"):
         list(shared.stream([replace(asked[0], steering=tiny_steering(layer=99))]))
     assert summary(list(shared.stream(asked))) == alone(model, asked)
@@ -398,4 +398,4 @@ def test_what_has_to_be_read_as_a_whole_is() -> None:
     prompt = model.encode_text("The river is long. " * 12)
     asked = [Row(prompt_ids=prompt, sampling=Sampling(max_new_tokens=6))]
     assert list(model.start_in_parts([asked[0].start], 16)) in ([], [None])
-    assert summary(list(SharedBatch(model).stream(asked))) == alone(model, asked)
+    assert summary(list(Scheduler(model).stream(asked))) == alone(model, asked)

@@ -24,7 +24,7 @@ from saif.presets.preset import (
     Preset,
     SaeRef,
 )
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 
 D_MODEL, N_LAYERS = 32, 4
 MODEL_ID = "tests/tiny-llama"
@@ -50,7 +50,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 def tiny_model(
     seed: int = 0, model_id: str = MODEL_ID, dtype: torch.dtype = torch.float32
-) -> SteerableModel:
+) -> LanguageModel:
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer()
     config = LlamaConfig(
@@ -69,7 +69,7 @@ def tiny_model(
     for parameter in model.parameters():  # norms of all ones would give every seed one fingerprint
         if parameter.ndim == 1:
             parameter.data += 0.1 * torch.randn_like(parameter)
-    return SteerableModel(model_id, model.to(dtype), tokenizer)
+    return LanguageModel(model_id, model.to(dtype), tokenizer)
 
 
 def tiny_steering(
@@ -80,7 +80,7 @@ def tiny_steering(
     return Steering({layer: direction * (size / float(direction.norm()))}, span, {layer: size / 6})
 
 
-def tiny_preset(model: SteerableModel, name: str = "translate-french", m: int = 8) -> LoadedPreset:
+def tiny_preset(model: LanguageModel, name: str = "translate-french", m: int = 8) -> LoadedPreset:
     """Eight made-up latents at layers 1 and 3, calibrated to nothing in particular."""
     generator = torch.Generator().manual_seed(1)
     layers = (1, 3)
@@ -100,7 +100,7 @@ def tiny_preset(model: SteerableModel, name: str = "translate-french", m: int = 
     return LoadedPreset(_card(model, name, layers, m), vectors)
 
 
-def _card(model: SteerableModel, name: str, layers: tuple[int, ...], m: int) -> Preset:
+def _card(model: LanguageModel, name: str, layers: tuple[int, ...], m: int) -> Preset:
     def part(placement: Placement) -> PlacementPreset:
         sign = 1.0 if placement == "pre" else -1.0
         latents = [
@@ -145,7 +145,7 @@ def _card(model: SteerableModel, name: str, layers: tuple[int, ...], m: int) -> 
     )
 
 
-def tiny_library(root: Path, model: SteerableModel) -> Library:
+def tiny_library(root: Path, model: LanguageModel) -> Library:
     """A presets folder with the shipped instructions and two presets for the tiny model."""
     (root / "instructions").symlink_to(Library().root / "instructions")
     library = Library(root)

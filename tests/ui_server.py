@@ -21,11 +21,11 @@ from saif.engine.local import LocalEngine
 from saif.engine.protocol import Engine, Request
 from saif.errors import ModelError
 from saif.experiments import build
-from saif.experiments.calibrate.budget import EFFORTS, Effort
+from saif.experiments.calibrate.budget import EFFORTS, SearchBudget
 from saif.presets.library import SHIPPED, Library
 from saif.presets.preset import ModelRef
 from saif.runtime.batch import Batch, StepResult
-from saif.ui.admin.service import Workshop
+from saif.ui.admin.service import Admin
 from saif.ui.app import build_app
 from saif.ui.launch import serve
 from saif.ui.services import Services
@@ -37,7 +37,7 @@ class SpyEngine:
     def __init__(self, engine: LocalEngine) -> None:
         self.engine = engine
         self.reset()
-        model: Any = engine.steerable
+        model: Any = engine.language_model
         advance = model.advance
 
         def slowly(batch: Batch, token_ids: Sequence[int]) -> StepResult:
@@ -102,21 +102,21 @@ def page(
 ) -> Iterator[str]:
     """The address of a running page. models: what its owner can load."""
     services = Services(library, model_id, engine)
-    app = build_app(services, None if models is None else workshop(services, models))
+    app = build_app(services, None if models is None else admin(services, models))
     try:
         yield serve(app, "127.0.0.1", free_port())
     finally:
         app.close(verbose=False)
 
 
-EFFORT = Effort(
+EFFORT = SearchBudget(
     first=2, first_tokens=3, second=2, third=4, max_new_tokens=4, identify_on=4,
     semifinalists=1, finalists=1, rival_semifinalists=1, rival_finalists=1,
 )  # fmt: skip
 
 
 def owner_library(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
-    """Two presets that ship, an SAE at two layers, and a folder of the user's own. Making a preset
+    """Two presets that ship, an SAE at two layers, and a folder of the user's own. Building a preset
     takes a second."""
     (folder / "shipped").mkdir()
     shipped = tiny_library(folder / "shipped", tiny_model())
@@ -130,7 +130,7 @@ def owner_library(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
     return Library(shipped.root, own=folder / "own")
 
 
-def workshop(services: Services, models: "Mapping[str, Callable[[], Engine]]") -> Workshop:
+def admin(services: Services, models: "Mapping[str, Callable[[], Engine]]") -> Admin:
     def check(name: str, quantize: str, freed: int) -> None:
         if name not in models:
             raise ModelError(f"There is no model '{name}'.", hint="Try another.")
@@ -138,7 +138,7 @@ def workshop(services: Services, models: "Mapping[str, Callable[[], Engine]]") -
     def load(name: str, quantize: str) -> Engine:
         return models[name]()
 
-    return Workshop(services, load, check, name=services.current.model_id, quantize="none")
+    return Admin(services, load, check, name=services.current.model_id, quantize="none")
 
 
 CONTROLS: dict[str, Any] = {

@@ -26,7 +26,7 @@ def bench(
     from saif.experiments.bench.concurrent import SIZES
     from saif.experiments.bench.run import run_bench
 
-    engine = LocalEngine(open_engine(model, quantize).steerable, turn_bytes=TURN_BYTES)
+    engine = LocalEngine(open_engine(model, quantize).language_model, turn_bytes=TURN_BYTES)
     found = run_bench(
         engine,
         quantize,

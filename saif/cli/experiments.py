@@ -60,7 +60,7 @@ def train_sae(
         work=work,
         command=command_typed(),
     )
-    train_saes(engine.steerable, library, plan)
+    train_saes(engine.language_model, library, plan)
 
 
 def identify(

@@ -44,7 +44,7 @@ class Steering:
     span: which tokens are steered.
     dose: layer -> ‖direction‖ / mean ‖residual‖ at that layer; the strength unit that means the
         same on every model.
-    half_life, keep_norm: see `saif.core.types.Shape`.
+    half_life, keep_norm: see `saif.core.types.Schedule`.
     clamped: layer -> the latents whose own contribution is taken away before the direction is
         added, so that they end up *at* their strengths.
     """

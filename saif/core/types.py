@@ -29,7 +29,7 @@ STRENGTH_RULES: tuple[StrengthRule, ...] = get_args(StrengthRule)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class Schedule:
     """How a push acts over a reply. The default, the paper's, adds the same vector at every
     steered token.
 
@@ -53,7 +53,7 @@ class Shape:
         return ", ".join(part for part in parts if part)
 
 
-ADDED = Shape()
+ADDED = Schedule()
 """The paper's: added at every steered token, at full length."""
 
 

@@ -9,15 +9,15 @@ from functools import partial
 
 import torch
 
-from saif.background import Errands
+from saif.background import BackgroundQueue
 from saif.decoding import Row, Step, decode, never
 from saif.engine.protocol import Request
 from saif.errors import InputError, ModelError
 from saif.presets.preset import ModelRef
 from saif.runtime.batch import RowStart
-from saif.runtime.language_model import SteerableModel
-from saif.runtime.prefix_cache import KvMemory
-from saif.scheduler import SharedBatch
+from saif.runtime.language_model import LanguageModel
+from saif.runtime.prefix_cache import PrefixCache
+from saif.scheduler import Scheduler
 
 TURN_BYTES = 512_000_000
 """For what a chat keeps of earlier turns: some ten thousand tokens of the embedded model."""
@@ -30,10 +30,10 @@ class LocalEngine:
     what is new in it. It changes no reply, and nothing is kept unless it is given.
     """
 
-    def __init__(self, model: SteerableModel, *, turn_bytes: int = 0) -> None:
-        self.steerable = model
-        model.turns = KvMemory(turn_bytes) if turn_bytes else None
-        self._settling = Errands("saif-settle") if turn_bytes else None
+    def __init__(self, model: LanguageModel, *, turn_bytes: int = 0) -> None:
+        self.language_model = model
+        model.turns = PrefixCache(turn_bytes) if turn_bytes else None
+        self._settling = BackgroundQueue("saif-settle") if turn_bytes else None
 
     def settled(self) -> None:
         """Wait until the replies of the last turns have been read anew."""
@@ -43,28 +43,32 @@ class LocalEngine:
     def forget(self, conversation: str | None = None) -> None:
         """Drop what is kept of this conversation, for good, or of every one so far; a next turn
         reads all of it again."""
-        if self.steerable.turns is not None:
-            self.steerable.turns.forget(conversation)
+        if self.language_model.turns is not None:
+            self.language_model.turns.forget(conversation)
 
     @property
     def model(self) -> ModelRef:
-        steerable = self.steerable
+        language_model = self.language_model
         return ModelRef(
-            id=steerable.model_id,
-            fingerprint=steerable.fingerprint,
-            n_layers=steerable.n_layers,
-            d_model=steerable.d_model,
+            id=language_model.model_id,
+            fingerprint=language_model.fingerprint,
+            n_layers=language_model.n_layers,
+            d_model=language_model.d_model,
         )
 
     @property
     def about(self) -> str:
-        steerable = self.steerable
-        bits = f"{steerable.bits}-bit" if steerable.quantize == "none" else steerable.quantize
-        if steerable.lean and steerable.lean.packed:
+        language_model = self.language_model
+        bits = (
+            f"{language_model.bits}-bit"
+            if language_model.quantize == "none"
+            else language_model.quantize
+        )
+        if language_model.lean and language_model.lean.packed:
             bits += " to read, 4 to 8 to write"
-            bits += " (compiled)" if steerable.lean.compiled else ""
-        base = "" if steerable.is_chat else "base model, "
-        return f"{base}{bits}, {steerable.memory / 1e9:.1f} GB on {steerable.device.type}"
+            bits += " (compiled)" if language_model.lean.compiled else ""
+        base = "" if language_model.is_chat else "base model, "
+        return f"{base}{bits}, {language_model.memory / 1e9:.1f} GB on {language_model.device.type}"
 
     def stream(
         self, requests: Sequence[Request], *, cancelled: Callable[[], bool] = never
@@ -81,7 +85,7 @@ class LocalEngine:
         return _while_memory_lasts(self._settled(rows, self._decode(rows, cancelled)))
 
     def _decode(self, rows: Sequence[Row], cancelled: Callable[[], bool]) -> Iterator[Step]:
-        return decode(self.steerable, rows, cancelled=cancelled)
+        return decode(self.language_model, rows, cancelled=cancelled)
 
     def _settled(self, rows: Sequence[Row], steps: Iterator[Step]) -> Iterator[Step]:
         """The steps; after the last one, steered replies are read anew in the background while a
@@ -98,15 +102,15 @@ class LocalEngine:
                     start = RowStart(
                         [*row.prompt_ids, *reply], row.steering, conversation=row.conversation
                     )
-                    self._settling.add(partial(self.steerable.settle, start))
+                    self._settling.add(partial(self.language_model.settle, start))
 
     def _render(self, request: Request) -> list[int]:
         messages = [{"role": m.role, "content": m.text} for m in request.messages]
         # No text has sixteen characters to a token throughout; beyond that, don't even try.
-        limit = self.steerable.context_length - request.sampling.max_new_tokens
-        if sum(len(m.text) for m in request.messages) > 16 * self.steerable.context_length:
+        limit = self.language_model.context_length - request.sampling.max_new_tokens
+        if sum(len(m.text) for m in request.messages) > 16 * self.language_model.context_length:
             raise _too_long(limit)
-        token_ids = self.steerable.render(messages)
+        token_ids = self.language_model.render(messages)
         if len(token_ids) > limit:
             raise _too_long(limit, len(token_ids))
         return token_ids
@@ -115,9 +119,9 @@ class LocalEngine:
 class SharedEngine(LocalEngine):
     """The engine in this process for many callers at once, whose rows decode together."""
 
-    def __init__(self, model: SteerableModel, *, turn_bytes: int = TURN_BYTES) -> None:
+    def __init__(self, model: LanguageModel, *, turn_bytes: int = TURN_BYTES) -> None:
         super().__init__(model, turn_bytes=turn_bytes)
-        self._batch = SharedBatch(model)
+        self._batch = Scheduler(model)
 
     def _decode(self, rows: Sequence[Row], cancelled: Callable[[], bool]) -> Iterator[Step]:
         return self._batch.stream(rows, cancelled=cancelled)

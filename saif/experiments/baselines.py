@@ -14,7 +14,7 @@ from saif.presets.instructions import Instruction, place
 from saif.presets.preset import LoadedPreset
 from saif.presets.spec import (
     LatentPush,
-    Push,
+    SteeringSpec,
     choice_push,
     mean_difference_push,
     steering_along,
@@ -70,7 +70,7 @@ def message_for(condition: Condition, subject: Subject, content: str) -> str:
     return f"{text}\n{NEUTRAL_SUFFIX}" if condition.endswith("-suffix") else text
 
 
-def push_for(condition: Condition, subject: Subject) -> Push | None:
+def push_for(condition: Condition, subject: Subject) -> SteeringSpec | None:
     """What steers under this condition; None where nothing does. For random latents, the push
     whose layers, number and dose they copy. Raises PresetError if calibration is missing."""
     preset = subject.preset
@@ -115,7 +115,7 @@ def _other(subject: Subject) -> LoadedPreset:
     return subject.other
 
 
-def random_latents(subject: Subject, push: Push) -> Steering:
+def random_latents(subject: Subject, push: SteeringSpec) -> Steering:
     """As many latents as the push has, drawn at random, with its strengths, dose and shape."""
     assert push.latents is not None
     assert subject.load is not None
@@ -133,7 +133,7 @@ def random_latents(subject: Subject, push: Push) -> Steering:
     return steering_along(preset, placement, raw, push.dose_per_layer, shape=push.shape)
 
 
-def plain_saif(preset: LoadedPreset, placement: Placement) -> Push:
+def plain_saif(preset: LoadedPreset, placement: Placement) -> SteeringSpec:
     """Σ μ_j W_dec[j] over the 15 most sensitive latents of the last layer, at its own length."""
     layer = max(preset.preset.placements[placement].layer_numbers)
     latents = LatentPush(selection="saif", rule="mean", k=SAIF_K)
@@ -145,4 +145,4 @@ def plain_saif(preset: LoadedPreset, placement: Placement) -> Push:
         k=latents.k,
     )
     norm = preset.preset.placements[placement].table(layer).residual_norm
-    return Push(layers=(layer,), dose=float(raw.norm()) / norm, latents=latents)
+    return SteeringSpec(layers=(layer,), dose=float(raw.norm()) / norm, latents=latents)

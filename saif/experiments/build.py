@@ -55,7 +55,7 @@ def identify_presets(
     contents = {kind: read_contents(data, kind, "identify", n) for kind in sorted(kinds)}
     sources = _sae_sources(engine, library, sae_sources)
     layers = sorted(sources)
-    readings = read_prompts(engine.steerable, instructions, contents, layers, heard=heard)
+    readings = read_prompts(engine.language_model, instructions, contents, layers, heard=heard)
     wanted = [item for item in instructions if not instruction_ids or item.id in instruction_ids]
     load = _loader(library, sources)
     loaded = build_presets(engine, wanted, readings, load, layers, heard=heard)

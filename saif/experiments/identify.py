@@ -32,7 +32,7 @@ from saif.presets.preset import (
 )
 from saif.progress import Heard, nobody, track
 from saif.runtime.batch import RowStart, shared_prefix
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 from saif.runtime.sae import Sae
 
 _BATCH = 32
@@ -68,7 +68,7 @@ class Readings:
 
 
 def read_prompts(
-    model: SteerableModel,
+    model: LanguageModel,
     instructions: Sequence[Instruction],
     contents: dict[ContentKind, list[str]],
     layers: Sequence[int],
@@ -105,7 +105,7 @@ def prompts_read(instructions: Sequence[Instruction], n: int) -> int:
 
 
 def last_residuals(
-    model: SteerableModel,
+    model: LanguageModel,
     texts: Sequence[str],
     layers: Sequence[int],
     *,
@@ -152,13 +152,15 @@ def build_presets(
                 for placement in PLACEMENTS
             }
             new = sorted({i for s in found.values() for i in s.ids.tolist()} - set(known))
-            scores = output_scores(engine.steerable, sae.decoder(new), layer, norm) if new else []
+            scores = (
+                output_scores(engine.language_model, sae.decoder(new), layer, norm) if new else []
+            )
             known.update(zip(new, scores, strict=True))
             for placement, statistics in found.items():
                 statistics.output_score[:] = torch.tensor(
                     [known[latent] for latent in statistics.ids.tolist()]
                 )
-                table = _table(engine.steerable, sae, layer, norm, statistics)
+                table = _table(engine.language_model, sae, layer, norm, statistics)
                 tables.setdefault((instruction.id, placement), []).append(table)
             vectors[instruction.id][layer] = _vectors(sae, found, instruction, readings, layer)
         heard("layers", 1)
@@ -184,7 +186,7 @@ def _statistics(
     return all_latents.take(torch.tensor(sorted(best)))
 
 
-def output_scores(model: SteerableModel, decoder: Tensor, layer: int, norm: float) -> list[float]:
+def output_scores(model: LanguageModel, decoder: Tensor, layer: int, norm: float) -> list[float]:
     """How much each latent, decoder (m, d_model), moves its own words when it is pushed at the
     last prompt token of a neutral message (`saif.core.selection.output_score`)."""
     prompt = model.render([{"role": "user", "content": _NEUTRAL}])
@@ -222,7 +224,7 @@ def _other_instructions(
 
 
 def _table(
-    model: SteerableModel, sae: Sae, layer: int, norm: float, statistics: LatentStatistics
+    model: LanguageModel, sae: Sae, layer: int, norm: float, statistics: LatentStatistics
 ) -> LayerTable:
     words = model.logit_lens(sae.decoder(statistics.ids), _WORDS)
     columns = {
@@ -273,7 +275,7 @@ def _card(
     instruction: Instruction,
     tables: dict[tuple[str, Placement], list[LayerTable]],
 ) -> Preset:
-    commit = engine.steerable.revision
+    commit = engine.language_model.revision
     return Preset(
         schema_version=1,
         id=instruction.id,

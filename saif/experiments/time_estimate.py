@@ -22,9 +22,11 @@ def measure_pace(engine: LocalEngine, instruction: Instruction) -> dict[Part, fl
     texts = [instruction.examples[i % len(instruction.examples)] for i in range(_ROWS)]
     prompts = [place(instruction.main_wording, text, "post") for text in texts]
     tasks = [Task(text, text) for text in texts]
-    last_residuals(engine.steerable, prompts[:1], [0])  # the first pass is slower than the rest
+    last_residuals(
+        engine.language_model, prompts[:1], [0]
+    )  # the first pass is slower than the rest
     times = [time.perf_counter()]
-    last_residuals(engine.steerable, prompts, [0])
+    last_residuals(engine.language_model, prompts, [0])
     times.append(time.perf_counter())
     for n in (1, 1 + _TOKENS):
         replies = make_replies(engine, tasks, sampling=Sampling(max_new_tokens=n))

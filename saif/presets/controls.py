@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from saif.core.types import ADDED, PLACEMENTS, SPANS, Placement, Shape, Span
+from saif.core.types import ADDED, PLACEMENTS, SPANS, Placement, Schedule, Span
 from saif.errors import InputError, PresetError
 from saif.presets.preset import MAX_STORED_LATENTS, LoadedPreset, ModelRef
 from saif.presets.spec import choice_push, steering_for
@@ -37,7 +37,7 @@ class Applied:
     dose: float
     span: Span
     latents: tuple[int, ...]
-    shape: Shape = ADDED
+    shape: Schedule = ADDED
 
     @property
     def where(self) -> str:

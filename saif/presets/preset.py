@@ -76,7 +76,7 @@ class LayerTable(_Strict):
 class Choice(_Strict):
     """Where and how hard to steer. `dose` is ‖direction‖ / residual_norm at strength 1, summed
     over `layer` and the layers in `also`, which get equal shares. half_life, keep_norm and clamp:
-    see `saif.core.types.Shape`."""
+    see `saif.core.types.Schedule`."""
 
     layer: Annotated[int, Field(ge=0)]
     also: list[Annotated[int, Field(ge=0)]] = []

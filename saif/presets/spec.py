@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from saif.core.types import ADDED, Placement, Selection, Shape, Span, StrengthRule
+from saif.core.types import ADDED, Placement, Schedule, Selection, Span, StrengthRule
 from saif.errors import InputError, PresetError
 from saif.presets.preset import Choice, LoadedPreset, MeanDifferenceChoice
 
@@ -29,13 +29,13 @@ class LatentPush:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Push:
+class SteeringSpec:
     """`latents` None is the mean difference. dose: of all layers together; each gets its share."""
 
     layers: tuple[int, ...]
     dose: float
     latents: LatentPush | None
-    shape: Shape = ADDED
+    shape: Schedule = ADDED
 
     def __post_init__(self) -> None:
         if not self.layers or len(set(self.layers)) < len(self.layers):
@@ -48,28 +48,28 @@ class Push:
         return self.dose / len(self.layers)
 
 
-def choice_push(choice: Choice) -> Push:
+def choice_push(choice: Choice) -> SteeringSpec:
     """A preset's calibrated choice as a push."""
-    return Push(
+    return SteeringSpec(
         layers=(choice.layer, *choice.also),
         dose=choice.dose,
         latents=LatentPush(
             selection=choice.selection, rule=choice.rule, k=choice.k, beta=choice.beta
         ),
-        shape=Shape(half_life=choice.half_life, keep_norm=choice.keep_norm, clamp=choice.clamp),
+        shape=Schedule(half_life=choice.half_life, keep_norm=choice.keep_norm, clamp=choice.clamp),
     )
 
 
-def mean_difference_push(choice: MeanDifferenceChoice) -> Push:
+def mean_difference_push(choice: MeanDifferenceChoice) -> SteeringSpec:
     """The calibrated mean difference as a push."""
-    shape = Shape(half_life=choice.half_life, keep_norm=choice.keep_norm)
-    return Push(layers=(choice.layer,), dose=choice.dose, latents=None, shape=shape)
+    shape = Schedule(half_life=choice.half_life, keep_norm=choice.keep_norm)
+    return SteeringSpec(layers=(choice.layer,), dose=choice.dose, latents=None, shape=shape)
 
 
 def steering_for(
     preset: LoadedPreset,
     placement: Placement,
-    push: Push,
+    push: SteeringSpec,
     *,
     span: Span = "response",
     strength: float = 1.0,
@@ -109,7 +109,7 @@ def steering_along(
     dose: float,
     *,
     span: Span = "response",
-    shape: Shape = ADDED,
+    shape: Schedule = ADDED,
     clamped: "Mapping[int, LatentReader] | None" = None,
 ) -> "Steering":
     """Any directions, layer -> (d_model,), each rescaled to `dose`."""

@@ -7,12 +7,12 @@ from typing import Any, Protocol
 
 import torch
 
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 
 _CONTEXT = 1024  # positions that a rival makes room for
 
 
-def generate_times(model: SteerableModel, token_ids: list[int], n: int) -> list[float]:
+def generate_times(model: LanguageModel, token_ids: list[int], n: int) -> list[float]:
     """When each of `n` tokens came out of `transformers.generate`; greedy, one row."""
     from transformers.generation.streamers import BaseStreamer
 

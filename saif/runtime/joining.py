@@ -10,7 +10,7 @@ def joined(batch: Batch, other: Batch) -> Batch:
     """Both batches' rows as one, `other`'s after `batch`'s; neither may be used after that.
 
     The shorter one is padded on the left, where a mask hides it. So it is only for models in which
-    every position sees all before it (`SteerableModel.rows_can_join`).
+    every position sees all before it (`LanguageModel.rows_can_join`).
     """
     width = max(batch.attention_mask.shape[1], other.attention_mask.shape[1])
     for layer, others in zip(batch.cache.layers, other.cache.layers, strict=True):

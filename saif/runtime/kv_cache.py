@@ -11,7 +11,7 @@ _ROOM = 128  # columns that a layer is given beyond what it needs
 _Buffers = tuple[Tensor, Tensor]
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """A layer's keys and values, which grow in place.
 
     transformers concatenates, so that every step copies the whole cache; here a step writes one
@@ -116,5 +116,7 @@ def _roomy(like: Tensor, room: int) -> Tensor:
 def new_cache(config: Any) -> DynamicCache:
     """An empty cache with the layers that this model needs; only full attention grows in place."""
     cache = DynamicCache(config=config)
-    cache.layers = [RoomyLayer() if type(each) is DynamicLayer else each for each in cache.layers]
+    cache.layers = [
+        PreallocatedLayer() if type(each) is DynamicLayer else each for each in cache.layers
+    ]
     return cache

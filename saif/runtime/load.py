@@ -14,7 +14,7 @@ from saif.runtime.catalog import MODELS, Quantize, known
 from saif.runtime.cpu import build
 
 if TYPE_CHECKING:  # torch loads with a model, not with its name
-    from saif.runtime.language_model import SteerableModel
+    from saif.runtime.language_model import LanguageModel
 
 QuantizeOrAuto = Literal["none", "int8", "4bit", "auto"]
 """auto: as many bits as fit into the GPU's memory. On a CPU all of them to read with, and where
@@ -44,7 +44,7 @@ class _Source:
         return {"revision": self.revision, "local_files_only": self.local}
 
 
-def load_model(name: str = DEFAULT_MODEL, *, quantize: QuantizeOrAuto = "none") -> "SteerableModel":
+def load_model(name: str = DEFAULT_MODEL, *, quantize: QuantizeOrAuto = "none") -> "LanguageModel":
     """The model called `name`: a known name, a hub id or a folder.
 
     Raises ModelError with a way out if it can't be had, or won't fit.
@@ -52,7 +52,7 @@ def load_model(name: str = DEFAULT_MODEL, *, quantize: QuantizeOrAuto = "none") 
     from transformers import AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
-    from saif.runtime.language_model import SteerableModel
+    from saif.runtime.language_model import LanguageModel
 
     transformers_logging.disable_progress_bar()
     keep_freed_memory()
@@ -61,12 +61,12 @@ def load_model(name: str = DEFAULT_MODEL, *, quantize: QuantizeOrAuto = "none") 
         bits = _fitting(source, quantize)
         tokenizer = AutoTokenizer.from_pretrained(source.path, **source.options)
         model = _load(source, bits)
-    steerable = SteerableModel(source.id, model, tokenizer, quantize=bits)
+    language_model = LanguageModel(source.id, model, tokenizer, quantize=bits)
     if source.path == source.id:
-        steerable.revision = hub.commit_of(source.id, source.revision)
-    packed = quantize == "auto" and _is_room_to_pack(steerable.memory)
-    steerable.make_lean(packed=packed, library=build.library())
-    return steerable
+        language_model.revision = hub.commit_of(source.id, source.revision)
+    packed = quantize == "auto" and _is_room_to_pack(language_model.memory)
+    language_model.make_lean(packed=packed, library=build.library())
+    return language_model
 
 
 def _is_room_to_pack(n_bytes: int) -> bool:

@@ -71,7 +71,7 @@ class Remembered:
 NOTHING = Remembered(0, 0, [])
 
 
-class KvMemory:
+class PrefixCache:
     """Safe to use from several threads. limit: bytes of keys and values."""
 
     def __init__(self, limit: int) -> None:

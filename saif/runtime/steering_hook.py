@@ -9,7 +9,7 @@ from saif.core.steering import pushed
 from saif.runtime.batch import BatchRow
 
 
-class Push:
+class SteeringHook:
     """The edit of one layer in one pass. It counts what it really changes.
 
     weights (batch, pos): see `saif.runtime.batch.steer_weights`.
@@ -66,7 +66,9 @@ class Push:
         return [sum(each) for each in zip(none, *counts, strict=True)]
 
 
-def pushes(rows: Sequence[BatchRow], weights: Sequence[Sequence[float]]) -> dict[int, Push]:
+def steering_hooks(
+    rows: Sequence[BatchRow], weights: Sequence[Sequence[float]]
+) -> dict[int, SteeringHook]:
     """layer -> its edit.
 
     A step with nothing to push (a prompt chunk outside the span) needs no hook at all.
@@ -74,4 +76,4 @@ def pushes(rows: Sequence[BatchRow], weights: Sequence[Sequence[float]]) -> dict
     if not any(map(any, weights)):
         return {}
     layers = {layer for row in rows if row.steering for layer in row.steering.directions}
-    return {layer: Push(layer, rows, weights) for layer in sorted(layers)}
+    return {layer: SteeringHook(layer, rows, weights) for layer in sorted(layers)}

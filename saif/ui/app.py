@@ -6,15 +6,15 @@ from typing import Any
 import gradio as gr
 from gradio.events import Dependency
 
-from saif.ui.admin.handlers import WorkshopHandlers
-from saif.ui.admin.panel import workshop_panel
-from saif.ui.admin.service import Workshop
-from saif.ui.chat_handlers import Turns
+from saif.ui.admin.handlers import AdminHandlers
+from saif.ui.admin.panel import admin_panel
+from saif.ui.admin.service import Admin
+from saif.ui.chat_handlers import ChatHandlers
 from saif.ui.chat_panel import chat_panel
 from saif.ui.describe import problems_line
 from saif.ui.services import Services
 from saif.ui.status import head, watch
-from saif.ui.steering_handlers import PanelHandlers
+from saif.ui.steering_handlers import SteeringHandlers
 from saif.ui.steering_panel import sidebar, steering_panel
 
 MAX_ANSWERED, MAX_WAITING = 64, 64
@@ -30,21 +30,21 @@ _CLOSE_PANEL_ON_PHONES = """() => {
 }"""
 
 
-def build_app(services: Services, workshop: Workshop | None = None) -> gr.Blocks:
+def build_app(services: Services, admin: Admin | None = None) -> gr.Blocks:
     """The page. The engine may still be loading: the page doesn't need it to be served.
 
-    workshop: for a page whose visitor owns the machine.
+    admin: for a page whose visitor owns the machine.
     """
-    makeable = workshop is not None
+    makeable = admin is not None
     cards, problems = services.offer(makeable=makeable)
     with gr.Blocks(title="SAIF", analytics_enabled=False, fill_height=True) as app:
         with sidebar():
             panel = steering_panel(cards)
-            tools = workshop and workshop_panel(workshop.asked[0], without_presets=not cards)
+            tools = admin and admin_panel(admin.asked[0], without_presets=not cards)
         chat = chat_panel(head(services), problems_line(problems))
-        handlers = PanelHandlers(services, panel, chat.examples, makeable)
+        handlers = SteeringHandlers(services, panel, chat.examples, makeable)
         shown = gr.State(None)
-        turns = Turns(services, chat, panel, gr.State(()), gr.State(None), shown, makeable)
+        turns = ChatHandlers(services, chat, panel, gr.State(()), gr.State(None), shown, makeable)
         _wire_turns(turns)
         app.unload(turns.leave)
         renew: dict[str, Any] = {
@@ -59,14 +59,14 @@ def build_app(services: Services, workshop: Workshop | None = None) -> gr.Blocks
         )
         app.load(js=_CLOSE_PANEL_ON_PHONES)
         app.load(watch(services), outputs=chat.status, concurrency_limit=None, **_HIDDEN)
-        if workshop and tools:
-            owner = WorkshopHandlers(workshop, tools, turns, handlers)
+        if admin and tools:
+            owner = AdminHandlers(admin, tools, turns, handlers)
             _wire_workshop(app, owner, renew, settle)
     app.queue(max_size=MAX_WAITING)
     return app
 
 
-def _wire_turns(turns: Turns) -> None:
+def _wire_turns(turns: ChatHandlers) -> None:
     chat = turns.chat
     model: dict[str, Any] = {
         "outputs": turns.outputs,
@@ -97,7 +97,7 @@ def _wire_turns(turns: Turns) -> None:
     chat.examples.click(lambda sample: sample[0], chat.examples, chat.message, **_QUIET)
 
 
-def _wire_panel(handlers: PanelHandlers) -> Callable[[Dependency], None]:
+def _wire_panel(handlers: SteeringHandlers) -> Callable[[Dependency], None]:
     """Keep the panel in step with itself. Gives what does so after an event that changed the
     choice of presets."""
     push, fine = handlers.panel.push, handlers.panel.fine
@@ -137,7 +137,7 @@ def _wire_panel(handlers: PanelHandlers) -> Callable[[Dependency], None]:
 
 def _wire_workshop(
     app: gr.Blocks,
-    handlers: WorkshopHandlers,
+    handlers: AdminHandlers,
     renew: dict[str, Any],
     settle: Callable[[Dependency], None],
 ) -> None:

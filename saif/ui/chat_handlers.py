@@ -29,7 +29,7 @@ Updates = dict[Any, Any]
 
 
 @dataclass(frozen=True)
-class Turns:
+class ChatHandlers:
     """The handlers and the components they write.
 
     talk, run, shown: gr.State of Talk, Run | None and the id of the model that the page shows.

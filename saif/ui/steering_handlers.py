@@ -23,7 +23,7 @@ SHOWN_EXAMPLES = 4
 
 
 @dataclass(frozen=True)
-class PanelHandlers:
+class SteeringHandlers:
     """makeable: a visitor can make presets here."""
 
     services: Services

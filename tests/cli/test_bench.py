@@ -86,29 +86,29 @@ def test_too_few_rounds_are_refused(bench: Any) -> None:
 def test_nothing_runs_beside_a_round_that_is_timed() -> None:
     """A steered reply is read anew in the background; that has to be over before the next round."""
     engine = LocalEngine(tiny_model(), turn_bytes=1 << 24)
-    settle, settled = engine.steerable.settle, []
+    settle, settled = engine.language_model.settle, []
 
     def slow(*of: Any) -> None:
         time.sleep(0.2)
         settle(*of)
         settled.append(of)
 
-    engine.steerable.settle = slow
+    engine.language_model.settle = slow
     module.Bench(engine, n_steps=4).round()
     assert len(settled) == 1
 
 
 def test_our_cases_take_their_steps_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = LocalEngine(tiny_model())
-    engine.steerable.end_ids = frozenset()
+    engine.language_model.end_ids = frozenset()
     bench, rows = module.Bench(engine, n_steps=5), []
-    advance = engine.steerable.advance
+    advance = engine.language_model.advance
 
     def counted(batch: Any, token_ids: Any) -> Any:
         rows.append(len(batch.rows))
         return advance(batch, token_ids)
 
-    monkeypatch.setattr(engine.steerable, "advance", counted)
+    monkeypatch.setattr(engine.language_model, "advance", counted)
     found = bench.round()
     assert rows == [2, 3, 2, 1, 1, 2, 3, 2] * 2  # there and back
     assert {name: len(found[name]) for name in module.OURS} == dict.fromkeys(module.OURS, 4)
@@ -168,7 +168,7 @@ def test_llama_cpp_runs_the_same_file_where_it_is_installed(
     monkeypatch.setattr(module.embedded, "gguf_file", lambda: gguf)
     engine = LocalEngine(tiny_model())
     assert module.LLAMA_CPP not in module.Bench(engine, n_steps=4).round()
-    engine.steerable.model_id = module.embedded.MODEL_ID
+    engine.language_model.model_id = module.embedded.MODEL_ID
     seconds = module.Bench(engine, n_steps=4).round()[module.LLAMA_CPP]
     assert opened == [str(gguf)]
     assert len(seconds) == 3

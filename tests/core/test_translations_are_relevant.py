@@ -14,7 +14,7 @@ from saif.engine.local import LocalEngine
 from saif.experiments.datasets import sentence_pairs, split_of
 from saif.presets.instructions import place
 from saif.presets.library import Library
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 
 N = 100
 
@@ -32,7 +32,7 @@ def _pairs() -> list[tuple[str, str]]:
     return random.Random(0).sample(sorted(pairs.items()), N)
 
 
-def _rate(model: SteerableModel, pairs: list[tuple[str, str]], shift: int) -> float:
+def _rate(model: LanguageModel, pairs: list[tuple[str, str]], shift: int) -> float:
     """Share of replies judged to be about the sentence `shift` places on."""
     wording = Library().instruction("translate-french").main_wording
     messages = [place(wording, english, "pre") for english, _ in pairs]
@@ -53,7 +53,10 @@ def test_translations_are_about_their_sentence_and_shuffled_ones_are_not(
     embedded: LocalEngine, record_property: pytest.FixtureRequest
 ) -> None:
     pairs = _pairs()
-    own, shuffled = _rate(embedded.steerable, pairs, 0), _rate(embedded.steerable, pairs, 7)
+    own, shuffled = (
+        _rate(embedded.language_model, pairs, 0),
+        _rate(embedded.language_model, pairs, 7),
+    )
     record_property("about", own)  # type: ignore[operator]
     record_property("about, shuffled", shuffled)  # type: ignore[operator]
     assert own >= 0.85, f"{own:.2f} of the right translations, {shuffled:.2f} of shuffled ones"

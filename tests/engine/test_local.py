@@ -50,16 +50,16 @@ def test_the_whole_conversation_is_read(engine: LocalEngine) -> None:
 def test_a_conversation_that_does_not_fit_is_refused_before_the_first_step(
     engine: LocalEngine,
 ) -> None:
-    header = len(engine.steerable.render([{"role": "user", "content": ""}]))
-    room = engine.steerable.context_length - SHORT.max_new_tokens - header
+    header = len(engine.language_model.render([{"role": "user", "content": ""}]))
+    room = engine.language_model.context_length - SHORT.max_new_tokens - header
     engine.stream([ask("x" * room)])
     with pytest.raises(InputError, match=r"at most 1,018 tokens fit.*this one has 1,019 tokens"):
         engine.stream([ask("Hi"), ask("x" * (room + 1))])
 
 
 def test_the_last_token_that_fits_can_be_made(engine: LocalEngine) -> None:
-    header = len(engine.steerable.render([{"role": "user", "content": ""}]))
-    room = engine.steerable.context_length - SHORT.max_new_tokens - header
+    header = len(engine.language_model.render([{"role": "user", "content": ""}]))
+    room = engine.language_model.context_length - SHORT.max_new_tokens - header
     (reply,) = complete(engine, [ask("x" * room)])
     assert len(reply.token_ids) == 6
 
@@ -67,7 +67,7 @@ def test_the_last_token_that_fits_can_be_made(engine: LocalEngine) -> None:
 def test_a_text_far_too_long_is_refused_without_being_encoded(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine.steerable, "render", lambda _: pytest.fail("was encoded"))
+    monkeypatch.setattr(engine.language_model, "render", lambda _: pytest.fail("was encoded"))
     with pytest.raises(InputError, match="this one has far more"):
         engine.stream([ask("x" * 17_000)])
 
@@ -82,7 +82,7 @@ def test_the_engine_says_which_model_answers(engine: LocalEngine) -> None:
     typed: Engine = engine
     ref = typed.model
     assert (ref.id, ref.n_layers, ref.d_model) == ("tests/tiny-llama", 4, 32)
-    assert ref.fingerprint == engine.steerable.fingerprint
+    assert ref.fingerprint == engine.language_model.fingerprint
 
 
 def test_a_reply_that_was_broken_off_counts_as_cancelled() -> None:
@@ -93,8 +93,8 @@ def test_a_reply_that_was_broken_off_counts_as_cancelled() -> None:
 
 def test_the_engine_says_how_the_model_runs(engine: LocalEngine) -> None:
     assert engine.about == "32-bit, 0.0 GB on cpu"
-    engine.steerable.quantize = "4bit"
-    engine.steerable.is_chat = False
+    engine.language_model.quantize = "4bit"
+    engine.language_model.is_chat = False
     assert engine.about == "base model, 4bit, 0.0 GB on cpu"
 
 
@@ -110,16 +110,16 @@ def test_memory_that_runs_out_ends_the_reply_in_words_and_the_next_one_works(
 ) -> None:
     request = Request(messages=(Message("user", "Hi"),), sampling=Sampling(max_new_tokens=4))
     before = complete(engine, [request])
-    advance = engine.steerable.advance
+    advance = engine.language_model.advance
 
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(engine.steerable, "advance", fail)
+    monkeypatch.setattr(engine.language_model, "advance", fail)
     with pytest.raises(ModelError, match="Memory ran out") as refused:
         complete(engine, [request])
     assert "fewer new tokens" in refused.value.hint
-    monkeypatch.setattr(engine.steerable, "advance", advance)
+    monkeypatch.setattr(engine.language_model, "advance", advance)
     assert complete(engine, [request]) == before
 
 
@@ -129,6 +129,6 @@ def test_another_failure_of_a_step_is_not_taken_for_memory(
     def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(engine.steerable, "advance", fail)
+    monkeypatch.setattr(engine.language_model, "advance", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         complete(engine, [Request(messages=(Message("user", "Hi"),))])

@@ -7,7 +7,7 @@ from made_up import D_SAE, FALLING, instructions, planted_sae, with_choice
 from torch import Tensor
 
 from saif.core.selection import rank, strengths
-from saif.core.types import Shape
+from saif.core.types import Schedule
 from saif.errors import InputError, PresetError
 from saif.experiments.baselines import (
     ALL_CONDITIONS,
@@ -23,7 +23,7 @@ from saif.experiments.baselines import (
 from saif.presets.controls import Controls, steer
 from saif.presets.instructions import place
 from saif.presets.preset import LoadedPreset, MeanDifferenceChoice
-from saif.presets.spec import LatentPush, Push, choice_push, steering_for
+from saif.presets.spec import LatentPush, SteeringSpec, choice_push, steering_for
 from saif.runtime.sae import Sae
 
 NORM = 6.0
@@ -66,7 +66,7 @@ def test_the_choice_steers_as_the_panel_does_at_strength_one(chosen: LoadedPrese
 
 @pytest.mark.parametrize("latents", [None, LatentPush(selection="signed", rule="delta", k=5)])
 def test_a_push_is_as_long_as_its_dose(preset: LoadedPreset, latents: LatentPush | None) -> None:
-    steering = steering_for(preset, "post", Push(layers=(3,), dose=0.4, latents=latents))
+    steering = steering_for(preset, "post", SteeringSpec(layers=(3,), dose=0.4, latents=latents))
     assert list(steering.directions) == [3]
     assert steering.span == "response"
     assert float(steering.directions[3].norm()) == pytest.approx(0.4 * _norm(preset, 3), rel=1e-4)
@@ -74,7 +74,7 @@ def test_a_push_is_as_long_as_its_dose(preset: LoadedPreset, latents: LatentPush
 
 def test_no_latents_means_the_mean_difference(preset: LoadedPreset) -> None:
     preset.vectors[1].mean_difference["post"].fill_(1.0)
-    steering = steering_for(preset, "pre", Push(layers=(1,), dose=0.4, latents=None))
+    steering = steering_for(preset, "pre", SteeringSpec(layers=(1,), dose=0.4, latents=None))
     difference = preset.vectors[1].mean_difference["pre"]
     assert _cosine(steering.directions[1], difference) == pytest.approx(1)
 
@@ -277,6 +277,6 @@ def test_a_layer_chosen_by_hand_is_steered_alone(chosen: LoadedPreset) -> None:
 
 def test_the_mean_difference_has_no_latents_to_clamp() -> None:
     with pytest.raises(InputError, match="clamped"):
-        Push(layers=(1,), dose=0.4, latents=None, shape=Shape(clamp=True))
+        SteeringSpec(layers=(1,), dose=0.4, latents=None, shape=Schedule(clamp=True))
     with pytest.raises(InputError, match="at least one layer"):
-        Push(layers=(1, 1), dose=0.4, latents=None)
+        SteeringSpec(layers=(1, 1), dose=0.4, latents=None)

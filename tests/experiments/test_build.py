@@ -13,7 +13,7 @@ from saif.errors import InputError, PresetError, SaeError
 from saif.experiments import build
 from saif.experiments.baselines import CONDITIONS
 from saif.experiments.build import calibrate_presets, identify_presets, make_presets, work_left
-from saif.experiments.calibrate.budget import EFFORTS, Effort
+from saif.experiments.calibrate.budget import EFFORTS, SearchBudget
 from saif.experiments.calibrate.search import Calibration
 from saif.experiments.datasets import read_contents
 from saif.experiments.evaluate import run
@@ -22,7 +22,7 @@ from saif.presets.files import read_preset, write_preset
 from saif.presets.library import SHIPPED, Library
 from saif.presets.preset import LoadedPreset, MeanDifferenceChoice
 
-EFFORT = Effort(first=2, first_tokens=3, second=2, third=4, max_new_tokens=4, identify_on=4)
+EFFORT = SearchBudget(first=2, first_tokens=3, second=2, third=4, max_new_tokens=4, identify_on=4)
 FOUND = MeanDifferenceChoice(layer=3, dose=0.5)
 
 
@@ -269,7 +269,7 @@ def test_without_a_search_the_choice_stays_and_is_scored(
         assert scores.perplexity_bound != 50
 
 
-# Making what a model lacks
+# BuildJob what a model lacks
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from saif.engine.local import LocalEngine
 from saif.errors import SaeError
 from saif.experiments.identify import Readings, build_presets, last_residuals, read_prompts
 from saif.presets.preset import MAX_STORED_LATENTS, LoadedPreset
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 from saif.runtime.sae import Sae
 
 
@@ -43,7 +43,7 @@ def _of(statistics: LatentStatistics, latent: int, name: str) -> float:
 # Reading prompts
 
 
-def test_the_last_prompt_token_is_read_in_the_order_of_the_texts(model: SteerableModel) -> None:
+def test_the_last_prompt_token_is_read_in_the_order_of_the_texts(model: LanguageModel) -> None:
     texts = ["a long text comes first", "b", "one in between"]
     found = last_residuals(model, texts, [0, 3])
     for i, text in enumerate(texts):
@@ -54,7 +54,7 @@ def test_the_last_prompt_token_is_read_in_the_order_of_the_texts(model: Steerabl
 
 
 def test_every_content_is_read_alone_and_with_one_wording_in_both_placements(
-    model: SteerableModel, monkeypatch: pytest.MonkeyPatch
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = instructions("question", "summarise")
     contents: Any = {"sentence": sentences()[:6], "passage": ["p one. two", "p three"]}

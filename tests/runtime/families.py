@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from saif.core.steering import Steering
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 
 N_LAYERS = 4
 REAL_DEPTH = {
@@ -101,7 +101,7 @@ FAMILIES: dict[str, Callable[[Shape], Any]] = {
 }
 
 
-def family_model(name: str, *, n_layers: int = N_LAYERS, spread: float = 0.2) -> SteerableModel:
+def family_model(name: str, *, n_layers: int = N_LAYERS, spread: float = 0.2) -> LanguageModel:
     """A model of the family. spread: of its random weights; the wider, the more a rounding error
     grows on its way through the blocks."""
     torch.manual_seed(0)
@@ -122,11 +122,11 @@ def family_model(name: str, *, n_layers: int = N_LAYERS, spread: float = 0.2) ->
     for parameter in model.parameters():  # norms of all ones would hide one that is left out
         if parameter.ndim == 1:
             parameter.data += 0.1 * torch.randn_like(parameter)
-    return SteerableModel(f"tests/{name}", model, tokenizer)
+    return LanguageModel(f"tests/{name}", model, tokenizer)
 
 
 def by_hand(
-    model: SteerableModel, ids: Sequence[int], n_prompt: int, steering: Steering | None = None
+    model: LanguageModel, ids: Sequence[int], n_prompt: int, steering: Steering | None = None
 ) -> Tensor:
     """Next-token logits (vocab,) by transformers alone: every token read at once, no cache, no
     padding, no hooks, only blocks that add to what they put out. Control tokens are not spared."""

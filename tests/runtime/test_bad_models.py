@@ -19,7 +19,7 @@ from saif.engine.protocol import Message, Request, complete
 from saif.errors import ModelError
 from saif.experiments import build
 from saif.runtime.load import check_loadable, load_model
-from saif.ui.admin.service import Workshop
+from saif.ui.admin.service import Admin
 from saif.ui.services import Services
 
 HUGE = "somebody/huge"
@@ -48,11 +48,11 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+def admin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Admin:
     services = Services(
         owner_library(tmp_path, monkeypatch), MODEL_ID, loaded(LocalEngine(tiny_model()))
     )
-    return Workshop(
+    return Admin(
         services,
         lambda name, quantize: LocalEngine(load_model(name, quantize=quantize)),
         check_loadable,
@@ -78,46 +78,46 @@ def answers(services: Services) -> bool:
     ],
 )
 def test_a_model_that_cannot_be_had_is_refused_before_anything_is_loaded(
-    hub: HubServer, workshop: Workshop, name: str, sentence: str, way_out: str
+    hub: HubServer, admin: Admin, name: str, sentence: str, way_out: str
 ) -> None:
-    before = workshop.services.current
+    before = admin.services.current
     with pytest.raises(ModelError, match=sentence) as said:
-        workshop.change_model(name, "none")
+        admin.change_model(name, "none")
     assert way_out in said.value.hint
     assert "\n" not in said.value.sentence
-    assert workshop.services.current is before
-    assert answers(workshop.services)
+    assert admin.services.current is before
+    assert answers(admin.services)
 
 
 def test_a_full_disk_is_told_before_the_download(
-    hub: HubServer, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer, admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = SimpleNamespace(free=10**8)
     with monkeypatch.context() as disk:
         disk.setattr("shutil.disk_usage", lambda _: full)
         with pytest.raises(ModelError, match=r"download takes [\d.]+ GB, and the disk has 0.1 GB"):
-            workshop.change_model(PLAIN, "none")
-    assert answers(workshop.services)
+            admin.change_model(PLAIN, "none")
+    assert answers(admin.services)
 
 
 def test_a_hub_that_is_gone_is_told(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    admin: Admin, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with reachable_hub(monkeypatch, tmp_path / "hub"):
         pass  # shut down again
     with pytest.raises(ModelError, match="not on this machine, and the hub can't be reached"):
-        workshop.change_model(PLAIN, "none")
-    assert answers(workshop.services)
+        admin.change_model(PLAIN, "none")
+    assert answers(admin.services)
 
 
 def test_an_sae_of_another_width_ends_the_making_and_nothing_else(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+    admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wide = replace(planted_sae(1, d_model=64), id="wide")
     monkeypatch.setattr(build, "load_sae", lambda source: wide)
-    making = workshop.make("letter", "quick")
+    making = admin.make("letter", "quick")
     while making.running:
         making.cancel.wait(0.01)
     assert making.state == "failed"
     assert "with width 64, not layer 1 with width 32" in making.problem
-    assert answers(workshop.services)
+    assert answers(admin.services)

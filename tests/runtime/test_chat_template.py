@@ -8,7 +8,7 @@ from tiny import tiny_model, tiny_tokenizer
 from tokenizers import AddedToken
 
 from saif.runtime.introspect import control_ids
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 
 FORGERIES = [
     "<|im_end|>",
@@ -20,23 +20,23 @@ FORGERIES = [
 ]
 
 
-def n_control(model: SteerableModel, text: str, role: str = "user") -> int:
+def n_control(model: LanguageModel, text: str, role: str = "user") -> int:
     ids = model.render([{"role": role, "content": text}])
     return sum(token in model.control_ids for token in ids)
 
 
 @pytest.mark.parametrize("role", ["system", "user", "assistant"])
 @pytest.mark.parametrize("text", FORGERIES)
-def test_a_forged_control_token_adds_none(model: SteerableModel, text: str, role: str) -> None:
+def test_a_forged_control_token_adds_none(model: LanguageModel, text: str, role: str) -> None:
     assert n_control(model, f"before{text}after", role) == n_control(model, "harmless", role) == 3
 
 
-def test_the_forged_text_itself_is_kept(model: SteerableModel) -> None:
+def test_the_forged_text_itself_is_kept(model: LanguageModel) -> None:
     ids = model.render([{"role": "user", "content": "a<|im_end|>b"}])
     assert "a<|im_end|>b<|im_end|>" in model.tokenizer.decode(ids)
 
 
-def test_plain_text_is_encoded_without_special_tokens(model: SteerableModel) -> None:
+def test_plain_text_is_encoded_without_special_tokens(model: LanguageModel) -> None:
     ids = model.encode_text("a<|im_end|>b")
     assert not model.control_ids & set(ids)
     assert model.tokenizer.decode(ids) == "a<|im_end|>b"
@@ -54,7 +54,7 @@ def test_special_tokens_without_a_name_count_as_control_tokens() -> None:
 
 
 def test_the_prompt_ends_with_the_assistant_header_and_nothing_is_doubled(
-    model: SteerableModel,
+    model: LanguageModel,
 ) -> None:
     ids = model.render([{"role": "user", "content": "Hi"}])
     text = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
@@ -65,7 +65,7 @@ def test_a_base_model_gets_plain_text_and_nobody_can_forge_a_turn_there() -> Non
     made = tiny_model()
     tokenizer = made.tokenizer
     tokenizer.chat_template = None
-    model = SteerableModel("tests/base", made._model, tokenizer)
+    model = LanguageModel("tests/base", made._model, tokenizer)
     assert (model.is_chat, model.turn_end) == (False, "\nUser:")
     ids = model.render(
         [
@@ -79,12 +79,12 @@ def test_a_base_model_gets_plain_text_and_nobody_can_forge_a_turn_there() -> Non
     assert ids.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 0
 
 
-def test_a_chat_model_ends_its_turn_with_a_token(model: SteerableModel) -> None:
+def test_a_chat_model_ends_its_turn_with_a_token(model: LanguageModel) -> None:
     assert (model.is_chat, model.turn_end) == (True, None)
 
 
 def test_visitors_who_write_at_the_same_time_do_not_forge_each_other_s_turns(
-    model: SteerableModel, monkeypatch: pytest.MonkeyPatch
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     messages = [{"role": "user", "content": "a<|im_end|>b"}]
     expected = model.render(messages), model.encode_text("a<|im_end|>b")

@@ -13,15 +13,15 @@ from saif.engine.local import LocalEngine
 from saif.engine.protocol import Message, Request, complete
 from saif.errors import ModelError
 from saif.runtime.introspect import decoder_blocks
-from saif.runtime.language_model import RowStart, SteerableModel
+from saif.runtime.language_model import LanguageModel, RowStart
 
 
 @pytest.fixture(params=FAMILIES)
-def family(request: pytest.FixtureRequest) -> SteerableModel:
+def family(request: pytest.FixtureRequest) -> LanguageModel:
     return family_model(request.param)
 
 
-def final_norm(model: SteerableModel) -> nn.Module:
+def final_norm(model: LanguageModel) -> nn.Module:
     own = {
         "tests/gpt2": "transformer.ln_f",
         "tests/gpt-neox": "gpt_neox.final_layer_norm",
@@ -30,18 +30,18 @@ def final_norm(model: SteerableModel) -> nn.Module:
     return model._model.get_submodule(own.get(model.model_id, "model.norm"))
 
 
-def uncapped_logits(model: SteerableModel, resid: Tensor) -> Tensor:
+def uncapped_logits(model: LanguageModel, resid: Tensor) -> Tensor:
     return final_norm(model)(resid) @ model._model.get_output_embeddings().weight.T
 
 
-def final_logits(model: SteerableModel, resid: Tensor) -> Tensor:
+def final_logits(model: LanguageModel, resid: Tensor) -> Tensor:
     """Final norm, unembedding and soft cap, written out."""
     logits = uncapped_logits(model, resid)
     cap = getattr(model._model.config, "final_logit_softcapping", None)
     return cap * torch.tanh(logits / cap) if cap else logits
 
 
-def test_the_blocks_are_found_in_order(family: SteerableModel) -> None:
+def test_the_blocks_are_found_in_order(family: LanguageModel) -> None:
     assert family.n_layers == N_LAYERS
     seen: list[int] = []
     handles = [
@@ -55,7 +55,7 @@ def test_the_blocks_are_found_in_order(family: SteerableModel) -> None:
 
 
 def test_steering_the_last_layer_is_final_norm_and_head_of_the_pushed_residual(
-    family: SteerableModel,
+    family: LanguageModel,
 ) -> None:
     last = N_LAYERS - 1
     steering = tiny_steering(last)
@@ -102,7 +102,7 @@ def test_in_its_real_depth_the_last_residual_is_the_one_before_the_final_norm(na
 
 
 def test_a_left_padded_row_equals_its_solo_run_past_the_sliding_window(
-    family: SteerableModel,
+    family: LanguageModel,
 ) -> None:
     # Linear attention sums in chunks, and padding moves their bounds.
     close = 1e-3 if "qwen3.5" in family.model_id else 1e-4
@@ -119,7 +119,7 @@ def test_a_left_padded_row_equals_its_solo_run_past_the_sliding_window(
         alone = [(one, family.advance(one, [token])) for one, _ in alone]
 
 
-def test_cached_steps_equal_recomputing_everything(family: SteerableModel) -> None:
+def test_cached_steps_equal_recomputing_everything(family: LanguageModel) -> None:
     steering = tiny_steering(1, span="all")
     batch, result = family.start([RowStart(IDS, steering)])
     reply: list[int] = []
@@ -130,7 +130,7 @@ def test_cached_steps_equal_recomputing_everything(family: SteerableModel) -> No
         result = family.advance(batch, [token])
 
 
-def test_a_prefix_that_is_read_once_changes_no_residual(family: SteerableModel) -> None:
+def test_a_prefix_that_is_read_once_changes_no_residual(family: LanguageModel) -> None:
     sequences = [IDS, IDS[:20], IDS[:14]]
     whole, whole_mask = family.residuals(sequences, [1, 3])
     parts, parts_mask = family.residuals(sequences, [1, 3], skip=10)
@@ -145,7 +145,7 @@ def test_a_prefix_that_is_read_once_changes_no_residual(family: SteerableModel) 
         assert int(parts_mask[row].sum()) == len(ids) - 10
 
 
-def test_log_probabilities_equal_a_plain_forward_pass(family: SteerableModel) -> None:
+def test_log_probabilities_equal_a_plain_forward_pass(family: LanguageModel) -> None:
     """With a shared prompt that is read once, past a sliding window."""
     rows = [(IDS, list(b" It is deep.")), (IDS[:12], list(b" fish"))]
     for (prompt, reply), found in zip(rows, family.log_probabilities(rows), strict=True):
@@ -155,7 +155,7 @@ def test_log_probabilities_equal_a_plain_forward_pass(family: SteerableModel) ->
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_the_logit_lens_names_the_tokens_a_last_push_raises_most(family: SteerableModel) -> None:
+def test_the_logit_lens_names_the_tokens_a_last_push_raises_most(family: LanguageModel) -> None:
     """Measured: what the model itself would say to the push alone, against its opposite."""
     head = family._model.get_output_embeddings().weight.detach()
     vectors = head[[65, 90]] - head.mean(dim=0)
@@ -196,7 +196,7 @@ def test_the_logit_lens_reads_words_before_the_soft_cap() -> None:
     assert len({tuple(words) for words in model.logit_lens(vectors, 3)}) == len(vectors)
 
 
-def test_a_model_without_a_pad_token_answers_a_batch(family: SteerableModel) -> None:
+def test_a_model_without_a_pad_token_answers_a_batch(family: LanguageModel) -> None:
     engine = LocalEngine(family)
     requests = [
         Request(

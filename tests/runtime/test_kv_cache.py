@@ -4,7 +4,7 @@ import torch
 from tiny import tiny_model
 from transformers import DynamicCache
 
-from saif.runtime.kv_cache import _ROOM, RoomyLayer, new_cache
+from saif.runtime.kv_cache import _ROOM, PreallocatedLayer, new_cache
 
 
 def columns(n: int, seed: int, rows: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -16,7 +16,7 @@ def columns(n: int, seed: int, rows: int = 2) -> tuple[torch.Tensor, torch.Tenso
 def test_it_holds_what_a_concatenated_cache_holds() -> None:
     config = tiny_model()._model.config
     ours, theirs = new_cache(config), DynamicCache(config=config)
-    assert {type(layer) for layer in ours.layers} == {RoomyLayer}
+    assert {type(layer) for layer in ours.layers} == {PreallocatedLayer}
     n_steps = _ROOM + 5  # past the first room
     for step in range(n_steps):
         if step == 7:  # rows are repeated, as after a prefix that was read once
@@ -34,7 +34,7 @@ def test_it_holds_what_a_concatenated_cache_holds() -> None:
 
 
 def test_a_step_copies_nothing_while_there_is_room() -> None:
-    layer = RoomyLayer()
+    layer = PreallocatedLayer()
     layer.update(*columns(5, 0))
     before = layer._buffers
     for step in range(_ROOM):
@@ -45,7 +45,7 @@ def test_a_step_copies_nothing_while_there_is_room() -> None:
 
 
 def test_a_cropped_cache_goes_on_from_where_it_was_cut() -> None:
-    layer = RoomyLayer()
+    layer = PreallocatedLayer()
     layer.update(*columns(5, 0))
     layer.crop(-2)
     keys, _ = layer.update(*columns(1, 1))
@@ -53,7 +53,7 @@ def test_a_cropped_cache_goes_on_from_where_it_was_cut() -> None:
 
 
 def test_a_column_is_appended_as_it_would_be_in_an_update() -> None:
-    one, other = RoomyLayer(), RoomyLayer()
+    one, other = PreallocatedLayer(), PreallocatedLayer()
     for layer in (one, other):
         layer.update(*columns(5, 0))
     for step in range(_ROOM + 3):  # past the first room

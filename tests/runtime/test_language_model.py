@@ -5,17 +5,17 @@ import torch
 from tiny import N_LAYERS, tiny_model
 
 from saif.errors import InputError
-from saif.runtime.language_model import RowStart, SteerableModel
+from saif.runtime.language_model import LanguageModel, RowStart
 
 TEXTS = [list(b"Once upon a time there was a fox."), list(b"Once upon a hill"), list(b"Once u")]
 
 
-def reference(model: SteerableModel, ids: list[int]) -> torch.Tensor:
+def reference(model: LanguageModel, ids: list[int]) -> torch.Tensor:
     with torch.no_grad():
         return model._model(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
 
 
-def test_residuals_are_transformers_hidden_states(model: SteerableModel) -> None:
+def test_residuals_are_transformers_hidden_states(model: LanguageModel) -> None:
     layers = list(range(N_LAYERS - 1))  # transformers norms the last one
     residuals, mask = model.residuals(TEXTS, layers)
     for row, ids in enumerate(TEXTS):
@@ -28,7 +28,7 @@ def test_residuals_are_transformers_hidden_states(model: SteerableModel) -> None
 
 
 @pytest.mark.parametrize("skip", [0, 1, 5])
-def test_skipping_a_shared_prefix_changes_no_residual(model: SteerableModel, skip: int) -> None:
+def test_skipping_a_shared_prefix_changes_no_residual(model: LanguageModel, skip: int) -> None:
     whole, whole_mask = model.residuals(TEXTS, [0, 3])
     parts, parts_mask = model.residuals(TEXTS, [0, 3], skip=skip)
     for layer in (0, 3):
@@ -41,14 +41,14 @@ def test_skipping_a_shared_prefix_changes_no_residual(model: SteerableModel, ski
             )
 
 
-def test_a_prefix_that_is_not_shared_is_refused(model: SteerableModel) -> None:
+def test_a_prefix_that_is_not_shared_is_refused(model: LanguageModel) -> None:
     with pytest.raises(InputError, match="first 13 tokens"):
         model.residuals(TEXTS[:2], [0], skip=13)
     with pytest.raises(InputError, match="first 6 tokens"):
         model.residuals(TEXTS, [0], skip=6)  # the last one would have nothing left
 
 
-def test_log_probabilities_equal_a_forward_pass_of_each_row(model: SteerableModel) -> None:
+def test_log_probabilities_equal_a_forward_pass_of_each_row(model: LanguageModel) -> None:
     rows = [
         (TEXTS[0], list(b" It ran.")),
         (TEXTS[2], list(b"pon a time, long ago")),
@@ -63,7 +63,7 @@ def test_log_probabilities_equal_a_forward_pass_of_each_row(model: SteerableMode
 
 
 def test_a_prompt_of_several_rows_is_read_once_and_each_gets_its_own(
-    model: SteerableModel,
+    model: LanguageModel,
 ) -> None:
     prompts = [list(b"The same start, and then a fox."), list(b"The same start, then")]
     rows = [(prompts[i % 2], list(f" It ran {i} times.".encode())) for i in range(6)]
@@ -83,19 +83,19 @@ def test_a_prompt_of_several_rows_is_read_once_and_each_gets_its_own(
         torch.testing.assert_close(scores, picked, atol=1e-4, rtol=1e-4)
 
 
-def test_a_prompt_of_one_token_has_nothing_to_be_read_before(model: SteerableModel) -> None:
+def test_a_prompt_of_one_token_has_nothing_to_be_read_before(model: LanguageModel) -> None:
     (found,) = model.log_probabilities([([65], [66, 67])])
     expected = reference(model, [65, 66, 67])[[0, 1], [66, 67]]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_an_empty_continuation_has_no_log_probabilities(model: SteerableModel) -> None:
+def test_an_empty_continuation_has_no_log_probabilities(model: LanguageModel) -> None:
     found = model.log_probabilities([(TEXTS[0], []), (TEXTS[1], [65, 66])])
     assert [len(scores) for scores in found] == [0, 2]
 
 
 @pytest.mark.parametrize("skip", [0, 1, 4])
-def test_the_loss_is_the_mean_over_every_row_s_own_tokens(model: SteerableModel, skip: int) -> None:
+def test_the_loss_is_the_mean_over_every_row_s_own_tokens(model: LanguageModel, skip: int) -> None:
     losses = []
     for ids in TEXTS:
         scores = reference(model, ids)
@@ -104,7 +104,7 @@ def test_the_loss_is_the_mean_over_every_row_s_own_tokens(model: SteerableModel,
     assert model.next_token_loss(TEXTS, skip=skip) == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_loss_with_a_replaced_residual_is_another_one(model: SteerableModel) -> None:
+def test_the_loss_with_a_replaced_residual_is_another_one(model: LanguageModel) -> None:
     plain = model.next_token_loss(TEXTS, skip=1)
     assert model.next_token_loss(TEXTS, skip=1, replace={1: lambda resid: resid}) == plain
     assert model.next_token_loss(TEXTS, skip=1, replace={1: torch.zeros_like}) != plain
@@ -118,11 +118,11 @@ def test_the_fingerprint_survives_quantization_but_not_finetuning() -> None:
     for parameter in model._model.parameters():
         if parameter.ndim == 2:  # what a quantizer touches
             parameter.data = (parameter.data * 4).round() / 4
-    again = SteerableModel(model.model_id, model._model, model.tokenizer)
+    again = LanguageModel(model.model_id, model._model, model.tokenizer)
     assert again.fingerprint == model.fingerprint
 
 
-def test_reading_leaves_the_model_plain(model: SteerableModel) -> None:
+def test_reading_leaves_the_model_plain(model: LanguageModel) -> None:
     before = model.start([RowStart(TEXTS[0])])[1].logits
     model.residuals(TEXTS, [0, 1])
     model.log_probabilities([(TEXTS[0], TEXTS[1])])

@@ -18,7 +18,7 @@ from saif.core.steering import LatentReader, Steering
 from saif.experiments.identify import output_scores
 from saif.runtime.batch import RowStart
 from saif.runtime.catalog import Quantize, known
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 from saif.runtime.load import load_model
 
 pytestmark = pytest.mark.gpu
@@ -36,7 +36,7 @@ def test_a_model_over_two_gpus_is_steered_like_one_on_the_cpu(name: str, tmp_pat
     tied = plain._model.config.tie_word_embeddings
     places["lm_head"] = FIRST if tied else LAST
     split = AutoModelForCausalLM.from_pretrained(tmp_path, device_map=places)
-    moved = SteerableModel(plain.model_id, split, plain.tokenizer)
+    moved = LanguageModel(plain.model_id, split, plain.tokenizer)
     for layer in (0, DEPTH // 2 - 1, DEPTH // 2, DEPTH - 1):
         steering = tiny_steering(layer, size=1.0)
         batch, result = moved.start([RowStart(IDS, steering), RowStart(IDS[:5])])
@@ -63,8 +63,8 @@ def test_a_model_over_two_gpus_is_steered_like_one_on_the_cpu(name: str, tmp_pat
     residuals, _ = moved.residuals([IDS], [0, DEPTH - 1])
     for layer, resid in plain.residuals([IDS], [0, DEPTH - 1])[0].items():
         torch.testing.assert_close(residuals[layer].cpu(), resid, atol=1e-4, rtol=1e-4)
-    pushes = [output_scores(model, vectors, DEPTH - 1, 1.0) for model in (moved, plain)]
-    assert pushes[0] == pytest.approx(pushes[1], abs=1e-3)
+    steering_hooks = [output_scores(model, vectors, DEPTH - 1, 1.0) for model in (moved, plain)]
+    assert steering_hooks[0] == pytest.approx(steering_hooks[1], abs=1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from torch import Tensor
 from saif.core.steering import Steering
 from saif.core.types import Span
 from saif.runtime.batch import RowStart
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 
 N_STEPS = 2 * WINDOW + 4
 
@@ -18,11 +18,11 @@ N_STEPS = 2 * WINDOW + 4
 SPREAD = {"qwen3.5": 0.05}
 
 
-def deep_model(name: str) -> SteerableModel:
+def deep_model(name: str) -> LanguageModel:
     return family_model(name, n_layers=REAL_DEPTH[name], spread=SPREAD.get(name, 0.1))
 
 
-def push(model: SteerableModel, layers: dict[int, int], span: Span) -> Steering:
+def push(model: LanguageModel, layers: dict[int, int], span: Span) -> Steering:
     """Half as long as the residuals it is added to, so that neither drowns the other.
 
     layers: layer -> seed.

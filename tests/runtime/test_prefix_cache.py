@@ -13,13 +13,13 @@ from saif.decoding import Row, Sampling, decode
 from saif.engine.local import LocalEngine
 from saif.engine.protocol import Message, Reply, Request, complete
 from saif.runtime.batch import BatchRow, RowStart
-from saif.runtime.language_model import SteerableModel
-from saif.runtime.prefix_cache import KvMemory
+from saif.runtime.language_model import LanguageModel
+from saif.runtime.prefix_cache import PrefixCache
 
 TURNS = ["Hi, who are you?", "Tell me about the sea.", "And its fishes?", "Go on."]
 
 
-def read_tokens(model: SteerableModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def read_tokens(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tokens each forward pass reads from now on, padding included."""
     seen: list[int] = []
     forward = model._forward
@@ -142,7 +142,7 @@ def test_what_was_read_with_another_steering_is_not_taken(first: str, second: st
     ids = model.render([{"role": "user", "content": TURNS[1]}])
     before, now = variants()[first], variants()[second]
     _, expected = model.start([RowStart(ids, now)])
-    model.turns = KvMemory(1 << 24)
+    model.turns = PrefixCache(1 << 24)
     sampling = Sampling(max_new_tokens=4)
     list(decode(model, [Row(prompt_ids=ids, steering=before, sampling=sampling)]))
     _, found = model.start([RowStart(ids, now)])
@@ -155,7 +155,7 @@ def test_logits_after_remembered_tokens_are_those_of_reading_all() -> None:
     ids = model.render([{"role": "user", "content": TURNS[1] * 3}])
     starts = [RowStart(ids), RowStart(ids[:60], tiny_steering(1)), RowStart(ids[:20])]
     _, expected = model.start(starts)
-    model.turns = KvMemory(1 << 24)
+    model.turns = PrefixCache(1 << 24)
     for cut in (50, 15):
         batch, _ = model.start([RowStart(ids[:cut])])
         model.remember(batch, [0])
@@ -164,22 +164,22 @@ def test_logits_after_remembered_tokens_are_those_of_reading_all() -> None:
     assert found.steered == expected.steered
 
 
-def entry(model: SteerableModel, text: str) -> None:
+def entry(model: LanguageModel, text: str) -> None:
     batch, _ = model.start([RowStart(list(text.encode()))])
     model.remember(batch, [0])
 
 
-def recalled(model: SteerableModel, text: str) -> int:
+def recalled(model: LanguageModel, text: str) -> int:
     ids = list(text.encode())
     return model._recall(BatchRow(ids, len(ids), None)).length
 
 
 def test_what_was_used_longest_ago_goes_first() -> None:
     model = tiny_model()
-    model.turns = KvMemory(1 << 24)
+    model.turns = PrefixCache(1 << 24)
     entry(model, "a" * 40)
     one = model.turns.bytes
-    model.turns = KvMemory(2 * one)
+    model.turns = PrefixCache(2 * one)
     for letter in "ab":
         entry(model, letter * 40)
     assert recalled(model, "a" * 60) == 40  # used again
@@ -192,7 +192,7 @@ def test_what_was_used_longest_ago_goes_first() -> None:
 
 def test_a_longer_reading_takes_the_place_of_a_shorter_one() -> None:
     model = tiny_model()
-    model.turns = KvMemory(1 << 24)
+    model.turns = PrefixCache(1 << 24)
     for text in ("Hello", "Hello there", "Hello there, you"):
         entry(model, text)
     assert len(model.turns._entries) == 1
@@ -203,19 +203,19 @@ def test_a_longer_reading_takes_the_place_of_a_shorter_one() -> None:
 def test_what_is_forgotten_is_read_again_and_nothing_is_kept_unasked() -> None:
     engine = LocalEngine(tiny_model(), turn_bytes=1 << 24)
     talk(engine, [None], Sampling(max_new_tokens=4), TURNS[:1])
-    assert engine.steerable.turns.bytes > 0
+    assert engine.language_model.turns.bytes > 0
     engine.forget()
-    assert engine.steerable.turns.bytes == 0
+    assert engine.language_model.turns.bytes == 0
     plain = LocalEngine(tiny_model())
     talk(plain, [None], Sampling(max_new_tokens=4), TURNS[:1])
     plain.forget()
-    assert plain.steerable.turns is None
+    assert plain.language_model.turns is None
 
 
 def test_a_model_with_a_sliding_window_keeps_nothing() -> None:
     model = tiny_model()
     model._window = 16
-    model.turns = KvMemory(1 << 24)
+    model.turns = PrefixCache(1 << 24)
     entry(model, "Hello there")
     assert model.turns.bytes == 0
     assert recalled(model, "Hello there, you") == 0
@@ -223,15 +223,18 @@ def test_a_model_with_a_sliding_window_keeps_nothing() -> None:
 
 def test_one_conversation_is_forgotten_and_the_others_stay() -> None:
     engine = LocalEngine(tiny_model(), turn_bytes=1 << 24)
-    memory = engine.steerable.turns
+    memory = engine.language_model.turns
     assert memory is not None
 
     def say(text: str, conversation: str) -> None:
         message = (Message("user", text),)
-        pushes = (None, tiny_steering(1))
+        steering_hooks = (None, tiny_steering(1))
         complete(
             engine,
-            [Request(messages=message, steering=p, conversation=conversation) for p in pushes],
+            [
+                Request(messages=message, steering=p, conversation=conversation)
+                for p in steering_hooks
+            ],
         )
         engine.settled()
 
@@ -257,5 +260,5 @@ def test_what_is_still_being_read_when_it_is_forgotten_stays_forgotten() -> None
     engine.forget("mine")
     assert list(steps)
     engine.settled()
-    assert engine.steerable.turns is not None
-    assert engine.steerable.turns.bytes == 0
+    assert engine.language_model.turns is not None
+    assert engine.language_model.turns.bytes == 0

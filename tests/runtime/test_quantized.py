@@ -26,7 +26,7 @@ from saif.core.steering import Steering
 from saif.decoding import Row, Sampling, decode
 from saif.runtime.batch import RowStart
 from saif.runtime.catalog import Quantize
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 from saif.runtime.load import load_model
 
 D_MODEL, N_LAYERS, LAYER = 128, 4, 2
@@ -71,16 +71,16 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def full(folder: Path) -> SteerableModel:
+def full(folder: Path) -> LanguageModel:
     return load_model(str(folder))
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def quantized(request: pytest.FixtureRequest, folder: Path) -> SteerableModel:
+def quantized(request: pytest.FixtureRequest, folder: Path) -> LanguageModel:
     return load_model(str(folder), quantize=request.param)
 
 
-def linear_layers(model: SteerableModel) -> dict[str, nn.Module]:
+def linear_layers(model: LanguageModel) -> dict[str, nn.Module]:
     """The matrices inside the blocks, by name."""
     return {
         f"{index}.{name}": module
@@ -101,7 +101,7 @@ def dequantized(module: Any) -> Tensor:
     return weight.data.float() * (scales.float() / 127)[:, None]
 
 
-def logits(model: SteerableModel, steering: Steering | None = None) -> Tensor:
+def logits(model: LanguageModel, steering: Steering | None = None) -> Tensor:
     return model.start([RowStart(IDS, steering)])[1].logits[0]
 
 
@@ -109,7 +109,7 @@ def drift(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).norm() / wanted.norm())
 
 
-def push(model: SteerableModel, share: float = 1.0) -> Steering:
+def push(model: LanguageModel, share: float = 1.0) -> Steering:
     """As long as `share` of the residuals."""
     random = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(0))
     size = share * float(model.residuals([IDS], [LAYER])[0][LAYER].float().norm(dim=-1).mean())
@@ -117,7 +117,7 @@ def push(model: SteerableModel, share: float = 1.0) -> Steering:
 
 
 def test_every_matrix_in_a_block_is_quantized_and_nothing_else_is(
-    full: SteerableModel, quantized: SteerableModel
+    full: LanguageModel, quantized: LanguageModel
 ) -> None:
     matrices = linear_layers(quantized)
     assert len(matrices) >= 4 * N_LAYERS
@@ -135,7 +135,7 @@ def test_every_matrix_in_a_block_is_quantized_and_nothing_else_is(
 
 
 def test_logits_drift_no_further_than_so_many_bits_have_to(
-    full: SteerableModel, quantized: SteerableModel
+    full: LanguageModel, quantized: LanguageModel
 ) -> None:
     """And of that drift all but a little is in the weights, so no layer is lost or misplaced."""
     found = drift(logits(quantized), logits(full))
@@ -152,7 +152,7 @@ def test_logits_drift_no_further_than_so_many_bits_have_to(
             module.weight.data = kept[name]
 
 
-def test_a_steered_step_is_the_manual_computation(quantized: SteerableModel) -> None:
+def test_a_steered_step_is_the_manual_computation(quantized: LanguageModel) -> None:
     """On the same quantized blocks, so only the order of sums may differ (measured: nothing)."""
     steering = push(quantized)
     expected = by_hand(quantized, IDS, len(IDS), steering).float()
@@ -160,7 +160,7 @@ def test_a_steered_step_is_the_manual_computation(quantized: SteerableModel) -> 
     assert drift(by_hand(quantized, IDS, len(IDS)).float(), expected) > 0.1
 
 
-def test_the_block_puts_out_what_it_did_plus_the_direction(quantized: SteerableModel) -> None:
+def test_the_block_puts_out_what_it_did_plus_the_direction(quantized: LanguageModel) -> None:
     """To half a unit in the last place of either: the dtype has no more to give."""
     steering = push(quantized, 0.3)
     before: list[Tensor] = []
@@ -185,7 +185,7 @@ def test_the_block_puts_out_what_it_did_plus_the_direction(quantized: SteerableM
 
 
 def test_a_plain_row_writes_the_same_text_whatever_is_done_to_its_neighbour(
-    quantized: SteerableModel,
+    quantized: LanguageModel,
 ) -> None:
     def replies(*steerings: Steering | None) -> list[tuple[list[int], str, int]]:
         """(tokens, text, steered positions) of each row."""

@@ -10,19 +10,19 @@ import torch
 from tiny import D_MODEL, N_LAYERS, tiny_model, tiny_steering
 from torch import Tensor, nn
 
-import saif.runtime.reading as reading_module
+import saif.runtime.language_model as reading_module
 import saif.runtime.steering_hook as edits_module
 from saif.core.steering import Steering, pushed
 from saif.core.types import SPANS, Span
 from saif.errors import InputError, SteeringError
 from saif.runtime.hooks import edit_outputs
-from saif.runtime.language_model import RowStart, SteerableModel
+from saif.runtime.language_model import LanguageModel, RowStart
 
 LONG = "Please tell me something about the sea and its many fishes."
 CONTROL = {256, 257}
 
 
-def chat(model: SteerableModel, text: str) -> list[int]:
+def chat(model: LanguageModel, text: str) -> list[int]:
     return model.render([{"role": "user", "content": text}])
 
 
@@ -36,7 +36,7 @@ def steered_by_hand(span: Span, ids: Sequence[int], n_prompt: int) -> list[bool]
     return found
 
 
-def by_hand(model: SteerableModel, ids: Sequence[int], n_prompt: int, steering: Steering) -> Tensor:
+def by_hand(model: LanguageModel, ids: Sequence[int], n_prompt: int, steering: Steering) -> Tensor:
     """Next-token logits from transformers alone: no cache, no padding, a hook of our own."""
     mask = torch.tensor(steered_by_hand(steering.span, ids, n_prompt))
     handles = []
@@ -59,7 +59,7 @@ def by_hand(model: SteerableModel, ids: Sequence[int], n_prompt: int, steering: 
 
 
 @contextmanager
-def edits_at(model: SteerableModel, layer: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
+def edits_at(model: LanguageModel, layer: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
     """(what the block puts out, what the block above it is given) for every forward pass."""
     seen: list[tuple[Tensor, Tensor]] = []
     out: list[Tensor] = []
@@ -75,7 +75,7 @@ def edits_at(model: SteerableModel, layer: int) -> Iterator[list[tuple[Tensor, T
             handle.remove()
 
 
-def changed(model: SteerableModel, starts: list[RowStart], layer: int) -> list[list[bool]]:
+def changed(model: LanguageModel, starts: list[RowStart], layer: int) -> list[list[bool]]:
     """For every row, which of its tokens' residuals are edited. Fails if padding is."""
     with edits_at(model, layer) as seen:
         model.start(starts)
@@ -91,7 +91,7 @@ def changed(model: SteerableModel, starts: list[RowStart], layer: int) -> list[l
     return found
 
 
-def n_hooks(model: SteerableModel) -> int:
+def n_hooks(model: LanguageModel) -> int:
     return sum(
         len(module._forward_hooks) + len(module._forward_pre_hooks)
         for module in model._model.modules()
@@ -108,7 +108,7 @@ BOTH = Steering(
 @pytest.mark.parametrize("span", SPANS)
 @pytest.mark.parametrize("layer", range(N_LAYERS))
 def test_a_steered_step_equals_the_computation_by_hand(
-    model: SteerableModel, span: Span, layer: int
+    model: LanguageModel, span: Span, layer: int
 ) -> None:
     ids = chat(model, LONG)
     steering = tiny_steering(layer, span=span)
@@ -119,7 +119,7 @@ def test_a_steered_step_equals_the_computation_by_hand(
     assert not torch.allclose(plain, expected, atol=1e-2) or span == "prompt"
 
 
-def test_several_layers_at_once_equal_the_computation_by_hand(model: SteerableModel) -> None:
+def test_several_layers_at_once_equal_the_computation_by_hand(model: LanguageModel) -> None:
     ids = chat(model, LONG)
     _, result = model.start([RowStart(ids, BOTH)])
     expected = by_hand(model, ids, len(ids), BOTH)
@@ -127,7 +127,7 @@ def test_several_layers_at_once_equal_the_computation_by_hand(model: SteerableMo
 
 
 @pytest.mark.parametrize("span", SPANS)
-def test_cached_steps_equal_recomputing_everything(model: SteerableModel, span: Span) -> None:
+def test_cached_steps_equal_recomputing_everything(model: LanguageModel, span: Span) -> None:
     prompt = chat(model, LONG)
     steering = tiny_steering(1, span=span) + tiny_steering(3, span=span, seed=5)
     batch, result = model.start([RowStart(prompt, steering)])
@@ -143,7 +143,7 @@ def test_cached_steps_equal_recomputing_everything(model: SteerableModel, span: 
 
 
 @pytest.mark.parametrize("span", SPANS)
-def test_a_row_equals_its_solo_run_in_any_company(model: SteerableModel, span: Span) -> None:
+def test_a_row_equals_its_solo_run_in_any_company(model: LanguageModel, span: Span) -> None:
     """Mixed lengths, left padding, other steerings, other layers, rows that drop out."""
     starts = [
         RowStart(chat(model, "Hi"), tiny_steering(1, span=span)),
@@ -172,7 +172,7 @@ def test_a_row_equals_its_solo_run_in_any_company(model: SteerableModel, span: S
             torch.testing.assert_close(mine, alone, atol=1e-4, rtol=1e-4)
 
 
-def test_keep_may_also_put_rows_in_another_order(model: SteerableModel) -> None:
+def test_keep_may_also_put_rows_in_another_order(model: LanguageModel) -> None:
     starts = [RowStart(chat(model, "Hi"), tiny_steering()), RowStart(chat(model, LONG))]
     batch, _ = model.start(starts)
     straight = model.advance(batch, [65, 66]).logits
@@ -182,7 +182,7 @@ def test_keep_may_also_put_rows_in_another_order(model: SteerableModel) -> None:
 
 
 @pytest.mark.parametrize("span", SPANS)
-def test_only_the_positions_of_the_span_change(model: SteerableModel, span: Span) -> None:
+def test_only_the_positions_of_the_span_change(model: LanguageModel, span: Span) -> None:
     """Never padding, never another row, and no control token but the last of the prompt."""
     short, long = chat(model, "Hi"), chat(model, LONG)
     prompt = long[:-3]  # as if three tokens were generated already
@@ -199,7 +199,7 @@ def test_only_the_positions_of_the_span_change(model: SteerableModel, span: Span
 
 
 def test_the_last_prompt_token_is_steered_even_if_it_is_a_control_token(
-    model: SteerableModel,
+    model: LanguageModel,
 ) -> None:
     ids = [*chat(model, "Hi"), 256]
     columns = {
@@ -213,7 +213,7 @@ def test_the_last_prompt_token_is_steered_even_if_it_is_a_control_token(
 
 
 def test_the_reported_number_of_steered_positions_is_what_the_span_says(
-    model: SteerableModel,
+    model: LanguageModel,
 ) -> None:
     ids = chat(model, LONG)
     starts = [RowStart(ids, tiny_steering(span=span)) for span in SPANS]
@@ -223,7 +223,7 @@ def test_the_reported_number_of_steered_positions_is_what_the_span_says(
     assert model.advance(batch, [65] * 4).steered == (1, 0, 1, 0)
 
 
-def test_the_first_generated_token_is_steered(model: SteerableModel) -> None:
+def test_the_first_generated_token_is_steered(model: LanguageModel) -> None:
     """A push towards one token's unembedding at the last layer makes it the first word."""
     ids = chat(model, "Hi")
     plain = int(model.start([RowStart(ids)])[1].logits[0].argmax())
@@ -235,7 +235,7 @@ def test_the_first_generated_token_is_steered(model: SteerableModel) -> None:
     assert int(result.logits[0].argmax()) == target
 
 
-def test_two_steerings_of_one_layer_push_together(model: SteerableModel) -> None:
+def test_two_steerings_of_one_layer_push_together(model: LanguageModel) -> None:
     ids = chat(model, LONG)
     one, two = tiny_steering(seed=1), tiny_steering(seed=2)
     total = Steering({1: one.directions[1] + two.directions[1]}, "response", {1: 1.0})
@@ -245,7 +245,7 @@ def test_two_steerings_of_one_layer_push_together(model: SteerableModel) -> None
     )
 
 
-def test_a_nan_forced_past_the_check_stays_in_its_row(model: SteerableModel) -> None:
+def test_a_nan_forced_past_the_check_stays_in_its_row(model: LanguageModel) -> None:
     ids = chat(model, LONG)
     forced = tiny_steering()
     object.__setattr__(forced, "directions", {1: torch.full((D_MODEL,), float("nan"))})
@@ -266,13 +266,13 @@ def test_a_nan_forced_past_the_check_stays_in_its_row(model: SteerableModel) -> 
     ],
 )
 def test_a_direction_that_does_not_fit_the_model_is_refused(
-    model: SteerableModel, steering: Steering
+    model: LanguageModel, steering: Steering
 ) -> None:
     with pytest.raises(SteeringError, match="doesn't fit tests/tiny-llama"):
         model.start([RowStart(chat(model, "Hi"), steering)])
 
 
-def test_an_empty_prompt_is_refused(model: SteerableModel) -> None:
+def test_an_empty_prompt_is_refused(model: LanguageModel) -> None:
     for starts in ([], [RowStart([])], [RowStart([65]), RowStart([])]):
         with pytest.raises(InputError, match="nothing to read"):
             model.start(starts)
@@ -281,13 +281,13 @@ def test_an_empty_prompt_is_refused(model: SteerableModel) -> None:
 # A hook that doesn't do its work is an error, never fluent text under a wrong label.
 
 
-def test_a_hook_that_does_not_fire_is_an_error(model: SteerableModel) -> None:
+def test_a_hook_that_does_not_fire_is_an_error(model: LanguageModel) -> None:
     model.blocks = copy.deepcopy(model.blocks)  # modules that the forward pass never calls
     with pytest.raises(SteeringError, match=r"layer 1 changed \[0\] positions instead of \[1\]"):
         model.start([RowStart(chat(model, "Hi"), tiny_steering())])
 
 
-def test_a_hook_that_stops_firing_in_mid_reply_is_an_error(model: SteerableModel) -> None:
+def test_a_hook_that_stops_firing_in_mid_reply_is_an_error(model: LanguageModel) -> None:
     batch, _ = model.start([RowStart(chat(model, "Hi"), tiny_steering(3))])
     model._model.model.config.num_hidden_layers = 3  # early exit: the last block is skipped
     with pytest.raises(SteeringError, match="layer 3"):
@@ -295,7 +295,7 @@ def test_a_hook_that_stops_firing_in_mid_reply_is_an_error(model: SteerableModel
 
 
 def test_an_edit_that_changes_too_few_positions_is_an_error(
-    model: SteerableModel, monkeypatch: pytest.MonkeyPatch
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forgetful(resid: Tensor, directions: Tensor, weights: Tensor, **shape: Any) -> Tensor:
         weights = weights.clone()
@@ -308,7 +308,7 @@ def test_an_edit_that_changes_too_few_positions_is_an_error(
 
 
 def test_a_plain_row_that_was_changed_is_an_error(
-    model: SteerableModel, monkeypatch: pytest.MonkeyPatch
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def leaky(resid: Tensor, directions: Tensor, weights: Tensor, **shape: Any) -> Tensor:
         both = weights + weights.roll(1, 0)
@@ -321,7 +321,7 @@ def test_a_plain_row_that_was_changed_is_an_error(
 
 
 def test_an_edit_that_is_added_twice_is_an_error(
-    model: SteerableModel, monkeypatch: pytest.MonkeyPatch
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
     def doubled(blocks, edits):
@@ -336,7 +336,7 @@ def test_an_edit_that_is_added_twice_is_an_error(
 # Between steps the model is the plain model.
 
 
-def test_a_step_leaves_no_hook_no_lock_and_no_inference_mode(model: SteerableModel) -> None:
+def test_a_step_leaves_no_hook_no_lock_and_no_inference_mode(model: LanguageModel) -> None:
     batch, _ = model.start([RowStart(chat(model, "Hi"), tiny_steering())])
     model.advance(batch, [65])
     assert n_hooks(model) == 0
@@ -345,7 +345,7 @@ def test_a_step_leaves_no_hook_no_lock_and_no_inference_mode(model: SteerableMod
 
 
 def test_a_step_that_fails_leaves_no_hook_and_no_lock(
-    model: SteerableModel, monkeypatch: pytest.MonkeyPatch
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*args: object, **shape: object) -> Tensor:
         raise RuntimeError("out of memory")
@@ -360,7 +360,7 @@ def test_a_step_that_fails_leaves_no_hook_and_no_lock(
 
 
 def test_a_plain_step_registers_no_hook_at_all(
-    model: SteerableModel, monkeypatch: pytest.MonkeyPatch
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
     first = model.blocks[0]

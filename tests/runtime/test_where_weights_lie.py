@@ -11,25 +11,25 @@ from transformers import AutoModelForCausalLM
 
 from saif.core.steering import pushed
 from saif.runtime.batch import RowStart
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 
 PROMPT = list(b"Tell me about the sea.")
 PARTS = ["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"]
 
 
-def on_disk(made: SteerableModel, folder: Path) -> None:
+def on_disk(made: LanguageModel, folder: Path) -> None:
     """Every weight."""
     disk_offload(made._model, str(folder), execution_device=torch.device("cpu"))
 
 
-def partly_on_disk(made: SteerableModel, folder: Path) -> None:
+def partly_on_disk(made: LanguageModel, folder: Path) -> None:
     """As `device_map="auto"` does where memory is short: some blocks here, some there."""
     places = {part: "cpu" for part in PARTS}
     places |= {f"model.layers.{i}": "disk" if i % 2 else "cpu" for i in range(N_LAYERS)}
     dispatch_model(made._model, places, main_device="cpu", offload_dir=str(folder))
 
 
-def in_ram(made: SteerableModel, folder: Path) -> None:
+def in_ram(made: LanguageModel, folder: Path) -> None:
     cpu_offload(made._model, execution_device=torch.device("cpu"))
 
 
@@ -37,7 +37,7 @@ def in_ram(made: SteerableModel, folder: Path) -> None:
 def test_offloaded_blocks_are_steered_like_the_others(offload: object, tmp_path: Path) -> None:
     plain, made = tiny_model(), tiny_model()
     offload(made, tmp_path)  # type: ignore[operator]
-    moved = SteerableModel(made.model_id, made._model, made.tokenizer)
+    moved = LanguageModel(made.model_id, made._model, made.tokenizer)
     assert moved.device == torch.device("cpu")
     for layer in (0, 1, N_LAYERS - 1):
         starts = [RowStart(PROMPT, tiny_steering(layer)), RowStart(PROMPT)]
@@ -68,7 +68,7 @@ def test_a_model_is_steered_wherever_its_device_map_puts_each_block(
     )
     lying = [{p.device.type for p in block.parameters()} for block in split.model.layers]
     assert lying == [{"cpu"}, {"cpu"}, {"meta"}, {"meta"}]
-    moved = SteerableModel("tests/split", split, made.tokenizer)
+    moved = LanguageModel("tests/split", split, made.tokenizer)
     for layer in (1, 2, N_LAYERS - 1):
         steering = tiny_steering(layer)
         seen: list[torch.Tensor] = []
@@ -78,7 +78,7 @@ def test_a_model_is_steered_wherever_its_device_map_puts_each_block(
         handle.remove()
         assert (seen[0].dtype, seen[0].device.type) == (dtype, "cpu")
         assert result.steered == (1,)
-        plain = SteerableModel("tests/whole", whole, made.tokenizer)
+        plain = LanguageModel("tests/whole", whole, made.tokenizer)
         expected = by_hand(plain, PROMPT, len(PROMPT), steering).float()
         torch.testing.assert_close(result.logits[0], expected)
     vectors = torch.randn(3, D_MODEL, generator=torch.Generator().manual_seed(2))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from saif.study.server.app import build_app
-from saif.study.server.context import Desk
+from saif.study.server.context import ServerContext
 from saif.study.server.researcher import researcher_router
 from saif.study.store.store import Store
 
@@ -19,7 +19,7 @@ SECRET = "a secret of the researcher"
 @contextmanager
 def serving(store: Store, secret: str | None = SECRET) -> Iterator[str]:
     """The address while it is served."""
-    desk = Desk(store, None)  # type: ignore[arg-type]  # nobody asks for an answer here
+    desk = ServerContext(store, None)  # type: ignore[arg-type]  # nobody asks for an answer here
     app = build_app(desk)  # with the headers that the page has to live with
     app.include_router(researcher_router(desk, secret))
     with socket.socket() as door:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tiny import MODEL_ID, tiny_model
-from ui_server import EFFORT, loaded, owner_library, workshop
+from ui_server import EFFORT, admin, loaded, owner_library
 
 from saif.core.types import PLACEMENTS
 from saif.decoding import Sampling
@@ -19,7 +19,7 @@ from saif.engine.protocol import Engine, Message, Request, complete
 from saif.errors import InputError, ModelError, SaeError
 from saif.experiments import build
 from saif.presets.library import Library
-from saif.ui.admin.build_job import Making, giving_way
+from saif.ui.admin.build_job import BuildJob, giving_way
 from saif.ui.describe import about_time
 from saif.ui.services import Services
 
@@ -56,7 +56,7 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 def test_another_model_takes_the_place_of_the_present_one(services: Services) -> None:
     present = weakref.ref(services.current.engine.result())
-    workshop(services, models()).change_model(f" {OTHER} ", "none")
+    admin(services, models()).change_model(f" {OTHER} ", "none")
     assert services.current.model_id == OTHER
     assert services.current.engine.result().model.id == OTHER
     assert present() is None  # its memory was free before the other one was loaded
@@ -66,7 +66,7 @@ def test_the_present_model_is_gone_before_the_next_one_comes(services: Services)
     engine = SharedEngine(tiny_model(), turn_bytes=10**6)
     complete(engine, [Request(messages=(Message("user", "hi"),))])
     services = Services(services.library, MODEL_ID, loaded(engine))
-    present = weakref.ref(engine.steerable)
+    present = weakref.ref(engine.language_model)
     del engine
     gone: list[bool] = []
 
@@ -74,14 +74,14 @@ def test_the_present_model_is_gone_before_the_next_one_comes(services: Services)
         gone.append(present() is None)
         return LocalEngine(tiny_model())
 
-    workshop(services, models(heavy=load)).change_model("heavy", "none")
+    admin(services, models(heavy=load)).change_model("heavy", "none")
     assert gone == [True]
 
 
 def test_a_model_that_is_known_not_to_load_changes_nothing(services: Services) -> None:
     before = services.current
     with pytest.raises(ModelError, match="no model 'nonsense'"):
-        workshop(services, models()).change_model("nonsense", "none")
+        admin(services, models()).change_model("nonsense", "none")
     assert services.current is before
 
 
@@ -90,13 +90,13 @@ def test_the_present_model_comes_back_if_the_next_one_fails(services: Services) 
         raise ModelError("Memory ran out.")
 
     with pytest.raises(ModelError, match="Memory ran out"):
-        workshop(services, models(big=fail)).change_model("big", "4bit")
+        admin(services, models(big=fail)).change_model("big", "4bit")
     assert services.current.model_id == MODEL_ID
     assert services.current.engine.result().model.id == MODEL_ID
 
 
 def test_a_page_that_shows_the_former_model_is_told_so(services: Services) -> None:
-    workshop(services, models()).change_model(OTHER, "none")
+    admin(services, models()).change_model(OTHER, "none")
     with pytest.raises(InputError, match=f"changed to {OTHER} in another window"):
         services.model_shown(MODEL_ID)
     assert services.model_shown(OTHER).model_id == OTHER
@@ -106,11 +106,11 @@ def test_a_page_that_shows_the_former_model_is_told_so(services: Services) -> No
 def test_the_model_stays_while_it_loads_and_while_a_preset_is_made(services: Services) -> None:
     loading: Future[Engine] = Future()
     with services.replying(), pytest.raises(InputError, match="A reply is being written"):
-        workshop(services, models()).change_model(OTHER, "none")
+        admin(services, models()).change_model(OTHER, "none")
     still = Services(services.library, MODEL_ID, loading)
     with pytest.raises(InputError, match="still loading"):
-        workshop(still, models()).change_model(OTHER, "none")
-    shop = workshop(services, models())
+        admin(still, models()).change_model(OTHER, "none")
+    shop = admin(services, models())
     with services.replying():  # so that the preset isn't done at once
         making = shop.make("letter", "quick")
         with pytest.raises(InputError, match="“Write a letter” is being made"):
@@ -125,7 +125,7 @@ def test_the_model_stays_while_it_loads_and_while_a_preset_is_made(services: Ser
 
 
 def test_a_preset_is_made_into_the_user_s_own_folder(services: Services, tmp_path: Path) -> None:
-    shop = workshop(services, models())
+    shop = admin(services, models())
     before = [item.id for item in shop.makeable()]
     assert "letter" in before
     assert "summarise" not in before  # it takes passages, and none ship
@@ -146,13 +146,13 @@ def test_a_preset_is_made_into_the_user_s_own_folder(services: Services, tmp_pat
 
 def test_a_preset_that_was_not_finished_is_still_to_be_made(services: Services) -> None:
     """The tiny library's presets have no scores."""
-    shop = workshop(services, models())
+    shop = admin(services, models())
     assert "question" in [item.id for item in shop.makeable()]
     assert shop.cost("question", "quick").prompts == 0
 
 
 def test_without_an_sae_nothing_is_begun(services: Services) -> None:
-    shop = workshop(services, models())
+    shop = admin(services, models())
     shop.change_model(OTHER, "none")
     for attempt in (shop.cost, shop.make):
         with pytest.raises(SaeError, match=f"no SAE for {OTHER}"):
@@ -161,7 +161,7 @@ def test_without_an_sae_nothing_is_begun(services: Services) -> None:
 
 
 def test_a_cancelled_preset_ends_at_the_next_pass_and_goes_on_later(services: Services) -> None:
-    shop = workshop(services, models())
+    shop = admin(services, models())
     with services.replying():
         making = shop.make("letter", "quick")
         making.cancel.set()
@@ -176,7 +176,7 @@ def test_a_cancelled_preset_ends_at_the_next_pass_and_goes_on_later(services: Se
 def test_a_failure_is_explained_and_the_next_attempt_works(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop = workshop(services, models())
+    shop = admin(services, models())
 
     def fail(*_: Any, **__: Any) -> None:
         raise SaeError("The SAE is damaged.", hint="Fetch it again.")
@@ -203,7 +203,7 @@ def step() -> Iterator[threading.Semaphore]:
 
 
 def test_progress_is_a_share_of_the_expected_time(step: threading.Semaphore) -> None:
-    making = Making(
+    making = BuildJob(
         "a", "A", {"prompts": 10, "replies": 10}, {"prompts": 1.0, "replies": 3.0},
         busy=lambda: False,
     )  # fmt: skip
@@ -231,7 +231,7 @@ def test_progress_is_a_share_of_the_expected_time(step: threading.Semaphore) -> 
 def test_work_waits_while_someone_is_answered(
     services: Services, step: threading.Semaphore
 ) -> None:
-    making = Making("a", "A", {"replies": 2}, {"replies": 1.0}, busy=lambda: services.busy)
+    making = BuildJob("a", "A", {"replies": 2}, {"replies": 1.0}, busy=lambda: services.busy)
     passed: list[float] = []
 
     def work(heard: Any, _: Any) -> None:
@@ -261,8 +261,8 @@ def test_every_pass_of_the_model_is_announced() -> None:
     assert replies == complete(LocalEngine(model), [request])
     assert len(passes) >= len(replies[0].token_ids)
     before = len(passes)
-    engine.steerable.residuals([[1, 2, 3]], [0])
-    engine.steerable.log_probabilities([([1, 2], [3])])
+    engine.language_model.residuals([[1, 2, 3]], [0])
+    engine.language_model.log_probabilities([([1, 2], [3])])
     assert len(passes) == before + 2
 
 

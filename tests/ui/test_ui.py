@@ -243,7 +243,7 @@ def test_memory_that_runs_out_is_explained_and_the_next_message_works(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     with monkeypatch.context() as full:
-        full.setattr(spy.engine.steerable, "advance", run_out)
+        full.setattr(spy.engine.language_model, "advance", run_out)
         with pytest.raises(AppError, match="Memory ran out before the reply was finished"):
             visitor.send("hello")
     assert len(visitor.send("hello").column(STEERED)) == 3

@@ -17,7 +17,7 @@ from saif.errors import InputError, SaifError
 from saif.presets.controls import Controls, steer
 from saif.presets.library import Library
 from saif.presets.preset import ConditionScores, Interval, Scores
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 from saif.ui import streaming
 from saif.ui.chat_view import Exchange, as_shown, column_view, settled
 from saif.ui.choices import first_choice, layer_choices, most_latents
@@ -110,7 +110,7 @@ def test_a_stopped_stream_that_hangs_is_left_behind() -> None:
 def _exchange(engine: LocalEngine, controls: Controls, text: str = "hi") -> Exchange:
     turn = Turn(
         text=text,
-        preset=tiny_preset(engine.steerable),
+        preset=tiny_preset(engine.language_model),
         instruction=Library().instruction("translate-french"),
         controls=controls,
         sampling=Sampling(max_new_tokens=4),
@@ -175,7 +175,7 @@ def test_a_turn_stopped_before_its_first_word_is_not_kept(
 # The panel
 
 
-def test_the_table_lists_the_latents_that_are_pushed(model: SteerableModel) -> None:
+def test_the_table_lists_the_latents_that_are_pushed(model: LanguageModel) -> None:
     preset = tiny_preset(model)
     for placement in ("pre", "post"):
         shown = pushed_latents(preset.preset, placement, 3, 5)
@@ -191,14 +191,14 @@ def test_words_from_a_file_are_escaped() -> None:
     assert "down" in table
 
 
-def test_dose_follows_strength(model: SteerableModel) -> None:
+def test_dose_follows_strength(model: LanguageModel) -> None:
     card = tiny_preset(model).preset
     assert "Dose 0.50</b> = 50% " in dose_line(card, "post", 0.5)
     assert "calibrated)" in dose_line(card, "post", 1)
     assert "Off." in dose_line(card, "post", 0)
 
 
-def test_scores_are_shown_as_measured_or_said_to_be_missing(model: SteerableModel) -> None:
+def test_scores_are_shown_as_measured_or_said_to_be_missing(model: LanguageModel) -> None:
     card = tiny_preset(model).preset
     assert "not been measured" in scores_table(card, "post")
     rate = Interval(successes=3, n=4, low=0.3, high=0.95)
@@ -227,7 +227,7 @@ def test_a_failed_model_is_explained_in_the_head() -> None:
     assert 'title="a/&lt;b&gt;"' in line
 
 
-def test_choices_mark_what_is_calibrated(model: SteerableModel) -> None:
+def test_choices_mark_what_is_calibrated(model: LanguageModel) -> None:
     card = tiny_preset(model).preset
     assert layer_choices(card, "post") == [("1 (calibrated)", 1), ("3", 3)]
     assert most_latents(card, "post") == 8

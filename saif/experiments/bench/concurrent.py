@@ -36,7 +36,7 @@ def measure_crowd(
     engine: LocalEngine, push: Steering, *, sizes: Sequence[int] = SIZES, n_steps: int
 ) -> list[dict[str, Any]]:
     """Per size: tokens per second of all together, and what one of them waits for."""
-    shared = SharedEngine(engine.steerable, turn_bytes=0)
+    shared = SharedEngine(engine.language_model, turn_bytes=0)
     _ask_all(shared, push, 1, n_steps)  # warm-up
     return [_summary(_ask_all(shared, push, size, n_steps)) for size in sizes]
 

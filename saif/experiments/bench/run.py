@@ -68,7 +68,7 @@ class Bench:
 
     def __init__(self, engine: LocalEngine, *, n_steps: int) -> None:
         self._engine = engine
-        self._model = engine.steerable
+        self._model = engine.language_model
         self._n = n_steps
         self._sampling = Sampling(max_new_tokens=n_steps)
         self.push = _some_push(engine)
@@ -188,7 +188,7 @@ def run_bench(
         "first_token_seconds": first_tokens,
         "last_turn_to_first": statistics.median(turn[-1] / turn[0] for turn in turns),
         "read_tokens_per_second": 1 / statistics.median(reading),
-        "memory_bytes": {"model": engine.steerable.memory, "process_peak": _peak_memory()},
+        "memory_bytes": {"model": engine.language_model.memory, "process_peak": _peak_memory()},
         "crowd": measure_crowd(engine, bench.push, sizes=crowd, n_steps=n_steps) if crowd else [],
         "start_up_seconds": _start_up(start_up, quantize) if start_up else None,
     }
@@ -233,7 +233,7 @@ def _bandwidth(
 ) -> dict[str, float] | None:
     """Bytes per second: of weights that a step of one row reads, and what this machine can read;
     None on a GPU, where that isn't measured."""
-    model = engine.steerable
+    model = engine.language_model
     if model.device.type != "cpu":
         return None
     packed = model.lean is not None and model.lean.packed
@@ -262,7 +262,7 @@ def _some(seconds: list[float]) -> list[float]:
 
 def _some_push(engine: LocalEngine) -> Steering:
     """A random push at two thirds of the depth, small enough that the text stays text."""
-    model = engine.steerable
+    model = engine.language_model
     layer = 2 * model.n_layers // 3
     ids = model.render([{"role": "user", "content": _PROMPT}])
     residuals, _ = model.residuals([ids], [layer])

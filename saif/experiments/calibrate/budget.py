@@ -12,7 +12,7 @@ starts with fading ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Effort:
+class SearchBudget:
     """How long to search: texts in each round, and tokens per reply in the first and after.
 
     recipes, doses: what the first round tries at every layer. semifinalists, finalists: how many
@@ -41,9 +41,9 @@ class Effort:
     identify_on: int = 80
 
 
-_THOROUGH = Effort()
+_THOROUGH = SearchBudget()
 # The two recipes that won most of the thorough searches.
-_QUICK = Effort(
+_QUICK = SearchBudget(
     first=3,
     first_tokens=16,
     second=6,
@@ -61,12 +61,12 @@ _QUICK = Effort(
 )
 
 
-def _for_passages(effort: Effort) -> Effort:
+def _for_passages(effort: SearchBudget) -> SearchBudget:
     """A passage's summary is only judged once it has come to its end."""
     return replace(effort, first_tokens=64, max_new_tokens=64)
 
 
-EFFORTS: dict[tuple[Thoroughness, ContentKind], Effort] = {
+EFFORTS: dict[tuple[Thoroughness, ContentKind], SearchBudget] = {
     ("thorough", "sentence"): _THOROUGH,
     ("thorough", "passage"): _for_passages(_THOROUGH),
     ("quick", "sentence"): _QUICK,

@@ -16,12 +16,12 @@ from saif.core.fluency import perplexity_bound
 from saif.core.types import Placement, Sampling
 from saif.engine.local import LocalEngine
 from saif.errors import ModelError, PresetError
-from saif.experiments.calibrate.budget import Effort
+from saif.experiments.calibrate.budget import SearchBudget
 from saif.experiments.calibrate.space import Field, apart, closing, fields, neighbours, opening
 from saif.experiments.evaluate.score import Judged, Task, ask_about, judge_form, make_replies
 from saif.presets.instructions import Instruction, place
 from saif.presets.preset import Choice, LoadedPreset, MeanDifferenceChoice
-from saif.presets.spec import Push, steering_for
+from saif.presets.spec import SteeringSpec, steering_for
 
 _ASKED_TOGETHER = 4
 
@@ -44,7 +44,7 @@ def calibrate(
     instruction: Instruction,
     placement: Placement,
     contents: Sequence[str],
-    effort: Effort,
+    effort: SearchBudget,
     *,
     latents: bool = True,
     advance: Callable[[int], None] = lambda _: None,
@@ -57,7 +57,7 @@ def calibrate(
     part = preset.preset.placements[placement]
     rivals, own = fields(len(part.layer_numbers), effort)
 
-    def search(field: Field) -> Push:
+    def search(field: Field) -> SteeringSpec:
         first = opening(part.layer_numbers, field.recipes, effort.doses)
         scores = trial.score(first, contents[: effort.first], bound, effort.first_tokens)
         ranking = apart(_best(first, scores, len(first)))
@@ -83,7 +83,7 @@ def keep_choice(
     instruction: Instruction,
     placement: Placement,
     contents: Sequence[str],
-    effort: Effort,
+    effort: SearchBudget,
     *,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Calibration:
@@ -102,11 +102,13 @@ def keep_choice(
 Objective = tuple[float, float]
 
 
-def _best(pushes: Sequence[Push], scores: Mapping[Push, Objective], n: int) -> list[Push]:
+def _best(
+    pushes: Sequence[SteeringSpec], scores: Mapping[SteeringSpec, Objective], n: int
+) -> list[SteeringSpec]:
     return sorted(pushes, key=lambda push: (scores[push], -push.dose), reverse=True)[:n]
 
 
-def _as_choice(push: Push) -> Choice:
+def _as_choice(push: SteeringSpec) -> Choice:
     assert push.latents is not None
     layer, *also = push.layers
     return Choice(
@@ -132,7 +134,7 @@ class _Trial:
     preset: LoadedPreset
     instruction: Instruction
     placement: Placement
-    effort: Effort
+    effort: SearchBudget
     advance: Callable[[int], None]
 
     def perplexity_bound(self, contents: Sequence[str]) -> float:
@@ -149,13 +151,19 @@ class _Trial:
         return bound
 
     def score(
-        self, pushes: Sequence[Push], contents: Sequence[str], bound: float, max_new_tokens: int
-    ) -> dict[Push, Objective]:
+        self,
+        pushes: Sequence[SteeringSpec],
+        contents: Sequence[str],
+        bound: float,
+        max_new_tokens: int,
+    ) -> dict[SteeringSpec, Objective]:
         """Every push on every text, all taken to be about their contents."""
         judged = self._judge_each(pushes, contents, max_new_tokens)
         return {push: _objective(judged[push], bound) for push in pushes}
 
-    def strictest(self, pushes: Sequence[Push], contents: Sequence[str], bound: float) -> Push:
+    def strictest(
+        self, pushes: Sequence[SteeringSpec], contents: Sequence[str], bound: float
+    ) -> SteeringSpec:
         """The best push on `contents`, once it is known which replies are about them.
 
         Knowing can only lower an objective. So the most promising are asked first, and asking ends
@@ -164,7 +172,7 @@ class _Trial:
         judged = self._judge_each(pushes, contents, self.effort.max_new_tokens)
         hopes = {push: _objective(judged[push], bound) for push in pushes}
         ranking = _best(pushes, hopes, len(pushes))
-        scores: dict[Push, Objective] = {}
+        scores: dict[SteeringSpec, Objective] = {}
         for start in range(0, len(ranking), _ASKED_TOGETHER):
             hopeful = ranking[start : start + _ASKED_TOGETHER]
             if scores and _best([*scores, hopeful[0]], {**hopes, **scores}, 1)[0] in scores:
@@ -177,8 +185,8 @@ class _Trial:
         return _best(list(scores), scores, 1)[0]
 
     def _judge_each(
-        self, pushes: Sequence[Push], contents: Sequence[str], max_new_tokens: int
-    ) -> dict[Push, list[Judged]]:
+        self, pushes: Sequence[SteeringSpec], contents: Sequence[str], max_new_tokens: int
+    ) -> dict[SteeringSpec, list[Judged]]:
         """All become rows of shared batches."""
         steerings = [steering_for(self.preset, self.placement, push) for push in pushes]
         tasks = [Task(text, text, steering) for steering in steerings for text in contents]
@@ -190,7 +198,9 @@ class _Trial:
         return judge_form(self.engine, self.instruction, tasks, replies)
 
 
-def _split(pushes: Sequence[Push], judged: Sequence[Judged]) -> dict[Push, list[Judged]]:
+def _split(
+    pushes: Sequence[SteeringSpec], judged: Sequence[Judged]
+) -> dict[SteeringSpec, list[Judged]]:
     """Every push with its own share of what is in the pushes' order."""
     n = len(judged) // len(pushes)
     return {push: list(judged[i * n : (i + 1) * n]) for i, push in enumerate(pushes)}

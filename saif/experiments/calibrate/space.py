@@ -6,9 +6,9 @@ Nothing is run here, so that what a search will cost can be told beforehand.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from saif.core.types import Shape
-from saif.experiments.calibrate.budget import HALF_LIFE, Effort
-from saif.presets.spec import LatentPush, Push
+from saif.core.types import Schedule
+from saif.experiments.calibrate.budget import HALF_LIFE, SearchBudget
+from saif.presets.spec import LatentPush, SteeringSpec
 
 _NEIGHBOUR_DOSES = (0.75, 1, 1.3)
 _FEWER_AND_MORE_LATENTS = (1, 40)
@@ -28,7 +28,7 @@ class Field:
     finalists: int
 
 
-def fields(n_layers: int, effort: Effort) -> tuple[Field, Field]:
+def fields(n_layers: int, effort: SearchBudget) -> tuple[Field, Field]:
     """Mean difference, then the latents. The rival's field is small, and its best must not be
     missed: every layer gets to the second round, on more texts, unless the effort is less."""
     n_rivals = min(n_layers, effort.rival_semifinalists)
@@ -40,23 +40,25 @@ def fields(n_layers: int, effort: Effort) -> tuple[Field, Field]:
 
 def opening(
     layers: Sequence[int], recipes: Sequence[LatentPush | None], doses: Sequence[float]
-) -> list[Push]:
+) -> list[SteeringSpec]:
     """The first round: every recipe at every layer with every dose."""
-    shape = Shape(half_life=HALF_LIFE)
+    shape = Schedule(half_life=HALF_LIFE)
     return [
-        Push(layers=(layer,), dose=dose, latents=recipe, shape=shape)
+        SteeringSpec(layers=(layer,), dose=dose, latents=recipe, shape=shape)
         for layer in layers
         for recipe in recipes
         for dose in doses
     ]
 
 
-def closing(finalists: Sequence[Push], ranking: Sequence[Push]) -> list[Push]:
+def closing(
+    finalists: Sequence[SteeringSpec], ranking: Sequence[SteeringSpec]
+) -> list[SteeringSpec]:
     """The last round: the finalists in every shape."""
     return [shaped for push in finalists for shaped in _shapes(push, ranking)]
 
 
-def neighbours(pushes: Sequence[Push]) -> list[Push]:
+def neighbours(pushes: Sequence[SteeringSpec]) -> list[SteeringSpec]:
     """Each push with a smaller and a larger dose and with fewer and more latents; the best one
     also with β to either side."""
     found = []
@@ -71,13 +73,13 @@ def neighbours(pushes: Sequence[Push]) -> list[Push]:
     return list(dict.fromkeys(found))
 
 
-def _shapes(push: Push, ranking: Sequence[Push]) -> list[Push]:
+def _shapes(push: SteeringSpec, ranking: Sequence[SteeringSpec]) -> list[SteeringSpec]:
     """A fading push as it is and in every other shape; latents also at the next best layer as
     well."""
     found = [
         push,
-        replace(_at(push, _LASTING), shape=Shape(half_life=_LONG_HALF_LIFE)),
-        replace(_at(push, _STEADY), shape=Shape()),
+        replace(_at(push, _LASTING), shape=Schedule(half_life=_LONG_HALF_LIFE)),
+        replace(_at(push, _STEADY), shape=Schedule()),
         replace(push, shape=replace(push.shape, keep_norm=True)),
     ]
     if push.latents is not None:
@@ -87,19 +89,19 @@ def _shapes(push: Push, ranking: Sequence[Push]) -> list[Push]:
     return found
 
 
-def _at(push: Push, factor: float) -> Push:
+def _at(push: SteeringSpec, factor: float) -> SteeringSpec:
     return replace(push, dose=round(push.dose * factor, 3))
 
 
-def apart(pushes: Sequence[Push]) -> list[Push]:
+def apart(pushes: Sequence[SteeringSpec]) -> list[SteeringSpec]:
     """The first of every layer and recipe: two doses of one would crowd out the others."""
-    first: dict[tuple[tuple[int, ...], LatentPush | None], Push] = {}
+    first: dict[tuple[tuple[int, ...], LatentPush | None], SteeringSpec] = {}
     for push in pushes:
         first.setdefault((push.layers, push.latents), push)
     return list(first.values())
 
 
-def replies_made(n_layers: int, effort: Effort, *, latents: bool = True) -> int:
+def replies_made(n_layers: int, effort: SearchBudget, *, latents: bool = True) -> int:
     """How many replies a search makes; a little fewer where neighbours coincide."""
     n = effort.third  # the instruction in words
     for field in fields(n_layers, effort)[: 1 + latents]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from saif import __version__
-from saif.core.types import PLACEMENTS, SELECTIONS, STRENGTH_RULES, Placement, Shape
+from saif.core.types import PLACEMENTS, SELECTIONS, STRENGTH_RULES, Placement, Schedule
 from saif.engine.local import LocalEngine
 from saif.errors import InputError
 from saif.experiments.baselines import Condition, Subject
@@ -32,10 +32,10 @@ Value = int | float | str
 
 _PACKAGES = ("torch", "transformers", "tokenizers")
 _SHAPES = {
-    "plain": Shape(),
-    "fading": Shape(half_life=HALF_LIFE),
-    "keep-norm": Shape(keep_norm=True),
-    "clamp": Shape(clamp=True),
+    "plain": Schedule(),
+    "fading": Schedule(half_life=HALF_LIFE),
+    "keep-norm": Schedule(keep_norm=True),
+    "clamp": Schedule(clamp=True),
 }
 _VALUES: dict[Parameter, tuple[Value, ...]] = {
     "k": (1, 2, 5, 10, 15, 25, 40, MAX_STORED_LATENTS),
@@ -253,7 +253,7 @@ def _record(
         kind="evaluate" if over is None else "sweep",
         command=plan.command,
         model=engine.model,
-        quantize=engine.steerable.quantize,
+        quantize=engine.language_model.quantize,
         presets={
             name: sha256_of(
                 library.preset_path(engine.model.id, name).with_suffix(suffix).read_bytes()

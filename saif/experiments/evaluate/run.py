@@ -20,7 +20,7 @@ from saif.experiments.baselines import (
 from saif.experiments.evaluate.run_folder import Cell, ReplyRecord, RunFolder, Timing
 from saif.experiments.evaluate.score import Judged, Task, judge, make_replies, summarise
 from saif.presets.preset import ConditionScores, Scores
-from saif.presets.spec import Push
+from saif.presets.spec import SteeringSpec
 
 Advance = Callable[[int], None]
 
@@ -198,7 +198,7 @@ def _timing(trial: Trial, measured: Measured) -> Timing:
     )
 
 
-def _plain_values(push: Push) -> dict[str, object]:
+def _plain_values(push: SteeringSpec) -> dict[str, object]:
     """A push as it is written to a file and read back: lists, no tuples."""
     return {**asdict(push), "layers": list(push.layers), "dose": round(push.dose, 4)}
 

@@ -77,7 +77,7 @@ class ReplyRecord(StrictModel):
     """One reply and what the checks say of it.
 
     content: the text the reply should be about; message: what the model was sent. push: the
-    setting that steered it (`saif.presets.spec.Push` as a dictionary), None if nothing did.
+    setting that steered it (`saif.presets.spec.SteeringSpec` as a dictionary), None if nothing did.
     steered: positions of the residual stream that were changed, as counted by the hook. dose: of
     all layers together. perplexity: of the reply under the unsteered model.
     """

@@ -164,7 +164,7 @@ def _reply_log_probabilities(
     engine: LocalEngine, messages: Sequence[str], replies: Sequence[Reply]
 ) -> list[float]:
     """log p(reply | message) under the unsteered model, in nats; 0 for an empty reply."""
-    model = engine.steerable
+    model = engine.language_model
     result = [0.0] * len(replies)
     for chunk in _scoring_batches(messages, replies):
         rows = [

@@ -12,13 +12,13 @@ from saif.errors import InputError, ModelError
 from saif.experiments.train_sae.corpus import Sequences
 from saif.files import replace_file
 from saif.progress import track
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 
 _TOKENS_PER_BATCH = 2048
 
 
 def collect_activations(
-    model: SteerableModel, corpus: Sequence[Sequences], layers: Sequence[int], folder: Path
+    model: LanguageModel, corpus: Sequence[Sequences], layers: Sequence[int], folder: Path
 ) -> dict[int, Path]:
     """Write the residual stream of every token of `corpus` after each of `layers`.
 

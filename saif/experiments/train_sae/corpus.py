@@ -16,7 +16,7 @@ from saif.experiments.datasets import read_contents, sentence_pairs, stories
 from saif.files import replace_file
 from saif.presets.instructions import ContentKind, Instruction, place
 from saif.progress import track
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 
 _PLAIN_LENGTH = 128
 _TEXTS: dict[ContentKind, int] = {"sentence": 12_000, "passage": 1_500}
@@ -38,7 +38,7 @@ class Sequences:
 
 
 def build_corpus(
-    model: SteerableModel,
+    model: LanguageModel,
     instructions: Sequence[Instruction],
     source: Path,
     store: Path,
@@ -71,7 +71,7 @@ def build_corpus(
 
 
 def _prompts(
-    model: SteerableModel, instructions: Sequence[Instruction], source: Path, rng: random.Random
+    model: LanguageModel, instructions: Sequence[Instruction], source: Path, rng: random.Random
 ) -> Iterator[list[int]]:
     used = {instruction.contents for instruction in instructions}
     contents = {
@@ -87,7 +87,7 @@ def _prompts(
         yield model.render([{"role": "user", "content": content}])
 
 
-def _shared_prefix(model: SteerableModel) -> int:
+def _shared_prefix(model: LanguageModel) -> int:
     """How many tokens every chat starts with: the system prompt and the user header."""
     first = model.render([{"role": "user", "content": "A"}])
     second = model.render([{"role": "user", "content": "Zebras"}])
@@ -95,7 +95,7 @@ def _shared_prefix(model: SteerableModel) -> int:
 
 
 def _with_replies(
-    model: SteerableModel, prompts: Iterator[list[int]], n_tokens: int
+    model: LanguageModel, prompts: Iterator[list[int]], n_tokens: int
 ) -> Iterator[list[int]]:
     """Prompts followed by what the model itself answers, sampled at temperature 0.7."""
     typical = 25 + _REPLY_TOKENS
@@ -113,7 +113,7 @@ def _with_replies(
         yield from ([*prompt, *reply] for prompt, reply in zip(batch, replies, strict=True))
 
 
-def _plain_text(model: SteerableModel, source: Path, rng: random.Random) -> Iterator[list[int]]:
+def _plain_text(model: LanguageModel, source: Path, rng: random.Random) -> Iterator[list[int]]:
     """Stories and sentences in several languages, cut to equal lengths after one start token."""
     texts = [source.read_text("utf-8")] if source.is_file() else []
     for path in sorted(source.glob("*.jsonl.gz")):

@@ -9,7 +9,7 @@ from saif.experiments.train_sae.activations import collect_activations
 from saif.experiments.train_sae.corpus import build_corpus
 from saif.experiments.train_sae.trainer import CARD, SaeTraining, measure_sae, train_sae, write_card
 from saif.presets.library import Library
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 from saif.runtime.sae import WEIGHTS, load_sae
 
 
@@ -27,7 +27,7 @@ class TrainingPlan:
     command: str
 
 
-def train_saes(model: SteerableModel, library: Library, plan: TrainingPlan) -> None:
+def train_saes(model: LanguageModel, library: Library, plan: TrainingPlan) -> None:
     """One SAE per layer into the library's `sae/<layer>/`, each with its card.
 
     Every stage leaves its result in `plan.work`, so an interrupted run goes on where it was;

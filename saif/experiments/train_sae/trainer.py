@@ -15,7 +15,7 @@ from saif.core.types import Site
 from saif.errors import InputError
 from saif.experiments.train_sae.corpus import Sequences
 from saif.runtime.hooks import Edit
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 from saif.runtime.sae import Sae
 
 HELD_OUT = 20_000
@@ -71,7 +71,7 @@ class SaeCard:
 
 
 def train_sae(
-    model: SteerableModel,
+    model: LanguageModel,
     site: Site,
     activations: Path,
     folder: Path,
@@ -202,7 +202,7 @@ def _save_half(sae: Any, folder: Path) -> None:
 
 
 def measure_sae(
-    model: SteerableModel,
+    model: LanguageModel,
     sae: Sae,
     activations: Path,
     corpus: Sequence[Sequences],
@@ -239,7 +239,7 @@ def measure_sae(
 
 
 def _losses(
-    model: SteerableModel, sae: Sae, corpus: Sequence[Sequences], n: int = 48
+    model: LanguageModel, sae: Sae, corpus: Sequence[Sequences], n: int = 48
 ) -> tuple[float, float]:
     """Next-token loss without and with the reconstruction, over `n` sequences of each part.
 

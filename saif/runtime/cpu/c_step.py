@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from saif.runtime.batch import Batch
 from saif.runtime.cpu.weights import GROUP, GroupedLinear, Product, pointer, taken_in_room
-from saif.runtime.steering_hook import Push
+from saif.runtime.steering_hook import SteeringHook
 
 _LANES = 16
 _CANDIDATES = 64
@@ -115,7 +115,7 @@ class NativeDecoder:
         """What it holds beside the model."""
         return sum(linear.bytes for linear in (self._head, *self._linears))
 
-    def step(self, batch: Batch, edits: Mapping[int, Push]) -> Tensor:
+    def step(self, batch: Batch, edits: Mapping[int, SteeringHook]) -> Tensor:
         """See `LeanDecoder.step`. A push that only adds is made in compiled code as well."""
         lengths = [len(row.token_ids) for row in batch.rows]
         tokens = [row.token_ids[-1] for row in batch.rows]
@@ -178,7 +178,7 @@ class _Desk:
     """What the steps of a batch work on, as long as its cache lies where it lies.
 
     inner: how many gates a block has. buffers: keys and values of each layer, see
-    `RoomyLayer.open_column`.
+    `PreallocatedLayer.open_column`.
     """
 
     def __init__(

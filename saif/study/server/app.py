@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from saif.errors import InputError, SaifError, StudyError
 from saif.study.design.study_file import MturkRecruitment, Study
-from saif.study.server.context import Desk
+from saif.study.server.context import ServerContext
 from saif.study.server.participant import FOLDER, router
 from saif.study.server.researcher import researcher_router
 from saif.study.store.database import NotSavedError
@@ -30,7 +30,7 @@ _MTURK_FRAMES = "https://*.mturk.com https://*.mturkcontent.com"
 _logger = logging.getLogger(__name__)
 
 
-def build_app(desk: Desk, *, secret: str | None = None, in_space: bool = False) -> FastAPI:
+def build_app(desk: ServerContext, *, secret: str | None = None, in_space: bool = False) -> FastAPI:
     """The application. secret: opens the researcher's page, which is not there without one.
     in_space: a Hugging Face Space shows it in a frame of its own page."""
     app = FastAPI(openapi_url=None)  # and so no pages of documentation either

@@ -16,7 +16,7 @@ def _nothing() -> None:
 
 
 @dataclass(frozen=True)
-class Desk:
+class ServerContext:
     """is_safe: whether all that is known of a participant is where it will be kept, so that they
     may have their code. finished: told of each participant who completes."""
 
@@ -26,12 +26,12 @@ class Desk:
     finished: Callable[[], None] = _nothing
 
 
-def _desk_of(request: Request, study_id: str) -> Desk:
-    desk: Desk = request.app.state.desk
+def _desk_of(request: Request, study_id: str) -> ServerContext:
+    desk: ServerContext = request.app.state.desk
     if study_id != desk.store.study.id:
         raise StudyError("There is no such study here.", hint="Please check the link.")
     return desk
 
 
-AtDesk = Annotated[Desk, Depends(_desk_of)]
+AtDesk = Annotated[ServerContext, Depends(_desk_of)]
 """The desk, for a route whose path names the study as `study_id`."""

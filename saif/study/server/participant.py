@@ -24,7 +24,7 @@ from saif.study.participation.messages import exchanges, has_seen_answers
 from saif.study.participation.next_page import Due, due
 from saif.study.participation.recruitment import WayOut, way_out
 from saif.study.server import schemas, texts
-from saif.study.server.context import AtDesk, Desk
+from saif.study.server.context import AtDesk, ServerContext
 from saif.study.server.streaming import next_in, turn_due
 from saif.study.store.participant import Entry, Participant
 from saif.study.store.trials import Trial
@@ -199,19 +199,19 @@ def _ballot(preference: Preference) -> str:
     return json.dumps({**offered, "clearly": preference.strength})
 
 
-def _entered(desk: Desk, entry: Entry) -> Answer:
+def _entered(desk: ServerContext, entry: Entry) -> Answer:
     found = {"token": entry.token, "receipt": entry.receipt, "returning": entry.returning}
     return {**found, **_next(desk, entry.token)}
 
 
-def _next(desk: Desk, token: str) -> Answer:
+def _next(desk: ServerContext, token: str) -> Answer:
     """What the page is to show."""
     with desk.store.database.reading() as db:
         who = desk.store.participant(db, token)
         return _shown(desk, db, who, due(db, desk.store.study, who))
 
 
-def _shown(desk: Desk, db: sqlite3.Connection, who: Participant, found: Due) -> Answer:
+def _shown(desk: ServerContext, db: sqlite3.Connection, who: Participant, found: Due) -> Answer:
     answer: Answer = {"page": found.page}
     if found.trial is not None:
         answer |= {"place": found.place, "of": found.n_trials}
@@ -226,7 +226,7 @@ def _shown(desk: Desk, db: sqlite3.Connection, who: Participant, found: Due) -> 
     return answer
 
 
-def _ending(desk: Desk, db: sqlite3.Connection, who: Participant) -> Answer:
+def _ending(desk: ServerContext, db: sqlite3.Connection, who: Participant) -> Answer:
     """The code for as far as they came, and what the study was about, for those who saw any of it.
 
     A receipt is no code for anyone who didn't get to the end, and nobody gets the code for that
@@ -244,7 +244,7 @@ def _asked(questions: Iterable[Question]) -> list[Answer]:
     return [one.model_dump(exclude={"accept"}) for one in questions]
 
 
-def _begun(desk: Desk, trial: Trial) -> Answer:
+def _begun(desk: ServerContext, trial: Trial) -> Answer:
     """A trial that was begun. A retest looks like any other comparison."""
     study = desk.store.study
     found: Answer = {"id": trial.trial_id, "practice": trial.kind == "practice"}

@@ -24,7 +24,7 @@ from saif.study.data.status import status
 from saif.study.data.tables import Profile
 from saif.study.data.unblinding import MAX_REASON, early_looks, look
 from saif.study.durability.erasure import Scope, withdraw
-from saif.study.server.context import Desk
+from saif.study.server.context import ServerContext
 from saif.study.server.sessions import (
     COOKIE,
     LASTS_SECONDS,
@@ -46,7 +46,7 @@ STATIC = ("researcher.css", "researcher.js")
 Form = dict[str, str]
 
 
-def researcher_router(desk: Desk, secret: str | None) -> APIRouter:
+def researcher_router(desk: ServerContext, secret: str | None) -> APIRouter:
     """The routes under `/researcher`; none without a secret, so that all of them are 404."""
     router = APIRouter(prefix=PREFIX)
     if secret is None:
@@ -61,7 +61,7 @@ def researcher_router(desk: Desk, secret: str | None) -> APIRouter:
 
 
 class _Pages:
-    def __init__(self, desk: Desk, sessions: Sessions) -> None:
+    def __init__(self, desk: ServerContext, sessions: Sessions) -> None:
         self._desk = desk
         self._store: Store = desk.store
         self._sessions = sessions

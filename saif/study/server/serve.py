@@ -17,7 +17,7 @@ from saif.study.durability.remote import Copier
 from saif.study.opening import newest_version, open_to_serve
 from saif.study.participation.answers import Answering
 from saif.study.server.app import build_app, serve
-from saif.study.server.context import Desk
+from saif.study.server.context import ServerContext
 from saif.study.server.streaming import Streams
 from saif.study.store.keys import on_a_space, researcher_secret
 from saif.study.store.settings import is_paused
@@ -60,7 +60,7 @@ def _serve(
     check_fingerprint(version, engine.model.fingerprint)
     streams = Streams(store, Answering(version.study, library, engine))
     keeper = Housekeeper(store, copier)
-    desk = Desk(store, streams, keeper.is_safe_to_finish, keeper.wake)
+    desk = ServerContext(store, streams, keeper.is_safe_to_finish, keeper.wake)
     app = build_app(desk, secret=secret, in_space=on_a_space())
     with store.database.reading() as db:
         if is_paused(db):

@@ -10,7 +10,7 @@ from saif.ui.errors import explain
 
 if TYPE_CHECKING:
     from saif.progress import Heard, Part
-    from saif.runtime.language_model import SteerableModel
+    from saif.runtime.language_model import LanguageModel
 
 State = Literal["running", "done", "cancelled", "failed"]
 
@@ -18,7 +18,7 @@ _POLL_SECONDS = 0.05
 _PASSES = ("start", "advance", "residuals", "log_probabilities")
 
 
-class Making:
+class BuildJob:
     """One preset being made.
 
     work: what has to be done of each part. pace: seconds that one of each is expected to take,
@@ -105,13 +105,13 @@ class _CancelledError(Exception):
     pass
 
 
-def giving_way(model: "SteerableModel", before_each_pass: Callable[[], None]) -> "SteerableModel":
+def giving_way(model: "LanguageModel", before_each_pass: Callable[[], None]) -> "LanguageModel":
     """The same model for someone who works on it in the background."""
-    return cast("SteerableModel", _GivingWay(model, before_each_pass))
+    return cast("LanguageModel", _GivingWay(model, before_each_pass))
 
 
 class _GivingWay:
-    def __init__(self, model: "SteerableModel", before_each_pass: Callable[[], None]) -> None:
+    def __init__(self, model: "LanguageModel", before_each_pass: Callable[[], None]) -> None:
         self._model = model
         self._before_each_pass = before_each_pass
 

@@ -11,17 +11,17 @@ from saif.core.types import Thoroughness
 from saif.presets.instructions import Instruction
 from saif.runtime.catalog import known
 from saif.runtime.load import QuantizeOrAuto
-from saif.ui.admin.panel import WorkshopPanel
-from saif.ui.admin.service import Workshop
-from saif.ui.chat_handlers import Turns, Updates
+from saif.ui.admin.panel import AdminPanel
+from saif.ui.admin.service import Admin
+from saif.ui.chat_handlers import ChatHandlers, Updates
 from saif.ui.choices import preset_choices
 from saif.ui.describe import cost_line, model_line, problems_line, progress_line, said
 from saif.ui.errors import as_page_error, explain
 from saif.ui.status import WATCH_SECONDS, head
-from saif.ui.steering_handlers import PanelHandlers
+from saif.ui.steering_handlers import SteeringHandlers
 
 if TYPE_CHECKING:
-    from saif.ui.admin.build_job import Making
+    from saif.ui.admin.build_job import BuildJob
 
 _WHERE = {
     "converted": "Ready on this machine.",
@@ -32,11 +32,11 @@ _WHERE = {
 
 
 @dataclass(frozen=True)
-class WorkshopHandlers:
-    workshop: Workshop
-    tools: WorkshopPanel
-    turns: Turns
-    panel: PanelHandlers
+class AdminHandlers:
+    admin: Admin
+    tools: AdminPanel
+    turns: ChatHandlers
+    panel: SteeringHandlers
 
     # Another model
 
@@ -56,9 +56,9 @@ class WorkshopHandlers:
     ) -> AsyncGenerator[Updates, None]:
         """Load another model; the conversation was this one's and ends with it."""
         chat, load = self.turns.chat, self.tools.model.load
-        services = self.workshop.services
+        services = self.admin.services
         changing = asyncio.ensure_future(
-            asyncio.to_thread(self.workshop.change_model, name or "", quantize)
+            asyncio.to_thread(self.admin.change_model, name or "", quantize)
         )
         while not changing.done():
             yield {chat.status: head(services), load: gr.Button("Loading…", interactive=False)}
@@ -81,8 +81,8 @@ class WorkshopHandlers:
     def offer(self) -> Updates:
         """The instructions that the current model has no preset for."""
         making = self.tools.making
-        choices = _choices(self.workshop.makeable())
-        cards, _ = self.workshop.services.cards()
+        choices = _choices(self.admin.makeable())
+        cards, _ = self.admin.services.cards()
         return {
             making.instruction: gr.Dropdown(choices, value=_first(choices)),
             making.make: gr.Button(interactive=bool(choices)),
@@ -92,18 +92,18 @@ class WorkshopHandlers:
 
     async def cost(self, name: str | None, effort: Thoroughness) -> AsyncGenerator[Any, None]:
         """What the chosen preset would take, once that has been measured."""
-        name = name or _first(_choices(self.workshop.makeable()))  # the page may not know it yet
-        making = self.workshop.making
+        name = name or _first(_choices(self.admin.makeable()))  # the page may not know it yet
+        making = self.admin.making
         if name is None or (making is not None and making.running):
             yield ""
             return
-        engine = self.workshop.services.current.engine
+        engine = self.admin.services.current.engine
         while not engine.done():
             yield said("The model is still loading…")
             await asyncio.sleep(WATCH_SECONDS)
         yield said("Measuring how fast the model is here…")
         try:
-            cost = await asyncio.to_thread(self.workshop.cost, name, effort)
+            cost = await asyncio.to_thread(self.admin.cost, name, effort)
         except Exception as error:  # noqa: BLE001 - shown where the cost would be
             yield said(explain(error))
         else:
@@ -113,7 +113,7 @@ class WorkshopHandlers:
         self, name: str | None, effort: Thoroughness
     ) -> AsyncGenerator[Any, None]:
         """The cost without being asked, where the first thing to do is to make a preset."""
-        if self.workshop.services.cards()[0]:
+        if self.admin.services.cards()[0]:
             yield gr.skip()
             return
         async for line in self.cost(name, effort):
@@ -145,7 +145,7 @@ class WorkshopHandlers:
             controls.make: gr.Button(interactive=False),
         }
         try:
-            making = await asyncio.to_thread(self.workshop.make, name, effort)
+            making = await asyncio.to_thread(self.admin.make, name, effort)
         except Exception as error:
             problem = as_page_error(error)
             yield {
@@ -160,7 +160,7 @@ class WorkshopHandlers:
 
     async def follow(self) -> AsyncGenerator[Updates, None]:
         """For a page that is opened while a preset is being made."""
-        making = self.workshop.making
+        making = self.admin.making
         if making is None or not making.running:
             yield {self.tools.making.progress: gr.skip()}  # else gradio would empty the rest
             return
@@ -169,7 +169,7 @@ class WorkshopHandlers:
         if making.state == "done":
             yield self._presets()
 
-    async def _follow(self, making: "Making") -> AsyncGenerator[Updates, None]:
+    async def _follow(self, making: "BuildJob") -> AsyncGenerator[Updates, None]:
         controls = self.tools.making
         while making.running:
             cancelling = making.cancel.is_set()
@@ -198,9 +198,9 @@ class WorkshopHandlers:
 
     def _presets(self, chosen: str | None = None) -> Updates:
         """The choices once there is one preset more; what is chosen stays unless told."""
-        cards, _ = self.workshop.services.cards()
+        cards, _ = self.admin.services.cards()
         choices = preset_choices(cards)
-        makeable = _choices(self.workshop.makeable())
+        makeable = _choices(self.admin.makeable())
         return {
             self.panel.panel.push.preset: (
                 gr.Dropdown(choices, value=chosen) if chosen else gr.Dropdown(choices)
@@ -209,8 +209,8 @@ class WorkshopHandlers:
         }
 
     def cancel(self) -> None:
-        if self.workshop.making is not None:
-            self.workshop.making.cancel.set()
+        if self.admin.making is not None:
+            self.admin.making.cancel.set()
 
 
 def _choices(instructions: Sequence[Instruction]) -> list[tuple[str, str]]:

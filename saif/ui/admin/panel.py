@@ -37,12 +37,12 @@ class MakingControls:
 
 
 @dataclass(frozen=True)
-class WorkshopPanel:
+class AdminPanel:
     model: ModelControls
     making: MakingControls
 
 
-def workshop_panel(model_name: str, *, without_presets: bool) -> WorkshopPanel:
+def admin_panel(model_name: str, *, without_presets: bool) -> AdminPanel:
     with gr.Accordion("Make a preset", open=without_presets, elem_id="make-fold") as fold:
         making = MakingControls(
             fold=fold,
@@ -81,4 +81,4 @@ def workshop_panel(model_name: str, *, without_presets: bool) -> WorkshopPanel:
             ),
             load=gr.Button("Load this model", size="sm", elem_id="load"),
         )
-    return WorkshopPanel(model, making)
+    return AdminPanel(model, making)

@@ -10,7 +10,7 @@ from saif.core.types import Thoroughness
 from saif.errors import InputError, SaifError
 from saif.presets.instructions import Instruction
 from saif.runtime.load import QuantizeOrAuto, model_id
-from saif.ui.admin.build_job import Making, giving_way
+from saif.ui.admin.build_job import BuildJob, giving_way
 from saif.ui.services import Current, Services
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Cost:
     seconds: float
 
 
-class Workshop:
+class Admin:
     """Changes the model that `services` shows, and makes presets for it.
 
     load: a model by name. check: raises SaifError if a model is known not to load, given how many
@@ -47,7 +47,7 @@ class Workshop:
         quantize: QuantizeOrAuto,
     ) -> None:
         self.services = services
-        self.making: Making | None = None
+        self.making: BuildJob | None = None
         self.asked: tuple[str, QuantizeOrAuto] = (name, quantize)
         self._load, self._check = load, check
         self._pace: dict[Part, float] | None = None
@@ -116,7 +116,7 @@ class Workshop:
         work, pace = self._work(name, effort)
         return Cost(work["prompts"], work["replies"], seconds_for(work, pace))
 
-    def make(self, name: str, effort: Thoroughness) -> Making:
+    def make(self, name: str, effort: Thoroughness) -> BuildJob:
         """Begin to make a preset. Raises SaifError if it can't be made."""
         from saif.engine.local import LocalEngine
         from saif.experiments.build import make_presets
@@ -124,7 +124,7 @@ class Workshop:
         with self._one_at_a_time:
             self._check_idle()
             engine, library = self._local_engine(), self.services.library
-            making = Making(
+            making = BuildJob(
                 name,
                 library.instruction(name).title,
                 *self._work(name, effort),
@@ -133,7 +133,7 @@ class Workshop:
 
             def work(heard: "Heard", before_each_pass: Callable[[], None]) -> None:
                 make_presets(
-                    LocalEngine(giving_way(engine.steerable, before_each_pass)),
+                    LocalEngine(giving_way(engine.language_model, before_each_pass)),
                     library,
                     None,
                     [name],
@@ -179,4 +179,4 @@ class Workshop:
 def _memory_of(engine: "Engine") -> int:
     from saif.engine.local import LocalEngine
 
-    return engine.steerable.memory if isinstance(engine, LocalEngine) else 0
+    return engine.language_model.memory if isinstance(engine, LocalEngine) else 0

@@ -7,22 +7,22 @@ import pytest
 from made_up import instructions, planted_preset, sentences
 
 from saif.core.fluency import Fluency
-from saif.core.types import Sampling, Shape
+from saif.core.types import Sampling, Schedule
 from saif.engine.local import LocalEngine
 from saif.engine.protocol import Reply
 from saif.errors import ModelError
 from saif.experiments.calibrate import search as module
-from saif.experiments.calibrate.budget import EFFORTS, Effort
+from saif.experiments.calibrate.budget import EFFORTS, SearchBudget
 from saif.experiments.calibrate.search import Calibration, calibrate
 from saif.experiments.calibrate.space import replies_made
 from saif.experiments.evaluate.score import Judged, Task
 from saif.presets.preset import LoadedPreset, MeanDifferenceChoice
-from saif.presets.spec import LatentPush, Push, choice_push
+from saif.presets.spec import LatentPush, SteeringSpec, choice_push
 
-EFFORT = Effort(first=2, first_tokens=3, second=4, third=5, max_new_tokens=7)
+EFFORT = SearchBudget(first=2, first_tokens=3, second=4, third=5, max_new_tokens=7)
 CONTENTS = sentences()[:9]
 CONTRAST = LatentPush(selection="contrast", rule="delta", k=15)
-FADING = Shape(half_life=16)
+FADING = Schedule(half_life=16)
 RIVALS, LATENTS = (1, 2, 3), (4, 5, 6)
 """The rounds of each among all that is tried."""
 
@@ -36,7 +36,7 @@ class Outcome:
     about: int = 99
 
 
-Script = Callable[[Push], Outcome]
+Script = Callable[[SteeringSpec], Outcome]
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Rounds:
     script: Script
     final: Script
     contents: list[list[str]] = field(default_factory=list)
-    pushes: list[list[Push]] = field(default_factory=list)
+    pushes: list[list[SteeringSpec]] = field(default_factory=list)
     """What is tried in turn: the instruction in words, then three rounds of mean differences and
     three of latents."""
     tokens: list[int] = field(default_factory=list)
@@ -128,13 +128,13 @@ def search(
 
 
 def test_the_best_of_the_last_rounds_becomes_the_choice(search: Any) -> None:
-    found = Push(layers=(3,), dose=0.5, latents=CONTRAST, shape=FADING)
+    found = SteeringSpec(layers=(3,), dose=0.5, latents=CONTRAST, shape=FADING)
     best = replace(found, latents=replace(CONTRAST, beta=0.5))
 
-    def first(push: Push) -> Outcome:
+    def first(push: SteeringSpec) -> Outcome:
         return Outcome(2) if push == found else Outcome(0)
 
-    def final(push: Push) -> Outcome:
+    def final(push: SteeringSpec) -> Outcome:
         return Outcome(5) if push == best else Outcome(1)
 
     calibration, _ = search(first, final)
@@ -176,8 +176,8 @@ def test_the_finalists_are_tried_in_every_shape(search: Any) -> None:
     _, rounds = search(lambda push: Outcome(2))
     last = rounds.pushes[LATENTS[2]]
     latents = [push for push in last if push.latents == last[0].latents]
-    plain = {Shape(), FADING, Shape(half_life=48), Shape(half_life=16, keep_norm=True)}
-    assert {push.shape for push in latents} == {*plain, Shape(half_life=16, clamp=True)}
+    plain = {Schedule(), FADING, Schedule(half_life=48), Schedule(half_life=16, keep_norm=True)}
+    assert {push.shape for push in latents} == {*plain, Schedule(half_life=16, clamp=True)}
     assert {push.layers for push in latents} == {(1,), (1, 3)}
     assert {push.shape for push in rounds.pushes[RIVALS[2]]} == plain
 
@@ -185,17 +185,17 @@ def test_the_finalists_are_tried_in_every_shape(search: Any) -> None:
 @pytest.mark.parametrize(
     ("shape", "layers"),
     [
-        (Shape(), (1,)),
-        (Shape(half_life=48), (1,)),
-        (Shape(half_life=16, keep_norm=True), (1,)),
-        (Shape(half_life=16, clamp=True), (1,)),
-        (Shape(half_life=16), (1, 3)),
+        (Schedule(), (1,)),
+        (Schedule(half_life=48), (1,)),
+        (Schedule(half_life=16, keep_norm=True), (1,)),
+        (Schedule(half_life=16, clamp=True), (1,)),
+        (Schedule(half_life=16), (1, 3)),
     ],
 )
 def test_the_best_shape_becomes_the_choice(
-    search: Any, shape: Shape, layers: tuple[int, ...]
+    search: Any, shape: Schedule, layers: tuple[int, ...]
 ) -> None:
-    def final(push: Push) -> Outcome:
+    def final(push: SteeringSpec) -> Outcome:
         return Outcome(3 if (push.shape, push.layers) == (shape, layers) else 1)
 
     calibration, _ = search(lambda push: Outcome(2), final)
@@ -207,7 +207,7 @@ def test_the_best_shape_becomes_the_choice(
 
 
 def test_mean_difference_goes_through_the_same_rounds(search: Any) -> None:
-    def outcome(push: Push) -> Outcome:
+    def outcome(push: SteeringSpec) -> Outcome:
         wanted = ((3,), 0.5) if push.latents is None else ((1,), 0.3)
         return Outcome(2) if (push.layers, push.dose) == wanted else Outcome(0)
 
@@ -241,7 +241,7 @@ def test_mean_difference_can_be_searched_alone(
 
 
 def test_semifinalists_differ_in_more_than_their_dose(search: Any) -> None:
-    def outcome(push: Push) -> Outcome:
+    def outcome(push: SteeringSpec) -> Outcome:
         if push.latents == CONTRAST and push.layers == (3,):
             return Outcome(2)
         return Outcome(1) if push.layers == (1,) and push.dose == 0.5 else Outcome(0)
@@ -266,7 +266,7 @@ def test_each_round_sees_more_texts_than_the_one_before(search: Any) -> None:
 def test_what_a_search_costs_is_known_beforehand(
     search: Any, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def outcome(push: Push) -> Outcome:
+    def outcome(push: SteeringSpec) -> Outcome:
         return Outcome(push.layers[0] - 1)  # a different layer each for the best ones
 
     _, rounds = search(outcome)
@@ -285,10 +285,10 @@ def test_a_quick_search_takes_a_third_of_the_work() -> None:
 def test_only_pushes_that_can_still_win_are_asked_whether_they_are_about_their_contents(
     search: Any,
 ) -> None:
-    _, rounds = search(lambda push: Outcome(5 if push.shape == Shape() else 3, about=4))
+    _, rounds = search(lambda push: Outcome(5 if push.shape == Schedule() else 3, about=4))
     best = 4 * len(CONTENTS[:5])
     assert rounds.asked_about == [best, best]  # of 12 rivals and 12 latents
-    _, rounds = search(lambda push: Outcome(5 if push.shape == Shape() else 3, about=2))
+    _, rounds = search(lambda push: Outcome(5 if push.shape == Schedule() else 3, about=2))
     assert sum(rounds.asked_about) == 5 * sum(
         len(rounds.pushes[n]) for n in (RIVALS[2], LATENTS[2])
     )
@@ -296,13 +296,13 @@ def test_only_pushes_that_can_still_win_are_asked_whether_they_are_about_their_c
 
 @pytest.mark.parametrize("seed", range(20))
 def test_not_asking_the_others_changes_no_winner(search: Any, seed: int) -> None:
-    draws: dict[Push, Outcome] = {}
+    draws: dict[SteeringSpec, Outcome] = {}
 
-    def outcome(push: Push) -> Outcome:
+    def outcome(push: SteeringSpec) -> Outcome:
         draw = Random(f"{seed} {push}")
         return draws.setdefault(push, Outcome(*(draw.randrange(6) for _ in range(3))))
 
-    def objective(push: Push) -> tuple[float, float, float]:
+    def objective(push: SteeringSpec) -> tuple[float, float, float]:
         """Of a push with a number of replies that are loose, degenerate and about."""
         found = draws[push]
         fluent = max(0, found.loose - found.degenerate)

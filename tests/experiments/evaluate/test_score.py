@@ -42,9 +42,9 @@ class Likelihoods:
         self.shift: Callable[[str, str], float] = lambda content, said: 0.0
         self.asked: list[tuple[str, str, bool]] = []
         """(content, reply, whether the instruction stood before the content)"""
-        self._model = engine.steerable
+        self._model = engine.language_model
         self.belongs: dict[str, str] = {}
-        monkeypatch.setattr(engine.steerable, "log_probabilities", self._log_probabilities)
+        monkeypatch.setattr(engine.language_model, "log_probabilities", self._log_probabilities)
 
     def _log_probabilities(
         self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]
@@ -76,7 +76,7 @@ def _judge_each(
     return judge(engine, QUESTION, tasks, [_reply(text) for text in texts], contents=contents)
 
 
-# Making replies
+# BuildJob replies
 
 
 def test_replies_come_back_in_the_order_of_the_tasks(
@@ -119,7 +119,7 @@ def test_each_content_draws_its_own_noise_the_same_under_every_condition(
 
 
 def test_perplexity_is_that_of_the_reply_after_the_content_alone(engine: LocalEngine) -> None:
-    model = engine.steerable
+    model = engine.language_model
     texts = sentences()[:4]
     replies = [_reply(text) for text in ("short", "a reply of more tokens", "Is it?", "x")]
     tasks = [Task(f"{text}\nDo this.", text, tiny_steering()) for text in texts]

@@ -10,7 +10,7 @@ from saif.errors import InputError, ModelError
 from saif.experiments.train_sae import activations as module
 from saif.experiments.train_sae.activations import collect_activations
 from saif.experiments.train_sae.corpus import Sequences
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 
 Stopped = RuntimeError
 
@@ -35,7 +35,7 @@ def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 class Spy:
     """Counts what is asked of `residuals`, and fails at the batch it is told to."""
 
-    def __init__(self, model: SteerableModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
         self.layers: list[list[int]] = []
         self.fail_at = -1
         self._real = model.residuals
@@ -49,7 +49,7 @@ class Spy:
 
 
 def test_rows_are_the_models_residuals_token_for_token(
-    model: SteerableModel, corpus: list[Sequences], tmp_path: Path
+    model: LanguageModel, corpus: list[Sequences], tmp_path: Path
 ) -> None:
     files = collect_activations(model, corpus, [0, 3], tmp_path)
     for layer, path in files.items():
@@ -64,7 +64,7 @@ def test_rows_are_the_models_residuals_token_for_token(
 
 
 def test_an_interrupted_run_ends_with_the_same_arrays(
-    model: SteerableModel,
+    model: LanguageModel,
     corpus: list[Sequences],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -82,7 +82,7 @@ def test_an_interrupted_run_ends_with_the_same_arrays(
 
 
 def test_a_layer_added_later_leaves_the_others_alone(
-    model: SteerableModel,
+    model: LanguageModel,
     corpus: list[Sequences],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -101,7 +101,7 @@ def test_a_layer_added_later_leaves_the_others_alone(
 
 
 def test_a_file_that_was_removed_is_made_again(
-    model: SteerableModel, corpus: list[Sequences], tmp_path: Path
+    model: LanguageModel, corpus: list[Sequences], tmp_path: Path
 ) -> None:
     files = collect_activations(model, corpus, [1, 2], tmp_path)
     before = np.load(files[2])
@@ -111,7 +111,7 @@ def test_a_file_that_was_removed_is_made_again(
 
 
 def test_a_file_of_another_corpus_is_refused_and_kept(
-    model: SteerableModel, corpus: list[Sequences], tmp_path: Path
+    model: LanguageModel, corpus: list[Sequences], tmp_path: Path
 ) -> None:
     files = collect_activations(model, corpus, [1], tmp_path)
     before = files[1].read_bytes()
@@ -124,7 +124,7 @@ def test_a_file_of_another_corpus_is_refused_and_kept(
 
 
 def test_residuals_beyond_float16_are_refused(
-    model: SteerableModel,
+    model: LanguageModel,
     corpus: list[Sequences],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

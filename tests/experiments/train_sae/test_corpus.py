@@ -9,7 +9,7 @@ from saif.experiments.datasets import split_of
 from saif.experiments.train_sae import corpus as module
 from saif.experiments.train_sae.corpus import Sequences, build_corpus
 from saif.presets.instructions import Instruction
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 
 N_TOKENS = 12_000
 HEADER = "<|im_end|>\n<|im_start|>assistant\n"
@@ -28,12 +28,12 @@ def asked() -> list[Instruction]:
 
 @pytest.fixture
 def built(
-    model: SteerableModel, asked: list[Instruction], data: Path, tmp_path: Path
+    model: LanguageModel, asked: list[Instruction], data: Path, tmp_path: Path
 ) -> list[Sequences]:
     return build_corpus(model, asked, data, tmp_path / "corpus.json", n_tokens=N_TOKENS)
 
 
-def _text(model: SteerableModel, ids: Sequence[int]) -> str:
+def _text(model: LanguageModel, ids: Sequence[int]) -> str:
     return model.tokenizer.decode(list(ids))
 
 
@@ -47,7 +47,7 @@ def test_the_token_budget_is_met_and_not_exceeded_by_more_than_a_sequence_each(
 
 
 def test_skipped_tokens_are_the_same_in_all_sequences_of_a_part(
-    model: SteerableModel, built: list[Sequences]
+    model: LanguageModel, built: list[Sequences]
 ) -> None:
     for part in built:
         assert len({tuple(ids[: part.skip]) for ids in part.token_ids}) == 1
@@ -57,7 +57,7 @@ def test_skipped_tokens_are_the_same_in_all_sequences_of_a_part(
 
 
 def test_prompts_come_plain_and_in_both_placements_from_texts_kept_for_it(
-    model: SteerableModel, asked: list[Instruction], built: list[Sequences]
+    model: LanguageModel, asked: list[Instruction], built: list[Sequences]
 ) -> None:
     wordings = [wording.text for instruction in asked for wording in instruction.wordings]
     known = set(sentences())
@@ -79,13 +79,13 @@ def test_prompts_come_plain_and_in_both_placements_from_texts_kept_for_it(
 
 
 def test_every_reply_continues_its_own_prompt(
-    model: SteerableModel,
+    model: LanguageModel,
     asked: list[Instruction],
     data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def decode(model: SteerableModel, rows: Sequence[Row]) -> Iterator[Step]:
+    def decode(model: LanguageModel, rows: Sequence[Row]) -> Iterator[Step]:
         # The last rows end first; every row says the third last letter of its own message.
         for length in (1, 2):
             yield tuple(
@@ -107,7 +107,7 @@ def test_every_reply_continues_its_own_prompt(
 
 
 def test_a_stored_corpus_is_read_back_as_it_was(
-    built: list[Sequences], model: SteerableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    built: list[Sequences], model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(module, "_prompts")
     again = build_corpus(
@@ -117,7 +117,7 @@ def test_a_stored_corpus_is_read_back_as_it_was(
 
 
 def test_a_text_file_with_few_lines_will_do(
-    model: SteerableModel, asked: list[Instruction], tmp_path: Path
+    model: LanguageModel, asked: list[Instruction], tmp_path: Path
 ) -> None:
     file = tmp_path / "texts.txt"
     file.write_text("\n".join(sentences()[:100]))

@@ -21,14 +21,14 @@ from saif.core.types import PLACEMENTS, Site
 from saif.errors import InputError, SaeError
 from saif.experiments import build
 from saif.experiments.baselines import CONDITIONS
-from saif.experiments.calibrate.budget import EFFORTS, Effort
+from saif.experiments.calibrate.budget import EFFORTS, SearchBudget
 from saif.experiments.train_sae import corpus, trainer
 from saif.experiments.train_sae.activations import collect_activations
 from saif.experiments.train_sae.corpus import Sequences
 from saif.experiments.train_sae.trainer import SaeCard, SaeTraining, measure_sae
 from saif.presets.files import read_preset
 from saif.presets.library import Library
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 from saif.runtime.sae import WEIGHTS, Sae, load_sae
 
 LAYER = 2
@@ -37,7 +37,7 @@ N_STEPS = 300
 
 
 @pytest.fixture(scope="module")
-def tiny() -> SteerableModel:
+def tiny() -> LanguageModel:
     return tiny_model()
 
 
@@ -52,27 +52,27 @@ def texts() -> list[Sequences]:
 
 @pytest.fixture(scope="module")
 def stored(
-    tiny: SteerableModel, texts: list[Sequences], tmp_path_factory: pytest.TempPathFactory
+    tiny: LanguageModel, texts: list[Sequences], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     return collect_activations(tiny, texts, [LAYER], tmp_path_factory.mktemp("rows"))[LAYER]
 
 
 @pytest.fixture(scope="module")
-def trained(tiny: SteerableModel, stored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tiny: LanguageModel, stored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SAE trained without interruption."""
     folder = tmp_path_factory.mktemp("trained")
     _train(tiny, stored, folder)
     return folder / "sae"
 
 
-def _train(model: SteerableModel, stored: Path, root: Path) -> None:
+def _train(model: LanguageModel, stored: Path, root: Path) -> None:
     trainer.train_sae(
         model, Site(LAYER), stored, root / "sae", TRAINING, checkpoints=root / "checkpoints"
     )
 
 
 @pytest.fixture(scope="module")
-def card(tiny: SteerableModel, trained: Path, stored: Path, texts: list[Sequences]) -> SaeCard:
+def card(tiny: LanguageModel, trained: Path, stored: Path, texts: list[Sequences]) -> SaeCard:
     return measure_sae(tiny, load_sae(trained), stored, texts, TRAINING, "a command")
 
 
@@ -102,7 +102,7 @@ def test_it_explains_rows_it_was_not_trained_on(card: SaeCard) -> None:
 
 
 def test_the_card_is_what_one_gets_by_hand(
-    card: SaeCard, trained: Path, stored: Path, tiny: SteerableModel, texts: list[Sequences]
+    card: SaeCard, trained: Path, stored: Path, tiny: LanguageModel, texts: list[Sequences]
 ) -> None:
     sae = load_sae(trained)
     weights = {name: tensor.float() for name, tensor in load_file(trained / WEIGHTS).items()}
@@ -142,7 +142,7 @@ def _one() -> Sequences:
     return Sequences([list(b"some text")], 1)
 
 
-def _losses_by_hand(model: SteerableModel, sae: Sae, texts: list[Sequences]) -> tuple[float, float]:
+def _losses_by_hand(model: LanguageModel, sae: Sae, texts: list[Sequences]) -> tuple[float, float]:
     """One sequence at a time, without and with the reconstruction after the skipped tokens."""
 
     def loss(ids: list[int], skip: int) -> Tensor:
@@ -228,7 +228,7 @@ class Watch:
 
 @pytest.mark.parametrize("damage", [False, True], ids=["checkpoints whole", "newest incomplete"])
 def test_an_interrupted_training_goes_on_to_the_same_sae(
-    tiny: SteerableModel,
+    tiny: LanguageModel,
     stored: Path,
     trained: Path,
     tmp_path: Path,
@@ -403,7 +403,7 @@ def test_train_identify_and_calibrate_from_the_command_line(
     (presets / "instructions").symlink_to(Library().root / "instructions")
     monkeypatch.setattr(corpus, "_REPLY_TOKENS", 4)
     monkeypatch.setattr(corpus, "_REPLY_BATCH", 8)
-    effort = Effort(first=2, first_tokens=3, second=3, third=4, max_new_tokens=4)
+    effort = SearchBudget(first=2, first_tokens=3, second=3, third=4, max_new_tokens=4)
     monkeypatch.setattr(build, "EFFORTS", dict.fromkeys(EFFORTS, effort))
     common = ["--data", str(data), "--model", str(folder), "--presets", str(presets)]
 

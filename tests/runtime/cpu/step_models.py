@@ -14,13 +14,13 @@ from saif.core.types import Span
 from saif.decoding import Row, Sampling, decode
 from saif.runtime.batch import RowStart
 from saif.runtime.cpu.c_step import NativeDecoder
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 
 PROMPTS = [list(b"Hi"), list(b"Tell me about the sea."), list(b"What? ")]
 LEAN_KINDS = ("llama", "mistral", "qwen2", "qwen3")
 
 
-def small(kind: str, **options: Any) -> SteerableModel:
+def small(kind: str, **options: Any) -> LanguageModel:
     tokenizer = tiny_tokenizer()
     torch.manual_seed(0)
     sizes = {
@@ -39,19 +39,19 @@ def small(kind: str, **options: Any) -> SteerableModel:
     for parameter in model.parameters():  # norms and biases that do something
         if parameter.ndim == 1:
             parameter.data += 0.1 * torch.randn_like(parameter)
-    made = SteerableModel(f"tests/{kind}", model, tokenizer)
+    made = LanguageModel(f"tests/{kind}", model, tokenizer)
     for block in made.blocks:
         if hasattr(block, "self_attn"):
             block.self_attn.scaling = 0.3  # not what a head's width alone says
     return made
 
 
-def steering(model: SteerableModel, layer: int, span: Span, seed: int = 0) -> Steering:
+def steering(model: LanguageModel, layer: int, span: Span, seed: int = 0) -> Steering:
     direction = torch.randn(model.d_model, generator=torch.Generator().manual_seed(seed))
     return Steering({layer: direction}, span, {layer: 0.5})
 
 
-def rows_of(model: SteerableModel, span: Span = "response", **sampling: Any) -> list[Row]:
+def rows_of(model: LanguageModel, span: Span = "response", **sampling: Any) -> list[Row]:
     """Mixed lengths, steerings and layers, and rows that end on the way."""
     return [
         Row(prompt_ids=ids, steering=push, sampling=Sampling(max_new_tokens=n, **sampling))
@@ -64,7 +64,7 @@ def rows_of(model: SteerableModel, span: Span = "response", **sampling: Any) -> 
     ]
 
 
-def run(model: SteerableModel, rows: Sequence[Row]) -> list[list[tuple[Any, ...]]]:
+def run(model: LanguageModel, rows: Sequence[Row]) -> list[list[tuple[Any, ...]]]:
     found: list[list[tuple[Any, ...]]] = [[] for _ in rows]
     for step in decode(model, rows):
         for row in step:
@@ -72,7 +72,7 @@ def run(model: SteerableModel, rows: Sequence[Row]) -> list[list[tuple[Any, ...]
     return found
 
 
-def logits_of(model: SteerableModel, starts: list[RowStart], n_steps: int = 6) -> torch.Tensor:
+def logits_of(model: LanguageModel, starts: list[RowStart], n_steps: int = 6) -> torch.Tensor:
     batch, result = model.start(starts)
     every = [result.logits]
     for token in range(65, 65 + n_steps):
@@ -80,7 +80,7 @@ def logits_of(model: SteerableModel, starts: list[RowStart], n_steps: int = 6) -
     return torch.stack(every)
 
 
-def on_a_grid(model: SteerableModel) -> SteerableModel:
+def on_a_grid(model: LanguageModel) -> LanguageModel:
     """The model with weights as they come out of a GGUF file: 4 bits in linear layers, 8 in the
     embedding, in groups of 32."""
     with torch.no_grad():
@@ -97,7 +97,7 @@ def on_a_grid(model: SteerableModel) -> SteerableModel:
     return model
 
 
-def native(kind: str, library: ctypes.CDLL, **options: Any) -> SteerableModel:
+def native(kind: str, library: ctypes.CDLL, **options: Any) -> LanguageModel:
     model = on_a_grid(small(kind, **options))
     model.make_lean(packed=True, library=library)
     assert isinstance(model.lean, NativeDecoder)

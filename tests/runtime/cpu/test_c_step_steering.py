@@ -11,19 +11,19 @@ import saif.runtime.steering_hook as edits_module
 from saif.core.steering import LatentReader, Steering
 from saif.errors import SteeringError
 from saif.runtime.batch import RowStart
-from saif.runtime.language_model import SteerableModel
-from saif.runtime.steering_hook import Push
+from saif.runtime.language_model import LanguageModel
+from saif.runtime.steering_hook import SteeringHook
 
 LAST = 2
 
 
-def clamp(model: SteerableModel) -> LatentReader:
+def clamp(model: LanguageModel) -> LatentReader:
     torch.manual_seed(3)
     encoder, decoder = torch.randn(2, 2, model.d_model)
     return LatentReader(encoder, torch.zeros(2), torch.zeros(2), decoder)
 
 
-def shapes(model: SteerableModel) -> dict[str, Steering]:
+def shapes(model: LanguageModel) -> dict[str, Steering]:
     every = steering(model, 0, "all", 1) + steering(model, 1, "all", 2)
     every += steering(model, LAST, "all", 3)
     return {
@@ -90,8 +90,8 @@ def test_a_plain_row_that_was_changed_is_an_error(
 ) -> None:
     model = native("llama", library)
     batch, _ = model.start([RowStart(PROMPTS[1]), RowStart(PROMPTS[0], steering(model, 1, "all"))])
-    own = Push.added
-    monkeypatch.setattr(Push, "added", lambda self: {0: own(self)[1], 1: own(self)[1]})
+    own = SteeringHook.added
+    monkeypatch.setattr(SteeringHook, "added", lambda self: {0: own(self)[1], 1: own(self)[1]})
     with pytest.raises(SteeringError, match=r"changed \[1, 1\] positions instead of \[0, 1\]"):
         model.advance(batch, [65, 66])
 

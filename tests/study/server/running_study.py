@@ -21,11 +21,11 @@ from saif.engine.local import LocalEngine, SharedEngine
 from saif.engine.protocol import Engine, Request
 from saif.presets.library import Library
 from saif.presets.preset import ModelRef
-from saif.runtime.language_model import SteerableModel
+from saif.runtime.language_model import LanguageModel
 from saif.study.design.publish import Version, publish
 from saif.study.participation.answers import Answering
 from saif.study.server.app import build_app
-from saif.study.server.context import Desk
+from saif.study.server.context import ServerContext
 from saif.study.server.streaming import Streams
 from saif.study.store.store import Store
 
@@ -49,7 +49,7 @@ FREE = {"kind": "free", "task": "Ask for something."}
 
 
 @cache
-def the_model() -> SteerableModel:
+def the_model() -> LanguageModel:
     return tiny_model()
 
 
@@ -98,7 +98,7 @@ class Running:
     url: str
     store: Store
     engine: SlowEngine
-    desk: Desk
+    desk: ServerContext
 
     @property
     def page(self) -> str:
@@ -127,7 +127,7 @@ def served(
     store = Store(folder / "study", version_of(folder / "study", library, **changes), KEY)
     engine = SlowEngine((SharedEngine if shared else LocalEngine)(the_model()))
     streams = Streams(store, Answering(store.study, library, engine))
-    desk = Desk(store, streams, is_safe, finished)
+    desk = ServerContext(store, streams, is_safe, finished)
     server = uvicorn.Server(
         uvicorn.Config(
             build_app(desk, in_space=in_space), host="127.0.0.1", port=0, log_level="error"

@@ -10,7 +10,7 @@ from saif.engine.local import SharedEngine
 from saif.study.durability.housekeeping import Housekeeper
 from saif.study.participation.answers import Answering
 from saif.study.server.app import build_app, serve
-from saif.study.server.context import Desk
+from saif.study.server.context import ServerContext
 from saif.study.server.streaming import Streams
 from saif.study.store.store import Store
 
@@ -24,7 +24,7 @@ def main(folder: Path, port: int) -> None:
     engine = SlowEngine(SharedEngine(the_model()), seconds_per_step=0.02)
     streams = Streams(store, Answering(store.study, library, engine))
     with Housekeeper(store) as keeper:
-        desk = Desk(store, streams, keeper.is_safe_to_finish, keeper.wake)
+        desk = ServerContext(store, streams, keeper.is_safe_to_finish, keeper.wake)
         serve(build_app(desk), "127.0.0.1", port)
 
 

@@ -18,7 +18,7 @@ from saif.presets.library import Library
 from saif.study.durability.housekeeping import Housekeeper
 from saif.study.opening import open_study
 from saif.study.server import serve
-from saif.study.server.context import Desk
+from saif.study.server.context import ServerContext
 from saif.study.store.identities import KEY_VARIABLE
 from saif.study.store.keys import SECRET_VARIABLE
 
@@ -34,11 +34,11 @@ class Opening:
     served: list[FastAPI] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
-    def open(self) -> Desk:
+    def open(self) -> ServerContext:
         serve.open_to_participants(
             self.folder, self.library, "127.0.0.1", self.port, say=self.said.append
         )
-        found: Desk = self.served[-1].state.desk
+        found: ServerContext = self.served[-1].state.desk
         return found
 
     def serve(self, app: FastAPI, *_: object) -> None:
@@ -108,7 +108,7 @@ def test_a_study_is_put_together_so_that_a_code_waits_and_nothing_is_left_open(
         Housekeeper.is_safe_to_finish,
         Housekeeper.wake,
     ]
-    assert desk.streams._answering.engine.steerable.turns is None  # type: ignore[attr-defined]
+    assert desk.streams._answering.engine.language_model.turns is None  # type: ignore[attr-defined]
     assert desk.streams._threads._shutdown
     assert not list(opening.folder.glob("*.db-wal"))
 

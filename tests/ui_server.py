@@ -116,8 +116,8 @@ EFFORT = SearchBudget(
 
 
 def owner_library(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
-    """Two presets that ship, an SAE at two layers, and a folder of the user's own. Building a preset
-    takes a second."""
+    """Two presets that ship, an SAE at two layers, and a folder of the user's own. Building a
+    preset takes a second."""
     (folder / "shipped").mkdir()
     shipped = tiny_library(folder / "shipped", tiny_model())
     (shipped.root / "contents").symlink_to(SHIPPED / "contents")

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from saif.core.steering import Steering
 from saif.core.types import Placement
 from saif.decoding import Sampling, never
 from saif.engine.protocol import Engine, Message, Reply, ReplyBuilder, Request
 from saif.errors import InputError
-from saif.presets.controls import Applied, Controls, check_model, steer
+from saif.presets.controls import Controls
 from saif.presets.instructions import Instruction, place
 from saif.presets.preset import LoadedPreset
 
@@ -66,11 +67,13 @@ class ColumnState:
 
 @dataclass(frozen=True, slots=True)
 class TurnState:
-    """Where a turn stands. `comparison` can be kept at any moment, a stopped turn's too."""
+    """Where a turn stands."""
 
     columns: tuple[ColumnState, ...]
     comparison: Comparison
-    applied: Applied
+    """It can be kept at any moment, a stopped turn's too."""
+    steering: Steering = field(compare=False)
+    """Of the steered column."""
     steps: int
     seconds: float = field(compare=False)
 
@@ -103,8 +106,8 @@ def take_turn(
     first yield.
     """
     text = check_message(turn.text)
-    check_model(turn.preset, engine.model)
-    steering, applied = steer(turn.preset, turn.controls)
+    turn.preset.check_model(engine.model)
+    steering = turn.preset.steering_with(turn.controls)
     asked = _ask(comparison, text, turn.instruction, turn.controls.placement)
     names: list[ColumnName] = ["unsteered", "steered"]
     if turn.with_prompted:
@@ -112,7 +115,7 @@ def take_turn(
     requests = [
         Request(
             messages=asked[name].messages,
-            steering=steering if name == "steered" else None,
+            steering=steering if name == "steered" and not steering.off else None,
             sampling=turn.sampling,
             conversation=turn.conversation,
         )
@@ -133,7 +136,7 @@ def take_turn(
             for name, builder in zip(names, builders, strict=True)
         )
         after = replace(comparison, **{column.name: column.conversation for column in columns})
-        yield TurnState(columns, after, applied, number, time.perf_counter() - started)
+        yield TurnState(columns, after, steering, number, time.perf_counter() - started)
 
 
 def _ask(

@@ -6,8 +6,10 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from tiny import D_MODEL
 from torch import Tensor
 
@@ -17,6 +19,7 @@ from saif.experiments.identify import Readings, build_presets
 from saif.presets.instructions import Instruction
 from saif.presets.library import Library
 from saif.presets.preset import LoadedPreset
+from saif.presets.spec import SteeringSpec
 from saif.runtime.sae import Sae
 
 _NOUNS = ("cat", "farmer", "teacher", "river", "engine", "doctor", "garden", "child", "bird")
@@ -127,9 +130,8 @@ def planted_preset(engine: LocalEngine, layers: tuple[int, ...] = (1, 3)) -> Loa
     return preset
 
 
-def with_choice(preset: LoadedPreset, placement: Placement, **values: object) -> LoadedPreset:
-    """The preset with another calibrated choice."""
+def with_choice(preset: LoadedPreset, placement: Placement, **values: Any) -> LoadedPreset:
+    """The preset with another calibrated choice; values are named as in its file."""
     part = preset.preset.placements[placement]
-    part = part.model_copy(update={"choice": part.choice.model_copy(update=values)})
-    placements = {**preset.preset.placements, placement: part}
-    return LoadedPreset(preset.preset.model_copy(update={"placements": placements}), preset.vectors)
+    choice = TypeAdapter(SteeringSpec).validate_json(json.dumps({**part.choice.flat(), **values}))
+    return preset.with_part(placement, choice=choice)

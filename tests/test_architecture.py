@@ -194,7 +194,7 @@ def test_importing_saif_costs_nothing() -> None:
 
 def test_listing_presets_loads_no_tensor_library() -> None:
     known = loaded_after(
-        "import saif.presets.files, saif.presets.controls",
+        "import saif.presets.library, saif.presets.controls",
         "import saif.runtime.load",
         "from saif.presets.library import Library",
         "[i.main_wording for i in Library().instructions()]",

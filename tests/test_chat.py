@@ -62,7 +62,7 @@ def test_at_strength_zero_both_columns_are_identical(
     plain, steered = column(state, "unsteered").reply, column(state, "steered").reply
     assert plain == steered
     assert len(plain.token_ids) > 5
-    assert (steered.steered, state.applied.dose) == (0, 0)
+    assert (steered.steered, state.steering.total_dose) == (0, 0)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

@@ -14,7 +14,7 @@ from saif.core.verifiers import detect_language
 from saif.decoding import Sampling
 from saif.engine.local import LocalEngine, SharedEngine
 from saif.engine.protocol import Message, Request, complete
-from saif.presets.controls import Controls, check_model, steer
+from saif.presets.controls import Controls
 from saif.presets.instructions import place
 from saif.presets.library import Library
 from saif.presets.preset import LoadedPreset
@@ -256,7 +256,7 @@ def shipped(request: pytest.FixtureRequest) -> LoadedPreset:
 def test_a_shipped_preset_belongs_to_the_embedded_model(
     embedded: LocalEngine, shipped: LoadedPreset
 ) -> None:
-    check_model(shipped, embedded.model)
+    shipped.check_model(embedded.model)
     assert shipped.preset.instruction in Library().instruction_ids()
 
 
@@ -266,8 +266,8 @@ def test_a_shipped_preset_steers_the_embedded_model(
 ) -> None:
     part = shipped.preset.placements[placement]
     assert part.scores is not None
-    steering, applied = steer(shipped, Controls(placement=placement))
-    assert (applied.layer, applied.k) == (part.choice.layer, part.choice.k)
+    steering = shipped.steering(placement)
+    assert (steering.layers, steering.k) == (part.choice.layers, part.latents.k)
     sampling = Sampling(max_new_tokens=6)
     requests = [
         ask(CONTENT, sampling=sampling),
@@ -281,9 +281,7 @@ def test_a_shipped_preset_steers_the_embedded_model(
 @pytest.mark.skipif("translate-french" not in SHIPPED, reason="its preset is not built yet")
 @pytest.mark.parametrize("placement", ["pre", "post"])
 def test_a_reply_steered_to_french_is_french(embedded: LocalEngine, placement) -> None:
-    steering, _ = steer(
-        Library().preset(MODEL_ID, "translate-french"), Controls(placement=placement)
-    )
+    steering = Library().preset(MODEL_ID, "translate-french").steering(placement)
     sampling = Sampling(max_new_tokens=30)
     requests = [
         ask(CONTENT, sampling=sampling),

@@ -11,10 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from saif.core.steering import Steering
 from saif.core.types import PLACEMENTS, Placement, Span
-from saif.presets.files import write_preset
-from saif.presets.library import Library
+from saif.presets.library import Library, write_preset
 from saif.presets.preset import (
-    Choice,
     Latent,
     LayerTable,
     LayerVectors,
@@ -24,6 +22,7 @@ from saif.presets.preset import (
     Preset,
     SaeRef,
 )
+from saif.presets.spec import LatentSource, SteeringSpec
 from saif.runtime.language_model import LanguageModel
 
 D_MODEL, N_LAYERS = 32, 4
@@ -75,7 +74,7 @@ def tiny_model(
 def tiny_steering(
     layer: int = 1, *, span: Span = "response", size: float = 4.0, seed: int = 0
 ) -> Steering:
-    """A random push of length `size`, beside residuals of length 6 or so."""
+    """A random direction of length `size`, beside residuals of length 6 or so."""
     direction = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(seed))
     return Steering({layer: direction * (size / float(direction.norm()))}, span, {layer: size / 6})
 
@@ -123,8 +122,8 @@ def _card(model: LanguageModel, name: str, layers: tuple[int, ...], m: int) -> P
                 LayerTable(layer=layer, sae=sae, residual_norm=6.0, latents=latents)
                 for layer in layers
             ],
-            choice=Choice(
-                layer=1, selection="signed", rule="delta", k=4, beta=0.0, dose=1.0, span="response"
+            choice=SteeringSpec(
+                layer=1, latents=LatentSource(selection="signed", rule="delta", k=4), dose=1.0
             ),
             scores=None,
         )

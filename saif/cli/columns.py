@@ -47,18 +47,18 @@ def _draw(columns: "tuple[ColumnState, ...]", width: int) -> RenderableType:
 
 def what_was_done(state: "TurnState") -> str:
     """How the steered column was steered and what it cost, in one line."""
-    applied = state.applied
+    steering = state.steering
     steered = next(column.reply for column in state.columns if column.name == "steered")
-    if applied.strength == 0:
+    if steering.off:
         done = "Not steered: strength 0"
     else:
-        shown = ", ".join(map(str, applied.latents[:5]))
-        more = ", …" if len(applied.latents) > 5 else ""
-        shape = f", {applied.shape}" if str(applied.shape) else ""
-        plural = "latent" if applied.k == 1 else "latents"
+        latents = steering.latents[steering.layers[0]]
+        shown = ", ".join(map(str, latents[:5])) + (", …" if steering.k > 5 else "")
+        schedule = f", {steering.schedule}" if str(steering.schedule) else ""
+        plural = "latent" if steering.k == 1 else "latents"
         done = (
-            f"Steered at {applied.where} with {applied.k} {plural} ({shown}{more}), "
-            f"strength {applied.strength:g}, dose {applied.dose:.2f}{shape}, "
-            f"{steered.steered} positions ({applied.span})"
+            f"Steered at {steering.where} with {steering.k} {plural} ({shown}), "
+            f"strength {steering.strength:g}, dose {steering.total_dose:.2f}{schedule}, "
+            f"{steered.steered} positions ({steering.span})"
         )
     return f"{done}; {state.steps / max(state.seconds, 1e-9):.1f} steps/s."

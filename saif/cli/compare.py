@@ -81,11 +81,11 @@ def compare(
     instruction = library.instruction(loaded.preset.instruction)
 
     from saif.chat import Comparison, Turn, check_message, take_turn
-    from saif.presets.controls import Controls, steer
+    from saif.presets.controls import Controls
 
     message = check_message(_from_stdin() if text == "-" else text)
     controls = Controls(placement=placement, strength=strength, k=k, layer=layer, span=span)
-    steer(loaded, controls)
+    loaded.steering_with(controls)
     turn = Turn(
         text=message,
         preset=loaded,
@@ -137,10 +137,10 @@ def _document(model: str, turn: "Turn", state: "TurnState") -> dict[str, object]
         "model": model,
         "preset": turn.preset.id,
         "placement": turn.controls.placement,
-        "layer": state.applied.layer,
-        "k": state.applied.k,
-        "strength": state.applied.strength,
-        "dose": state.applied.dose,
+        "layer": state.steering.layers[0],
+        "k": state.steering.k,
+        "strength": state.steering.strength,
+        "dose": state.steering.total_dose,
         "columns": [
             {
                 "name": column.name,

@@ -160,7 +160,7 @@ def _embedded_model() -> Finding:
 
 
 def _presets(folder: Path | None) -> Iterator[Finding]:
-    from saif.presets.files import read_preset
+    from saif.presets.library import read_preset
 
     library = open_library(folder)
     paths = library.preset_paths()

@@ -51,7 +51,7 @@ class Entry:
 
 def scan(library: "Library") -> list[Entry]:
     """Every preset file of a library. A broken one doesn't hide the others."""
-    from saif.presets.files import read_card
+    from saif.presets.library import read_card
 
     entries = []
     for path in library.preset_paths():
@@ -121,7 +121,7 @@ def _table(cards: "list[Preset]", model: str) -> Table:
                 card.id if placement == PLACEMENTS[0] else "",
                 placement,
                 str(choice.layer),
-                str(choice.k),
+                str(part.latents.k),
                 f"{choice.dose:.2f}",
                 f"{scores.loose.value:.0%} of {scores.loose.n}" if scores else "not measured",
             )
@@ -133,7 +133,7 @@ def _summary(card: "Preset") -> dict[str, Any]:
     for placement, part in card.placements.items():
         scores = part.scores.condition("steered") if part.scores else None
         placements[placement] = {
-            **part.choice.model_dump(),
+            **part.choice.flat(),
             "layers": part.layer_numbers,
             "loose": scores.loose.value if scores else None,
         }
@@ -164,12 +164,12 @@ def show(
     screen.print(plain(f"{card.title} ({card.id}) for {card.model.id}"), style="bold")
     for placement in PLACEMENTS:
         part = card.placements[placement]
-        choice = part.choice
+        choice, latents = part.choice, part.latents
         screen.print()
         screen.print(
             f"Instruction {'before' if placement == 'pre' else 'after'} the content ({placement}): "
-            f"layer {choice.layer}, {choice.k} latents by {choice.selection} selection, "
-            f"strengths by {choice.rule}, beta {choice.beta:g}, dose {choice.dose:.2f}, "
+            f"layer {choice.layer}, {latents.k} latents by {latents.selection} selection, "
+            f"coefficients by {latents.rule}, beta {latents.beta:g}, dose {choice.dose:.2f}, "
             f"span {choice.span}"
         )
         screen.print(_latent_table(card, placement))
@@ -178,14 +178,10 @@ def show(
 
 def _latent_table(card: "Preset", placement: Placement) -> Table:
     """The latents that the calibrated choice uses, best first."""
-    from saif.core.selection import rank
     from saif.presets.preset import LoadedPreset
 
     part = card.placements[placement]
-    choice = part.choice
-    latents = part.table(choice.layer).latents
-    # The statistics are all in the card; only steering needs the vectors.
-    statistics = LoadedPreset(card, {}).statistics(placement, choice.layer)
+    selected = LoadedPreset(card).select(placement, part.choice.layer, part.latents)
     table = Table(
         "Latent",
         "Sensitivity",
@@ -195,8 +191,7 @@ def _latent_table(card: "Preset", placement: Placement) -> Table:
         "Words it raises",
         box=SIMPLE_HEAD,
     )
-    for place in rank(statistics, choice.selection)[: choice.k].tolist():
-        latent = latents[place]
+    for latent in selected.latents:
         table.add_row(
             str(latent.id),
             f"{latent.sensitivity:.2f}",
@@ -270,8 +265,7 @@ def validate(
     json: JsonOption = False,
 ) -> None:
     """Check a file: OK, or the field that is wrong."""
-    from saif.presets.files import read_preset
-    from saif.presets.instructions import read_instruction
+    from saif.presets.library import read_instruction, read_preset
 
     if path.suffix == ".safetensors":
         path = path.with_suffix(".json")

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from saif.core.types import PLACEMENTS
-from saif.presets.spec import choice_push
 from saif.report.conditions import title_of
 
 if TYPE_CHECKING:
@@ -29,10 +28,10 @@ def scoreboard(cards: "Sequence[Preset]") -> str:
                 [
                     card.title if placement == PLACEMENTS[0] else "",
                     placement,
-                    " + ".join(map(str, (choice.layer, *choice.also))),
-                    str(choice.k),
+                    " + ".join(map(str, choice.layers)),
+                    str(part.latents.k),
                     f"{choice.dose:.2f}",
-                    str(choice_push(choice).shape) or "added",
+                    str(choice.schedule) or "added",
                     *(_cell(part.scores.condition(name)) for name in _COLUMNS),
                     _strict(part.scores),
                 ]

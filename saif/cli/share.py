@@ -32,7 +32,7 @@ def push(
     private: Annotated[bool, typer.Option(help="If the repository has to be made.")] = False,
 ) -> None:
     """Share a model's presets on the hub, with a card that shows their scores."""
-    from saif.presets.files import write_preset
+    from saif.presets.library import write_preset
     from saif.runtime import hub
     from saif.runtime.load import model_id
 
@@ -69,7 +69,7 @@ def pull(
     ] = False,
 ) -> None:
     """Fetch presets that somebody shares; each is checked before any is kept."""
-    from saif.presets.files import read_preset, write_preset
+    from saif.presets.library import read_preset, write_preset
     from saif.runtime import hub
 
     library = open_library(presets)

@@ -1,4 +1,5 @@
-"""Is a reply about its content? Decided by the model's own likelihoods, in any language.
+"""Content relevance: is a reply about its content? The model's own likelihoods decide, in any
+language.
 
 A reply belongs to its content if the unsteered model, asked in words to do the instruction, finds
 it likelier for that content than for other contents of the same set. Word overlap can't tell
@@ -15,7 +16,7 @@ reference translations against shuffled ones: see docs/decisions/0005."""
 N_DISTRACTORS = 3
 
 
-def is_about(own: float, others: Sequence[float]) -> bool:
-    """own, others: log p(reply | instruction and content) in nats, for its own content and for
-    the others."""
+def is_relevant(own: float, others: Sequence[float]) -> bool:
+    """Whether a reply is about its own content. own, others: log p(reply | instruction and content)
+    in nats, for its own content and for others."""
     return own - max(others) >= MARGIN

@@ -1,4 +1,4 @@
-"""Which latents answer to an instruction, how strongly, and the direction they make.
+"""Which latents answer to an instruction, and their coefficients in a steering direction.
 
 Sensitivity is SAIF's (He et al., arXiv 2502.11356): the share of contents for which a latent is
 more active with the instruction than without it. Tensors in, tensors out.
@@ -11,8 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from saif.core.steering import weighted_sum
-from saif.core.types import Selection, StrengthRule
+from saif.core.types import CoefficientRule, Selection
 
 MIN_OUTPUT_SCORE = math.log(2)
 """A latent moves its words if they get twice as likely."""
@@ -20,22 +19,23 @@ MIN_OUTPUT_SCORE = math.log(2)
 
 @dataclass(frozen=True, eq=False)
 class LatentStatistics:
-    """What is known of m latents at one site and placement; every field is (m,).
-
-    ids: index in the SAE. sensitivity: share of contents with Δ > 0. other_sensitivity: the same
-    for control prompts that carry *other* instructions. mean, std: of the activation over the
-    with-instruction prompts, zeros included. delta, delta_std: of Δ = with − without.
-    output_score: how much pushing the latent raises the words it should raise (`output_score`).
-    """
+    """What is known of m latents at one site and placement; every field is (m,)."""
 
     ids: Tensor
+    """Index in the SAE."""
     sensitivity: Tensor
+    """Share of contents with Δ > 0, where Δ is the activation with the instruction minus that
+    without it."""
     other_sensitivity: Tensor
+    """The same for control prompts that carry *other* instructions."""
     mean: Tensor
+    """Of the activation over the with-instruction prompts, zeros included."""
     std: Tensor
     delta: Tensor
+    """Mean Δ."""
     delta_std: Tensor
     output_score: Tensor
+    """How much steering with the latent alone raises its own words; see `output_score`."""
 
     def take(self, index: Tensor) -> Self:
         """The latents at these places, in this order."""
@@ -65,7 +65,7 @@ def latent_statistics(
 
 
 def output_score(plain: Tensor, steered: Tensor, words: Tensor) -> Tensor:
-    """Mean rise, in nats, of the log-probability of each latent's own words when it is pushed.
+    """Mean rise, in nats, of the log-probability of each latent's own words when it steers.
 
     plain (vocab,), steered (m, vocab): next-token logits. words (m, n): the tokens that latent's
     decoder row raises most by the logit lens. A latent that only *answers* to an instruction
@@ -99,7 +99,7 @@ def rank(statistics: LatentStatistics, selection: Selection) -> Tensor:
     return by_delta[key[by_delta].argsort(descending=True, stable=True)]
 
 
-def strengths(statistics: LatentStatistics, rule: StrengthRule, beta: float) -> Tensor:
+def coefficients(statistics: LatentStatistics, rule: CoefficientRule, beta: float) -> Tensor:
     """α (m,), in units of each latent's own activation.
 
     mean: μ + β·σ, the paper's. delta: Δ moved away from zero by β·σ_Δ (towards it if β < 0).
@@ -107,20 +107,6 @@ def strengths(statistics: LatentStatistics, rule: StrengthRule, beta: float) -> 
     if rule == "mean":
         return statistics.mean + beta * statistics.std
     return statistics.delta + beta * statistics.delta_std * statistics.delta.sign()
-
-
-def direction(
-    statistics: LatentStatistics,
-    decoder: Tensor,
-    *,
-    selection: Selection,
-    rule: StrengthRule,
-    k: int,
-    beta: float = 0.0,
-) -> Tensor:
-    """Σ_{j ∈ top k} α_j · W_dec[j]: (m latents), decoder (m, d_model) -> (d_model,) float32."""
-    top = rank(statistics, selection)[:k]
-    return weighted_sum(decoder[top], strengths(statistics.take(top), rule, beta))
 
 
 def at_dose(direction: Tensor, dose: float, residual_norm: float) -> Tensor:

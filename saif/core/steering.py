@@ -5,28 +5,39 @@ Tensors in, tensors out; no model, file or clock.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from saif.core.types import Span
+from saif.core.types import CONSTANT, Schedule, Span
 from saif.errors import SteeringError
 
 FADED = 0.05
-"""A fading push ends once less than this share is left: in bfloat16 a fainter one may change
-nothing, and what changes nothing must not be reported as steered."""
+"""Fading ends once less than this share is left: in bfloat16 a fainter vector may change nothing,
+and what changes nothing must not be reported as steered."""
 
 
 @dataclass(frozen=True, eq=False)
-class LatentReader:
-    """Reads k latents off a residual: a = pre where pre > threshold, else 0, with
-    pre = encoder @ z + bias. encoder and decoder (k, d_model), bias and threshold (k,)."""
+class LatentEncoder:
+    """Encoder rows of k latents, and the decoder rows they write with.
+
+    A latent's activation is pre where pre > threshold, else 0, with pre = encoder @ z + bias.
+    """
 
     encoder: Tensor
+    """(k, d_model)"""
     bias: Tensor
+    """(k,)"""
     threshold: Tensor
+    """(k,)"""
     decoder: Tensor
+    """(k, d_model)"""
+
+    def scaled(self, share: float) -> Self:
+        """The same latents, writing `share` as much."""
+        return self if share == 1 else replace(self, decoder=share * self.decoder)
 
     def contribution(self, resid: Tensor) -> Tensor:
         """What these latents write into a residual (…, d_model): Σ_j a_j(z) · W_dec[j]."""
@@ -37,32 +48,45 @@ class LatentReader:
 
 @dataclass(frozen=True, eq=False)
 class Steering:
-    """What is added to one row: a direction per layer, ready to add (strength included).
+    """What one row is steered with: a direction per layer, ready to add (strength included).
 
-    directions: layer -> (d_model,) float32 on the CPU; the zero vector is not allowed, because
-        "off" means that nothing is added at all.
-    span: which tokens are steered.
-    dose: layer -> ‖direction‖ / mean ‖residual‖ at that layer; the strength unit that means the
-        same on every model.
-    half_life, keep_norm: see `saif.core.types.Schedule`.
-    clamped: layer -> the latents whose own contribution is taken away before the direction is
-        added, so that they end up *at* their strengths.
+    At strength 0 it says where it would steer, and adds nothing. Raises SteeringError if its
+    parts don't fit together.
     """
 
     directions: Mapping[int, Tensor]
+    """layer -> (d_model,) float32 on the CPU, never the zero vector. Empty at strength 0, because
+    "off" means that nothing is added at all."""
+
     span: Span
+    """Which tokens are steered."""
+
     dose: Mapping[int, float]
-    half_life: int | None = None
-    keep_norm: bool = False
-    clamped: Mapping[int, LatentReader] = field(default_factory=dict)
+    """layer -> ‖direction‖ / mean ‖residual‖ at that layer; the unit that means the same on every
+    model."""
+
+    schedule: Schedule = CONSTANT
+
+    clamped: Mapping[int, LatentEncoder] = field(default_factory=dict)
+    """layer -> the latents whose own contribution is taken away before the direction is added, so
+    that they end up *at* their coefficients."""
+
+    latents: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """layer -> the latents whose decoder rows make the direction, best first, by their index in
+    the SAE; empty for a direction that is not made of latents."""
+
+    strength: float = 1.0
+    """What the calibrated dose was multiplied by."""
 
     def __post_init__(self) -> None:
-        if set(self.dose) != set(self.directions):
+        if self.strength == 0:
+            if self.directions or any(self.dose.values()):
+                raise SteeringError("At strength 0 there is no direction to add, and no dose.")
+            return
+        if not self.directions or set(self.dose) != set(self.directions):
             raise SteeringError("Every steered layer needs its dose, and no other has one.")
         if set(self.clamped) - set(self.directions):
             raise SteeringError("Latents can only be clamped at a steered layer.")
-        if self.half_life is not None and self.half_life < 1:
-            raise SteeringError(f"A half-life is at least one token, not {self.half_life}.")
         for layer, direction in self.directions.items():
             if direction.ndim != 1:
                 raise SteeringError(f"The direction at layer {layer} is not a vector.")
@@ -77,37 +101,37 @@ class Steering:
                     hint="To steer nothing, pass no steering.",
                 )
 
-    def __add__(self, other: "Steering") -> "Steering":
-        """Both at once. Directions at a shared layer add up, as two pushes would."""
-        if self.span != other.span:
-            raise SteeringError("Steerings with different spans can't be added up.")
-        if (self.half_life, self.keep_norm) != (other.half_life, other.keep_norm):
-            raise SteeringError("Steerings that fade or keep the norm differently can't be added.")
-        if set(self.clamped) & set(other.directions) or set(other.clamped) & set(self.directions):
-            raise SteeringError("Nothing can be added at a layer whose latents are clamped.")
-        directions = dict(self.directions)
-        dose = dict(self.dose)
-        for layer, direction in other.directions.items():
-            if layer not in directions:
-                directions[layer], dose[layer] = direction, other.dose[layer]
-                continue
-            total = directions[layer] + direction
-            # ‖z‖ is the same for both, so either dose gives the unit to measure the sum in.
-            unit = float(direction.norm()) / other.dose[layer]
-            if bool(total.any()):
-                directions[layer], dose[layer] = total, float(total.norm()) / unit
-            else:  # opposite pushes: nothing is left to add
-                del directions[layer], dose[layer]
-        clamped = {**self.clamped, **other.clamped}
-        return Steering(directions, self.span, dose, self.half_life, self.keep_norm, clamped)
+    @property
+    def off(self) -> bool:
+        """Whether nothing is added."""
+        return not self.directions
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return tuple(self.dose)
+
+    @property
+    def k(self) -> int:
+        """How many latents make the direction at the first layer."""
+        return len(self.latents.get(self.layers[0], ()))
+
+    @property
+    def total_dose(self) -> float:
+        """Of all layers together."""
+        return sum(self.dose.values())
+
+    @property
+    def where(self) -> str:
+        """ "layer 24", or "layers 18 + 24"."""
+        return f"layer{'s' * (len(self.layers) > 1)} {' + '.join(map(str, self.layers))}"
 
 
-def weighted_sum(rows: Tensor, strengths: Tensor) -> Tensor:
-    """Σ_j strengths[j] · rows[j]: (k, d_model), (k,) -> (d_model,) in float32.
+def weighted_sum(rows: Tensor, coefficients: Tensor) -> Tensor:
+    """Σ_j coefficients[j] · rows[j]: (k, d_model), (k,) -> (d_model,) in float32.
 
     float32 whatever the input: in bfloat16 the small latents vanish beside the large ones.
     """
-    return strengths.float() @ rows.float()
+    return coefficients.float() @ rows.float()
 
 
 def span_mask(
@@ -123,7 +147,7 @@ def span_mask(
     would mean another token every time.
 
     `token_ids` is prompt plus whatever was generated so far. Control tokens (BOS, turn markers)
-    inside the prompt are left alone: pushing them breaks the template. The last prompt token is
+    inside the prompt are left alone: steering them breaks the template. The last prompt token is
     steered in a `response` span even if it is a control token, since the reply starts from it.
     """
     last = prompt_length - 1
@@ -155,16 +179,16 @@ def span_weights(
     all. See `span_mask` for which they are and `fade` for the rest."""
     mask = span_mask(steering.span, token_ids, prompt_length, control_ids, start)
     ages = range(start - prompt_length + 1, start - prompt_length + 1 + len(mask))
-    half_life = steering.half_life
+    half_life = steering.schedule.half_life
     return [fade(max(age, 0), half_life) if on else 0.0 for age, on in zip(ages, mask, strict=True)]
 
 
-def pushed(
+def add_direction(
     resid: Tensor,
     directions: Tensor,
     weights: Tensor,
     *,
-    clamped: Mapping[int, LatentReader] | None = None,
+    clamped: Mapping[int, LatentEncoder] | None = None,
     keep_norm: Collection[int] = (),
 ) -> Tensor:
     """`resid` with its row's direction added wherever its weight is above 0; a new tensor.
@@ -178,8 +202,8 @@ def pushed(
     change = directions.to(resid)[:, None, :]
     if clamped:
         change = change.expand_as(resid).clone()
-        for row, reader in clamped.items():
-            change[row] -= reader.contribution(resid[row])
+        for row, encoder in clamped.items():
+            change[row] -= encoder.contribution(resid[row])
     moved = resid + weights.to(resid)[:, :, None] * change
     if keep_norm:
         rows = list(keep_norm)

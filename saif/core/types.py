@@ -1,7 +1,9 @@
-"""Plain values that every layer may pass around. No torch, so importing them is free."""
+"""Plain values that every layer may pass around. No torch, so importing them is cheap."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+import pydantic
 
 from saif.errors import InputError
 
@@ -18,33 +20,38 @@ off the last prompt token, so leaving that out would leave the first word unstee
 Selection = Literal["saif", "contrast", "signed", "output"]
 """How latents are chosen; see `saif.core.selection`."""
 
-StrengthRule = Literal["mean", "delta"]
-"""What a latent is pushed by: its mean activation under the instruction, or what the
-instruction adds to it."""
+CoefficientRule = Literal["mean", "delta"]
+"""What a latent's decoder row is multiplied by: the latent's mean activation under the
+instruction, or what the instruction adds to it."""
 
 PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 SPANS: tuple[Span, ...] = get_args(Span)
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
-STRENGTH_RULES: tuple[StrengthRule, ...] = get_args(StrengthRule)
+COEFFICIENT_RULES: tuple[CoefficientRule, ...] = get_args(CoefficientRule)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@pydantic.dataclasses.dataclass(
+    frozen=True, slots=True, kw_only=True, config=pydantic.ConfigDict(strict=True)
+)
 class Schedule:
-    """How a push acts over a reply. The default, the paper's, adds the same vector at every
-    steered token.
+    """How a direction is added over a reply. The default, the paper's, adds the same vector at
+    every steered token.
 
-    half_life: after how many generated tokens half of the strength is left; None for never.
-        Fading lets a reply that has taken the turn go on by itself (Xie, arXiv 2510.01246).
-    keep_norm: rescale the pushed residual to the length it had, so that only its direction turns.
-    clamp: *set* the latents to their strengths instead of adding to whatever they are.
+    Raises ValueError (pydantic's ValidationError) on a value of the wrong type or out of range.
     """
 
-    half_life: int | None = None
+    half_life: Annotated[int, pydantic.Field(ge=1)] | None = None
+    """After how many generated tokens half of the strength is left; None for never. Fading lets a
+    reply that does what was asked go on by itself (Xie, arXiv 2510.01246)."""
+
     keep_norm: bool = False
+    """Rescale the steered residual to the length it had, so that only its direction changes."""
+
     clamp: bool = False
+    """*Set* the latents to their coefficients instead of adding to whatever they are."""
 
     def __str__(self) -> str:
-        """What is special about it, in a few words; empty for the plain shape."""
+        """What is special about it, in a few words; empty for the constant one."""
         parts = [
             f"half faded after {self.half_life} tokens" if self.half_life else "",
             "length kept" if self.keep_norm else "",
@@ -53,7 +60,7 @@ class Schedule:
         return ", ".join(part for part in parts if part)
 
 
-ADDED = Schedule()
+CONSTANT = Schedule()
 """The paper's: added at every steered token, at full length."""
 
 
@@ -93,18 +100,20 @@ def check_between(name: str, value: float, low: float, high: float) -> None:
 
 
 Thoroughness = Literal["thorough", "quick"]
-"""Of a calibration. quick: a third of the work, for a preset to try."""
+"""How long a calibration searches. quick: a third of the work, for a preset to try."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How the next token is drawn. temperature 0 is greedy; top_p 1 keeps every token;
-    repetition_penalty 1 is off and counts prompt and reply, as transformers does."""
+    """How the next token is drawn. Raises InputError on a value out of range."""
 
     max_new_tokens: int = 128
     temperature: float = 0.0
+    """0 is greedy."""
     top_p: float = 1.0
+    """1 keeps every token."""
     repetition_penalty: float = 1.1
+    """1 is off. Counts prompt and reply, as transformers does."""
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -6,20 +6,12 @@ from typing import Literal, get_args
 
 import torch
 
-from saif.core.selection import direction, rank, strengths
 from saif.core.steering import Steering, weighted_sum
 from saif.core.types import Placement
 from saif.errors import InputError, PresetError
 from saif.presets.instructions import Instruction, place
 from saif.presets.preset import LoadedPreset
-from saif.presets.spec import (
-    LatentPush,
-    SteeringSpec,
-    choice_push,
-    mean_difference_push,
-    steering_along,
-    steering_for,
-)
+from saif.presets.spec import LatentSource, SteeringSpec
 from saif.runtime.sae import Sae
 
 Condition = Literal[
@@ -51,15 +43,17 @@ SAIF_K = 15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A preset under test at one placement. other: the preset that wrong-instruction takes. load:
-    gives the SAE of a layer, for random latents; seed is theirs."""
+    """A preset under test at one placement."""
 
     preset: LoadedPreset
     instruction: Instruction
     placement: Placement
     other: LoadedPreset | None = None
+    """The preset that wrong-instruction takes."""
     load: Callable[[int], Sae] | None = None
+    """Gives the SAE of a layer, for random latents."""
     seed: int = 0
+    """Of the random latents."""
 
 
 def message_for(condition: Condition, subject: Subject, content: str) -> str:
@@ -70,9 +64,12 @@ def message_for(condition: Condition, subject: Subject, content: str) -> str:
     return f"{text}\n{NEUTRAL_SUFFIX}" if condition.endswith("-suffix") else text
 
 
-def push_for(condition: Condition, subject: Subject) -> SteeringSpec | None:
-    """What steers under this condition; None where nothing does. For random latents, the push
-    whose layers, number and dose they copy. Raises PresetError if calibration is missing."""
+def spec_for(condition: Condition, subject: Subject) -> SteeringSpec | None:
+    """What steers under this condition; None where nothing does. For random latents, the spec
+    whose layers, number and dose they copy.
+
+    Raises PresetError if calibration is missing, InputError if the other preset is.
+    """
     preset = subject.preset
     part = preset.preset.placements[subject.placement]
     if condition in ("unsteered", "prompted", "prompted-suffix"):
@@ -83,27 +80,25 @@ def push_for(condition: Condition, subject: Subject) -> SteeringSpec | None:
                 f"The preset '{preset.id}' is not calibrated.",
                 hint="Run `python -m saif calibrate` first.",
             )
-        return mean_difference_push(part.mean_difference)
+        return part.mean_difference
     if condition == "saif":
         return plain_saif(preset, subject.placement)
     if condition == "wrong-instruction":
-        return choice_push(_other(subject).preset.placements[subject.placement].choice)
-    push = choice_push(part.choice)
+        return _other(subject).preset.placements[subject.placement].choice
     if condition == "single-latent":
-        assert push.latents is not None
-        return replace(push, latents=replace(push.latents, k=1))
-    return push
+        return replace(part.choice, latents=replace(part.latents, k=1))
+    return part.choice
 
 
 def steering_of(condition: Condition, subject: Subject) -> Steering | None:
-    """The steering of a condition, with span `response`; None where nothing is steered."""
-    push = push_for(condition, subject)
-    if push is None:
+    """The steering of a condition; None where nothing is steered. Raises as `spec_for` does."""
+    spec = spec_for(condition, subject)
+    if spec is None:
         return None
     if condition == "random":
-        return random_latents(subject, push)
+        return random_latents(subject, spec)
     preset = _other(subject) if condition == "wrong-instruction" else subject.preset
-    return steering_for(preset, subject.placement, push)
+    return preset.assemble(subject.placement, spec)
 
 
 def _other(subject: Subject) -> LoadedPreset:
@@ -115,34 +110,31 @@ def _other(subject: Subject) -> LoadedPreset:
     return subject.other
 
 
-def random_latents(subject: Subject, push: SteeringSpec) -> Steering:
-    """As many latents as the push has, drawn at random, with its strengths, dose and shape."""
-    assert push.latents is not None
+def random_latents(subject: Subject, spec: SteeringSpec) -> Steering:
+    """As many latents as the spec has, drawn at random, with its coefficients, dose and schedule;
+    added even where the spec clamps, because its own latents are no part of this."""
+    assert spec.latents is not None
     assert subject.load is not None
     preset, placement = subject.preset, subject.placement
     generator = torch.Generator().manual_seed(subject.seed)
     raw = {}
-    for layer in push.layers:
+    for layer in spec.layers:
         sae = subject.load(layer)
-        statistics = preset.statistics(placement, layer)
-        top = rank(statistics, push.latents.selection)[: push.latents.k]
-        ids = torch.randperm(sae.d_sae, generator=generator)[: len(top)]
-        weights = strengths(statistics.take(top), push.latents.rule, push.latents.beta)
+        weights = preset.select(placement, layer, spec.latents).coefficients
+        ids = torch.randperm(sae.d_sae, generator=generator)[: len(weights)]
         raw[layer] = weighted_sum(sae.decoder(ids), weights)
-    # Only latents that were read can be clamped; random ones are added, at the same length.
-    return steering_along(preset, placement, raw, push.dose_per_layer, shape=push.shape)
+    added = replace(spec, schedule=replace(spec.schedule, clamp=False))
+    return preset.scaled(placement, raw, added)
 
 
 def plain_saif(preset: LoadedPreset, placement: Placement) -> SteeringSpec:
-    """Σ μ_j W_dec[j] over the 15 most sensitive latents of the last layer, at its own length."""
-    layer = max(preset.preset.placements[placement].layer_numbers)
-    latents = LatentPush(selection="saif", rule="mean", k=SAIF_K)
-    raw = direction(
-        preset.statistics(placement, layer),
-        preset.decoder_rows(placement, layer),
-        selection=latents.selection,
-        rule=latents.rule,
-        k=latents.k,
-    )
-    norm = preset.preset.placements[placement].table(layer).residual_norm
-    return SteeringSpec(layers=(layer,), dose=float(raw.norm()) / norm, latents=latents)
+    """Σ μ_j W_dec[j] over the 15 most sensitive latents of the last layer, at its own length.
+    Raises PresetError if that is zero."""
+    part = preset.preset.placements[placement]
+    layer = max(part.layer_numbers)
+    latents = LatentSource(selection="saif", rule="mean", k=SAIF_K)
+    length = float(preset.select(placement, layer, latents).direction.norm())
+    if not length:
+        raise preset.no_direction(layer)
+    dose = length / part.table(layer).residual_norm
+    return SteeringSpec(layer=layer, dose=dose, latents=latents)

@@ -17,10 +17,8 @@ from saif.experiments.calibrate.space import replies_made
 from saif.experiments.datasets import read_contents
 from saif.experiments.evaluate.run import Evaluation
 from saif.experiments.identify import build_presets, prompts_read, read_prompts
-from saif.presets.controls import check_model
-from saif.presets.files import write_preset
 from saif.presets.instructions import ContentKind
-from saif.presets.library import Library
+from saif.presets.library import Library, write_preset
 from saif.progress import Heard, Part, bar, nobody
 from saif.runtime.catalog import known
 from saif.runtime.sae import Sae, load_sae
@@ -176,7 +174,7 @@ def calibrate_presets(
         for name, placement in jobs:
             progress.update(overall, description=f"{name}, {placement}")
             preset = library.preset(engine.model.id, name)
-            check_model(preset, engine.model)
+            preset.check_model(engine.model)
             if again or preset.preset.placements[placement].scores is None:
                 instruction = library.instruction(preset.preset.instruction)
                 each = EFFORTS[effort, instruction.contents]

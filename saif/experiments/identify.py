@@ -6,7 +6,7 @@ arXiv 2502.11356). One pass over the prompts reads all layers.
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,8 +20,6 @@ from saif.engine.local import LocalEngine
 from saif.errors import SaeError
 from saif.presets.instructions import ContentKind, Instruction, place
 from saif.presets.preset import (
-    MAX_STORED_LATENTS,
-    Choice,
     Latent,
     LayerTable,
     LayerVectors,
@@ -30,6 +28,7 @@ from saif.presets.preset import (
     Preset,
     SaeRef,
 )
+from saif.presets.spec import MAX_STORED_LATENTS, LatentSource, SteeringSpec
 from saif.progress import Heard, nobody, track
 from saif.runtime.batch import RowStart, shared_prefix
 from saif.runtime.language_model import LanguageModel
@@ -40,15 +39,10 @@ _WORDS = 6
 _NEUTRAL, _PROBE_DOSE = "The weather is lovely today.", 0.25
 """Output scores are measured on this message, with this dose of one latent."""
 
-FIRST_CHOICE: dict[str, Any] = {
-    "selection": "saif",
-    "rule": "mean",
-    "k": 15,
-    "beta": 0.0,
-    "dose": 0.4,
-    "span": "response",
-}
-"""The paper's selection and k, at a middling dose; calibration replaces it."""
+FIRST_CHOICE = SteeringSpec(
+    layer=0, latents=LatentSource(selection="saif", rule="mean", k=15), dose=0.4
+)
+"""The paper's selection and k, at a middling dose (and the last layer); calibration replaces it."""
 
 Residuals = dict[int, Tensor]
 """layer -> (n_prompts, d_model) at the last prompt token."""
@@ -285,7 +279,7 @@ def _card(
         placements={
             placement: PlacementPreset(
                 layers=tables[instruction.id, placement],
-                choice=Choice(layer=tables[instruction.id, placement][-1].layer, **FIRST_CHOICE),
+                choice=replace(FIRST_CHOICE, layer=tables[instruction.id, placement][-1].layer),
                 scores=None,
             )
             for placement in PLACEMENTS

@@ -1,17 +1,13 @@
 """An instruction: what is asked, in many wordings, and how to tell whether it was done."""
 
 import random
-from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from saif.core.types import Placement
 from saif.core.verifiers import Check
-from saif.errors import PresetError
-from saif.files import StrictModel, first_problem
-from saif.presets.names import check_name
+from saif.files import StrictModel
 
 ContentKind = Literal["sentence", "passage"]
 """What an instruction is applied to: one sentence, or a few that tell something."""
@@ -25,11 +21,7 @@ class Wording(StrictModel):
 
 
 class Instruction(StrictModel):
-    """An instruction that any model can be asked to follow.
-
-    wordings: at least six English paraphrases and four translations, so that what answers to all
-    of them answers to the instruction and not to one wording.
-    """
+    """An instruction that any model can be asked to follow."""
 
     id: str
     title: str
@@ -37,6 +29,8 @@ class Instruction(StrictModel):
     contents: ContentKind
     check: Check
     wordings: list[Wording]
+    """At least six English paraphrases and four translations, so that what answers to all of them
+    answers to the instruction and not to one wording."""
     examples: Annotated[list[str], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -60,18 +54,3 @@ def place(instruction: str, content: str, placement: Placement) -> str:
     """The user's message with the instruction before (`pre`) or after (`post`) the content."""
     parts = (instruction, content) if placement == "pre" else (content, instruction)
     return "\n".join(parts)
-
-
-def read_instruction(path: Path) -> Instruction:
-    """The instruction in a YAML file. Raises PresetError naming the field that is wrong."""
-    try:
-        instruction = Instruction.model_validate(yaml.safe_load(path.read_text("utf-8")))
-    except ValidationError as error:
-        raise PresetError(f"{path.name}: {first_problem(error)}") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: a date like 2026-99-99
-        reason = " ".join(str(error).split())
-        raise PresetError(f"{path.name} can't be read: {reason}") from error
-    check_name(instruction.id)
-    if instruction.id != path.stem:
-        raise PresetError(f"{path.name}: id: is '{instruction.id}', but must be the file's name.")
-    return instruction

@@ -4,28 +4,31 @@
 the vectors. Together they are all that steering takes: no SAE is needed in memory.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from saif.core.types import Placement, Selection, Span, StrengthRule
+from saif.core.types import Placement, Span
+from saif.errors import PresetError
+from saif.files import StrictModel
+from saif.presets.controls import Controls, check_placement
+from saif.presets.spec import LatentSource, SteeringSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from saif.core.selection import LatentStatistics
-
-MAX_STORED_LATENTS = 64
-"""Per way of selecting; the k control reaches up to here."""
+    from saif.core.steering import LatentEncoder, Steering
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+class _Strict(StrictModel):
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
 class ModelRef(_Strict):
@@ -59,11 +62,12 @@ class Latent(_Strict):
 
 
 class LayerTable(_Strict):
-    """What is known at one layer. residual_norm: mean ‖z‖ over content-only prompts."""
+    """The stored latents of one layer."""
 
     layer: Annotated[int, Field(ge=0)]
     sae: SaeRef
     residual_norm: Positive
+    """Mean ‖z‖ over content-only prompts."""
     latents: Annotated[list[Latent], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -71,33 +75,6 @@ class LayerTable(_Strict):
         if len({latent.id for latent in self.latents}) < len(self.latents):
             raise ValueError(f"latents: layer {self.layer} lists a latent twice")
         return self
-
-
-class Choice(_Strict):
-    """Where and how hard to steer. `dose` is ‖direction‖ / residual_norm at strength 1, summed
-    over `layer` and the layers in `also`, which get equal shares. half_life, keep_norm and clamp:
-    see `saif.core.types.Schedule`."""
-
-    layer: Annotated[int, Field(ge=0)]
-    also: list[Annotated[int, Field(ge=0)]] = []
-    selection: Selection
-    rule: StrengthRule
-    k: Annotated[int, Field(ge=1, le=MAX_STORED_LATENTS)]
-    beta: Annotated[float, Field(ge=-1, le=1)]
-    dose: Positive
-    span: Span
-    half_life: Annotated[int, Field(ge=1)] | None = None
-    keep_norm: bool = False
-    clamp: bool = False
-
-
-class MeanDifferenceChoice(_Strict):
-    """The rival at its own best setting, found by the same search as the choice."""
-
-    layer: Annotated[int, Field(ge=0)]
-    dose: Positive
-    half_life: Annotated[int, Field(ge=1)] | None = None
-    keep_norm: bool = False
 
 
 class Interval(_Strict):
@@ -120,26 +97,29 @@ class Interval(_Strict):
 
 
 class ConditionScores(_Strict):
-    """One condition's rates. perplexity: median, under the unsteered model. layer and dose: where
-    and how hard it steered, None for a condition that doesn't."""
+    """One condition's rates."""
 
     condition: str
     layer: int | None
+    """Where it steered; None for a condition that doesn't."""
     loose: Interval
     strict: Interval
     degenerate: Interval
     perplexity: float | None
+    """Median, under the unsteered model."""
     dose: float | None
 
 
 class Scores(_Strict):
-    """Measured on `n` texts of `split`, greedy. `command` makes the numbers again."""
+    """What was measured, with greedy replies."""
 
     split: str
+    """Which texts."""
     n: Annotated[int, Field(ge=1)]
     max_new_tokens: Annotated[int, Field(ge=1)]
     perplexity_bound: Positive
     command: str
+    """Makes the numbers again."""
     conditions: list[ConditionScores]
 
     def condition(self, name: str) -> ConditionScores | None:
@@ -147,29 +127,37 @@ class Scores(_Strict):
 
 
 class PlacementPreset(_Strict):
-    """Everything for one placement. `choice` is what calibration found best among the latents,
-    `mean_difference` (None before calibration) what it found for that baseline."""
+    """Everything for one placement."""
 
     layers: Annotated[list[LayerTable], Field(min_length=1)]
-    choice: Choice
-    mean_difference: MeanDifferenceChoice | None = None
+    choice: SteeringSpec
+    """What calibration found best among the latents."""
+    mean_difference: SteeringSpec | None = None
+    """The baseline at its own best setting, found by the same search."""
     scores: Scores | None
 
     @model_validator(mode="after")
     def _choice_is_stored(self) -> "PlacementPreset":
-        for layer in (self.choice.layer, *self.choice.also):
-            if layer not in self.layer_numbers:
-                raise ValueError(f"choice.layer: no latents are stored for layer {layer}")
-        if self.mean_difference and self.mean_difference.layer not in self.layer_numbers:
-            raise ValueError(f"mean_difference.layer: {self.mean_difference.layer} is not stored")
-        if len({self.choice.layer, *self.choice.also}) < 1 + len(self.choice.also):
-            raise ValueError("choice.also: a layer is listed twice")
+        if self.choice.latents is None:
+            raise ValueError("choice.selection: is missing; a preset steers with latents")
+        if self.mean_difference and self.mean_difference.latents is not None:
+            raise ValueError("mean_difference.selection: a mean difference has no latents")
+        for name, spec in (("choice", self.choice), ("mean_difference", self.mean_difference)):
+            for layer in spec.layers if spec else ():
+                if layer not in self.layer_numbers:
+                    raise ValueError(f"{name}.layer: nothing is stored for layer {layer}")
         if len(set(self.layer_numbers)) < len(self.layers):
             raise ValueError("layers: a layer is listed twice")
         stored = len(self.table(self.choice.layer).latents)
-        if self.choice.k > stored:
-            raise ValueError(f"choice.k: is {self.choice.k}, but {stored} latents are stored")
+        if self.latents.k > stored:
+            raise ValueError(f"choice.k: is {self.latents.k}, but {stored} latents are stored")
         return self
+
+    @property
+    def latents(self) -> LatentSource:
+        """How `choice` selects and weighs its latents."""
+        assert self.choice.latents is not None
+        return self.choice.latents
 
     @property
     def layer_numbers(self) -> list[int]:
@@ -204,34 +192,189 @@ class Preset(_Strict):
 class LayerVectors:
     """The tensors of one layer's stored latents, in the order of `ids`.
 
-    decoder (m, d_model); encoder (m, d_model), bias (m,) and threshold (m,) read the latents
-    live: a = pre if pre > threshold else 0, with pre = encoder @ z + bias.
-    mean_difference: placement -> (d_model,).
+    An activation is a = pre if pre > threshold else 0, with pre = encoder @ z + bias.
     """
 
     ids: list[int]
     decoder: "Tensor"
+    """(m, d_model)"""
     encoder: "Tensor"
+    """(m, d_model)"""
     bias: "Tensor"
+    """(m,)"""
     threshold: "Tensor"
+    """(m,)"""
     mean_difference: "dict[Placement, Tensor]"
+    """placement -> (d_model,)"""
 
-    def rows_of(self, latents: Sequence[int]) -> list[int]:
-        """Where these latents stand in the tensors."""
-        place_of = {latent: place for place, latent in enumerate(self.ids)}
-        return [place_of[latent] for latent in latents]
+    def encoder_of(self, latents: Sequence[int]) -> "LatentEncoder":
+        """The encoder and decoder rows of these latents, in this order, in float32."""
+        from saif.core.steering import LatentEncoder
+
+        index = {latent: row for row, latent in enumerate(self.ids)}
+        rows = [index[latent] for latent in latents]
+        return LatentEncoder(
+            encoder=self.encoder[rows].float(),
+            bias=self.bias[rows].float(),
+            threshold=self.threshold[rows].float(),
+            decoder=self.decoder[rows].float(),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Selected:
+    """The latents of one layer that a source selects, best first."""
+
+    latents: tuple[Latent, ...]
+    coefficients: "Tensor"
+    """(k,): the share α of each in the direction; negative steers away from it."""
+    _vectors: LayerVectors | None
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(latent.id for latent in self.latents)
+
+    @functools.cached_property
+    def encoder(self) -> "LatentEncoder":
+        """Encoder and decoder rows, each (k, d_model) float32."""
+        assert self._vectors is not None, "the preset was loaded without its vectors"
+        return self._vectors.encoder_of(self.ids)
+
+    @functools.cached_property
+    def direction(self) -> "Tensor":
+        """Σ_j α_j · W_dec[j]: (d_model,) float32."""
+        from saif.core.steering import weighted_sum
+
+        return weighted_sum(self.encoder.decoder, self.coefficients)
+
+
+_KEPT = 16
+"""Selections that a loaded preset keeps: a calibrated one takes two layers at most, and whoever
+drags a slider comes by a few more."""
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedPreset:
-    """A preset with its vectors. vectors: layer -> LayerVectors."""
+    """A preset with its vectors, ready to steer with."""
 
     preset: Preset
-    vectors: dict[int, LayerVectors]
+    vectors: Mapping[int, LayerVectors] = field(default_factory=dict)
+    """layer -> its tensors. Without any, latents can be selected but not steered with."""
 
     @property
     def id(self) -> str:
         return self.preset.id
+
+    def check_model(self, model: ModelRef) -> None:
+        """Raise PresetError unless the preset was made for this very model."""
+        made_for = self.preset.model
+        if made_for.id != model.id or made_for.fingerprint != model.fingerprint:
+            same_name = " (same name, other weights)" if made_for.id == model.id else ""
+            raise PresetError(
+                f"The preset '{self.id}' was made for {made_for.id}, not for {model.id}"
+                f"{same_name}.",
+                hint="Latents of one model mean nothing in another; choose a preset of this model.",
+            )
+
+    def steering(
+        self,
+        placement: Placement = "post",
+        strength: float = 1.0,
+        k: int | None = None,
+        layer: int | None = None,
+        span: Span | None = None,
+    ) -> "Steering":
+        """The calibrated steering, or another one where something is given.
+
+        Strength 1 is the calibrated dose; at strength 0 the steering is `off` and adds nothing.
+        Raises InputError on a value out of range, PresetError if there is no direction.
+        """
+        return self.steering_with(
+            Controls(placement=placement, strength=strength, k=k, layer=layer, span=span)
+        )
+
+    def steering_with(self, controls: Controls) -> "Steering":
+        """The steering that these controls ask for; raises as `steering` does."""
+        check_placement(controls.placement)
+        part = self.preset.placements[controls.placement]
+        spec = controls.applied_to(part.choice, part.layer_numbers)
+        return self.assemble(controls.placement, spec, strength=controls.strength)
+
+    def assemble(
+        self, placement: Placement, spec: SteeringSpec, *, strength: float = 1.0
+    ) -> "Steering":
+        """The spec as a steering, `strength` times as long. Raises PresetError if a layer's
+        direction is zero."""
+        from saif.core.steering import Steering
+
+        selected: dict[int, Selected] = {}
+        if spec.latents is not None:
+            selected = {n: self.select(placement, n, spec.latents) for n in spec.layers}
+        latents = {layer: found.ids for layer, found in selected.items()}
+        if strength == 0:
+            dose = dict.fromkeys(spec.layers, 0.0)
+            return Steering({}, spec.span, dose, spec.schedule, latents=latents, strength=0.0)
+        raw = {
+            n: selected[n].direction if selected else self.vectors[n].mean_difference[placement]
+            for n in spec.layers
+        }
+        steering = self.scaled(placement, raw, spec, strength=strength)
+        clamped = {}
+        if spec.schedule.clamp:
+            # Half a strength also takes only half of what the latents write away.
+            share = min(strength, 1.0)
+            clamped = {layer: found.encoder.scaled(share) for layer, found in selected.items()}
+        return replace(steering, clamped=clamped, latents=latents)
+
+    def scaled(
+        self,
+        placement: Placement,
+        directions: "Mapping[int, Tensor]",
+        spec: SteeringSpec,
+        *,
+        strength: float = 1.0,
+    ) -> "Steering":
+        """Any directions, layer -> (d_model,), with the spec's dose, span and schedule. Nothing is
+        clamped. Raises PresetError if a direction is zero."""
+        from saif.core.selection import at_dose
+        from saif.core.steering import Steering
+
+        dose = strength * spec.dose_per_layer
+        scaled = {}
+        for layer, direction in directions.items():
+            norm = self.preset.placements[placement].table(layer).residual_norm
+            scaled[layer] = at_dose(direction, dose, norm)
+            if not bool(scaled[layer].any()):
+                raise self.no_direction(layer)
+        doses = dict.fromkeys(scaled, dose)
+        return Steering(scaled, spec.span, doses, spec.schedule, strength=strength)
+
+    def no_direction(self, layer: int) -> PresetError:
+        return PresetError(
+            f"The preset '{self.id}' has no direction at layer {layer}.",
+            hint="Choose another layer or more latents.",
+        )
+
+    def select(self, placement: Placement, layer: int, source: LatentSource) -> Selected:
+        """The latents that a source selects at one layer; the last few selections are kept."""
+        return self._select(placement, layer, source)
+
+    @functools.cached_property
+    def _select(self) -> Callable[[Placement, int, LatentSource], Selected]:
+        from saif.core.selection import coefficients, rank
+
+        @functools.lru_cache(_KEPT)
+        def select(placement: Placement, layer: int, source: LatentSource) -> Selected:
+            statistics = self.statistics(placement, layer)
+            top = rank(statistics, source.selection)[: source.k]
+            latents = self.preset.placements[placement].table(layer).latents
+            return Selected(
+                tuple(latents[place] for place in top.tolist()),
+                coefficients(statistics.take(top), source.rule, source.beta),
+                self.vectors.get(layer),
+            )
+
+        return select
 
     def statistics(self, placement: Placement, layer: int) -> "LatentStatistics":
         """The stored latents of one placement and layer, as tensors."""
@@ -248,12 +391,6 @@ class LoadedPreset:
                 if name != "ids"
             },
         )
-
-    def decoder_rows(self, placement: Placement, layer: int) -> "Tensor":
-        """(m, d_model) float32, in the order of the placement's latents at this layer."""
-        vectors = self.vectors[layer]
-        latents = self.preset.placements[placement].table(layer).latents
-        return vectors.decoder[vectors.rows_of([latent.id for latent in latents])].float()
 
     def with_part(self, placement: Placement, **update: object) -> "LoadedPreset":
         """The preset with some of one placement's values changed; the vectors are shared."""

@@ -1,155 +1,109 @@
-"""A push: where, with what and how hard to steer; and the steering it makes of a preset's vectors.
+"""A steering spec: where, with what and how hard to steer. It is what presets store, what the
+calibration searches, and what is scored and shown."""
 
-The panel, the calibration and the baselines all go through here, so that what was scored is what
-is shown.
-"""
+from dataclasses import asdict
+from typing import Annotated, Any
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pydantic import ConfigDict, Field, model_serializer, model_validator
+from pydantic.dataclasses import dataclass
 
-from saif.core.types import ADDED, Placement, Schedule, Selection, Span, StrengthRule
-from saif.errors import InputError, PresetError
-from saif.presets.preset import Choice, LoadedPreset, MeanDifferenceChoice
+from saif.core.types import CONSTANT, CoefficientRule, Schedule, Selection, Span
 
-if TYPE_CHECKING:
-    from torch import Tensor
+MAX_STORED_LATENTS = 64
+"""Per way of selecting; the k control reaches up to here."""
 
-    from saif.core.steering import LatentReader, Steering
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+Layer = Annotated[int, Field(ge=0)]
+_UNSAID = {"also": [], "span": "response", "clamp": False}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LatentPush:
-    """Latents as a way to steer: how they are chosen, weighed and how many."""
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class LatentSource:
+    """A direction made of latents: how they are selected and weighed, and how many.
+
+    Raises ValueError (pydantic's ValidationError) on a value of the wrong type or out of range.
+    """
 
     selection: Selection
-    rule: StrengthRule
-    k: int
-    beta: float = 0.0
+    rule: CoefficientRule
+    k: Annotated[int, Field(ge=1, le=MAX_STORED_LATENTS)]
+    beta: Annotated[float, Field(ge=-1, le=1)] = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class SteeringSpec:
-    """`latents` None is the mean difference. dose: of all layers together; each gets its share."""
+    """Where, with what and how hard to steer.
 
-    layers: tuple[int, ...]
-    dose: float
-    latents: LatentPush | None
-    shape: Schedule = ADDED
+    In files it is one flat object, without the nesting and with `also` for `extra_layers`. Raises
+    ValueError (pydantic's ValidationError) on a value of the wrong type or out of range.
+    """
 
-    def __post_init__(self) -> None:
-        if not self.layers or len(set(self.layers)) < len(self.layers):
-            raise InputError("A push needs at least one layer, and each only once.")
-        if self.shape.clamp and self.latents is None:
-            raise InputError("Only latents can be clamped, not the mean difference.")
+    layer: Layer
+    extra_layers: tuple[Layer, ...] = ()
+    """Layers that are steered as well, each with the same share of the dose."""
+
+    latents: LatentSource | None = None
+    """What the direction is made of; None is the mean difference."""
+
+    dose: Annotated[float, Field(gt=0)]
+    """‖direction‖ / mean ‖residual‖ at strength 1, summed over all layers."""
+
+    span: Span = "response"
+    schedule: Schedule = CONSTANT
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_flat(cls, given: Any) -> Any:
+        if not isinstance(given, dict):  # made in code, not read from a file
+            return given
+        spec = dict(given)
+        if isinstance(also := spec.pop("also", []), list):
+            also = tuple(also)
+        source = _taken(spec, "selection", "rule", "k", "beta")
+        schedule = _taken(spec, "half_life", "keep_norm", "clamp")
+        nested = {
+            "extra_layers": also,
+            "latents": LatentSource(**source) if source else None,
+            "schedule": Schedule(**schedule),
+        }
+        for name in spec.keys() & nested.keys():
+            raise ValueError(f"{name}: is not a key of a file")
+        return spec | nested
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "SteeringSpec":
+        if len(set(self.layers)) < len(self.layers):
+            raise ValueError("also: a layer is listed twice")
+        if self.schedule.clamp and self.latents is None:
+            raise ValueError("clamp: only latents can be clamped, not the mean difference")
+        return self
+
+    @model_serializer
+    def flat(self) -> dict[str, Any]:
+        """As files hold it."""
+        found = {
+            "layer": self.layer,
+            "also": list(self.extra_layers),
+            **(asdict(self.latents) if self.latents else {}),
+            "dose": self.dose,
+            "span": self.span,
+            **asdict(self.schedule),
+        }
+        if self.latents is None:  # of a mean difference, older versions refuse these keys
+            for name, usual in _UNSAID.items():
+                if found[name] == usual:
+                    del found[name]
+        return found
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return (self.layer, *self.extra_layers)
 
     @property
     def dose_per_layer(self) -> float:
         return self.dose / len(self.layers)
 
 
-def choice_push(choice: Choice) -> SteeringSpec:
-    """A preset's calibrated choice as a push."""
-    return SteeringSpec(
-        layers=(choice.layer, *choice.also),
-        dose=choice.dose,
-        latents=LatentPush(
-            selection=choice.selection, rule=choice.rule, k=choice.k, beta=choice.beta
-        ),
-        shape=Schedule(half_life=choice.half_life, keep_norm=choice.keep_norm, clamp=choice.clamp),
-    )
-
-
-def mean_difference_push(choice: MeanDifferenceChoice) -> SteeringSpec:
-    """The calibrated mean difference as a push."""
-    shape = Schedule(half_life=choice.half_life, keep_norm=choice.keep_norm)
-    return SteeringSpec(layers=(choice.layer,), dose=choice.dose, latents=None, shape=shape)
-
-
-def steering_for(
-    preset: LoadedPreset,
-    placement: Placement,
-    push: SteeringSpec,
-    *,
-    span: Span = "response",
-    strength: float = 1.0,
-) -> "Steering":
-    """The push as a steering, `strength` times as long. Raises PresetError if a layer's direction
-    is zero."""
-    from saif.core.selection import direction
-
-    raw: dict[int, Tensor] = {}
-    for layer in push.layers:
-        if push.latents is None:
-            raw[layer] = preset.vectors[layer].mean_difference[placement].float()
-        else:
-            raw[layer] = direction(
-                preset.statistics(placement, layer),
-                preset.decoder_rows(placement, layer),
-                selection=push.latents.selection,
-                rule=push.latents.rule,
-                k=push.latents.k,
-                beta=push.latents.beta,
-            )
-    clamped = {
-        layer: _reader(preset, placement, layer, push.latents, min(strength, 1.0))
-        for layer in push.layers
-        if push.shape.clamp and push.latents is not None
-    }
-    dose = strength * push.dose_per_layer
-    return steering_along(
-        preset, placement, raw, dose, span=span, shape=push.shape, clamped=clamped
-    )
-
-
-def steering_along(
-    preset: LoadedPreset,
-    placement: Placement,
-    directions: "Mapping[int, Tensor]",
-    dose: float,
-    *,
-    span: Span = "response",
-    shape: Schedule = ADDED,
-    clamped: "Mapping[int, LatentReader] | None" = None,
-) -> "Steering":
-    """Any directions, layer -> (d_model,), each rescaled to `dose`."""
-    from saif.core.selection import at_dose
-    from saif.core.steering import Steering
-
-    scaled = {}
-    for layer, raw in directions.items():
-        norm = preset.preset.placements[placement].table(layer).residual_norm
-        scaled[layer] = at_dose(raw, dose, norm)
-        if not bool(scaled[layer].any()):
-            raise PresetError(
-                f"The preset '{preset.id}' has no direction at layer {layer}.",
-                hint="Choose another layer or more latents.",
-            )
-    return Steering(
-        scaled,
-        span,
-        dict.fromkeys(scaled, dose),
-        half_life=shape.half_life,
-        keep_norm=shape.keep_norm,
-        clamped=clamped or {},
-    )
-
-
-def _reader(
-    preset: LoadedPreset, placement: Placement, layer: int, latents: LatentPush, share: float
-) -> "LatentReader":
-    """Reads the push's latents; what they write is scaled by `share`, so that half a strength
-    also takes only half of them away."""
-    from saif.core.selection import rank
-    from saif.core.steering import LatentReader
-
-    statistics = preset.statistics(placement, layer)
-    ids = statistics.ids[rank(statistics, latents.selection)[: latents.k]].tolist()
-    vectors = preset.vectors[layer]
-    rows = vectors.rows_of(ids)
-    return LatentReader(
-        encoder=vectors.encoder[rows].float(),
-        bias=vectors.bias[rows].float(),
-        threshold=vectors.threshold[rows].float(),
-        decoder=share * vectors.decoder[rows].float(),
-    )
+def _taken(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Those of `names` that there are, removed from `values`."""
+    return {name: values.pop(name) for name in names if name in values}

@@ -159,7 +159,7 @@ def _read_of(row: BatchRow, control_ids: Collection[int]) -> _Read:
 
 def _digest(steering: Steering) -> str:
     """Of all that decides what is added where a token is steered."""
-    found = hashlib.sha256(repr(steering.keep_norm).encode())
+    found = hashlib.sha256(repr(steering.schedule.keep_norm).encode())
     for layer, direction in sorted(steering.directions.items()):
         found.update(f"+{layer}".encode() + direction.numpy().tobytes())
     for layer, reader in sorted(steering.clamped.items()):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from saif.core.steering import pushed
+from saif.core.steering import add_direction
 from saif.runtime.batch import BatchRow
 
 
@@ -28,7 +28,7 @@ class SteeringHook:
         self._counts: list[Tensor | list[int]] = []
 
     def __call__(self, resid: Tensor) -> Tensor:
-        """resid (batch, pos, d_model) with its row's direction added; see `pushed`."""
+        """resid (batch, pos, d_model) with its row's direction added; see `add_direction`."""
         layer, here = self._layer, self._steerings
         directions = torch.zeros(len(resid), resid.shape[-1])
         weights = torch.zeros(len(resid), len(self._weights[0]))
@@ -36,8 +36,8 @@ class SteeringHook:
             directions[index] = steering.directions[layer]
             weights[index] = torch.tensor(self._weights[index])
         clamped = {i: s.clamped[layer] for i, s in here.items() if layer in s.clamped}
-        keep_norm = [i for i, s in here.items() if s.keep_norm]
-        edited = pushed(resid, directions, weights, clamped=clamped, keep_norm=keep_norm)
+        keep_norm = [i for i, s in here.items() if s.schedule.keep_norm]
+        edited = add_direction(resid, directions, weights, clamped=clamped, keep_norm=keep_norm)
         self.note((edited != resid).any(dim=-1).sum(dim=1))
         return edited
 
@@ -46,7 +46,7 @@ class SteeringHook:
         other means and notes what that changed; None if adding is not all there is to do."""
         found = {}
         for index, steering in self._steerings.items():
-            if steering.keep_norm or self._layer in steering.clamped:
+            if steering.schedule.keep_norm or self._layer in steering.clamped:
                 return None
             (weight,) = self._weights[index]
             if weight > 0:

@@ -49,7 +49,7 @@ def build_app(services: Services, admin: Admin | None = None) -> gr.Blocks:
         app.unload(turns.leave)
         renew: dict[str, Any] = {
             "fn": handlers.renew,
-            "outputs": [shown, panel.push.preset, chat.notice],
+            "outputs": [shown, panel.main.preset, chat.notice],
             **_QUIET,
         }
         settle = _wire_panel(handlers)
@@ -100,7 +100,7 @@ def _wire_turns(turns: ChatHandlers) -> None:
 def _wire_panel(handlers: SteeringHandlers) -> Callable[[Dependency], None]:
     """Keep the panel in step with itself. Gives what does so after an event that changed the
     choice of presets."""
-    push, fine = handlers.panel.push, handlers.panel.fine
+    main, fine = handlers.panel.main, handlers.panel.fine
     chosen: dict[str, Any] = {
         "fn": handlers.choose,
         "inputs": handlers.choice_inputs,
@@ -109,13 +109,13 @@ def _wire_panel(handlers: SteeringHandlers) -> Callable[[Dependency], None]:
     }
     dose: dict[str, Any] = {
         "fn": handlers.dose,
-        "inputs": [push.preset, push.placement, push.strength],
-        "outputs": push.dose,
+        "inputs": [main.preset, main.placement, main.strength],
+        "outputs": main.dose,
         **_QUIET,
     }
     latents: dict[str, Any] = {
         "fn": handlers.latents,
-        "inputs": [push.preset, push.placement, push.strength, fine.k, fine.layer],
+        "inputs": [main.preset, main.placement, main.strength, fine.k, fine.layer],
         "outputs": handlers.panel.latents,
         **_QUIET,
     }
@@ -124,11 +124,11 @@ def _wire_panel(handlers: SteeringHandlers) -> Callable[[Dependency], None]:
         # The latents' order needs torch, the dose doesn't.
         event.then(**chosen).then(**dose).then(**latents)
 
-    gr.on([push.preset.input, push.placement.input], **chosen).then(**dose).then(**latents)
-    settle(fine.back.click(lambda: 1.0, None, push.strength, **_QUIET))
-    push.strength.change(trigger_mode="always_last", **dose)
+    gr.on([main.preset.input, main.placement.input], **chosen).then(**dose).then(**latents)
+    settle(fine.back.click(lambda: 1.0, None, main.strength, **_QUIET))
+    main.strength.change(trigger_mode="always_last", **dose)
     gr.on(
-        [push.strength.change, fine.k.input, fine.layer.input],
+        [main.strength.change, fine.k.input, fine.layer.input],
         trigger_mode="always_last",
         **latents,
     )

@@ -110,17 +110,17 @@ def small_print(exchange: Exchange, column: ColumnState, *, live: bool = False) 
 
 
 def _steered(exchange: Exchange, column: ColumnState) -> list[str]:
-    applied = exchange.state.applied
-    if applied.strength == 0:
+    steering = exchange.state.steering
+    if steering.off:
         return ["not steered (strength 0)", _tokens(column)]
     if column.reply.steered == 0:
         return ["not steered yet"]
     return [
         f"{exchange.title}, {PLACED[exchange.placement]} the content",
-        applied.where,
-        f"{applied.k} latent{'s' if applied.k != 1 else ''}",
-        f"dose {applied.dose:.2f}",
-        str(applied.shape),
+        steering.where,
+        f"{steering.k} latent{'s' if steering.k != 1 else ''}",
+        f"dose {steering.total_dose:.2f}",
+        str(steering.schedule),
         f"{column.reply.steered} token{'s' if column.reply.steered != 1 else ''} steered",
     ]
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from saif.core.types import Placement, Span
-from saif.presets.preset import MAX_STORED_LATENTS, Preset
+from saif.presets.preset import Preset
+from saif.presets.spec import MAX_STORED_LATENTS
 
 SPAN_CHOICES: list[tuple[str, Span]] = [
     ("The reply, from its first word on", "response"),
@@ -29,7 +30,7 @@ def layer_choices(card: Preset, placement: Placement) -> list[tuple[str, int]]:
     """The layers with stored latents, counted from 0; the calibrated one is marked, together with
     those that are steered as well."""
     part = card.placements[placement]
-    calibrated = " + ".join(map(str, (part.choice.layer, *part.choice.also)))
+    calibrated = " + ".join(map(str, part.choice.layers))
     return [
         (f"{calibrated} (calibrated)" if layer == part.choice.layer else str(layer), layer)
         for layer in sorted(part.layer_numbers)
@@ -39,5 +40,5 @@ def layer_choices(card: Preset, placement: Placement) -> list[tuple[str, int]]:
 def most_latents(card: Preset, placement: Placement) -> int:
     """How far the k control reaches: what every layer of this preset has stored."""
     stored = min(len(table.latents) for table in card.placements[placement].layers)
-    calibrated = card.placements[placement].choice.k
+    calibrated = card.placements[placement].latents.k
     return max(2, calibrated, min(MAX_STORED_LATENTS, stored))  # a slider needs a range

@@ -1,12 +1,11 @@
 """What the panel says about a preset, as HTML. gr.HTML doesn't sanitise, so all text that comes
 from a file is escaped here."""
 
-from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
 from saif.core.types import Placement
-from saif.presets.preset import ConditionScores, Interval, LoadedPreset, Preset
+from saif.presets.preset import ConditionScores, Interval, Latent, Preset, Selected
 from saif.runtime.catalog import KnownModel, Quantize
 
 SHOWN_WORDS = 5
@@ -22,30 +21,6 @@ _CONDITIONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class PushedLatent:
-    """A latent of the direction. weight: its share α in it; negative pushes it down."""
-
-    id: int
-    weight: float
-    words: tuple[str, ...]
-
-
-def pushed_latents(card: Preset, placement: Placement, layer: int, k: int) -> list[PushedLatent]:
-    """The latents that these controls push, the most important first."""
-    from saif.core.selection import rank, strengths
-
-    part = card.placements[placement]
-    statistics = LoadedPreset(card, {}).statistics(placement, layer)
-    top = rank(statistics, part.choice.selection)[:k]
-    weights = strengths(statistics.take(top), part.choice.rule, part.choice.beta)
-    latents = part.table(layer).latents
-    return [
-        PushedLatent(latents[place].id, weight, tuple(latents[place].words))
-        for place, weight in zip(top.tolist(), weights.tolist(), strict=True)
-    ]
-
-
 def dose_line(card: Preset, placement: Placement, strength: float) -> str:
     """What the strength comes to, in a unit that means the same on every model."""
     if strength == 0:
@@ -58,9 +33,10 @@ def dose_line(card: Preset, placement: Placement, strength: float) -> str:
     )
 
 
-def latents_table(latents: list[PushedLatent], *, strength: float) -> str:
-    """The pushed latents: which, which way, and the words each one raises."""
-    rows = "".join(_latent_row(latent) for latent in latents)
+def latents_table(selected: Selected, *, strength: float) -> str:
+    """The latents that steer: which, which way, and the words each one raises."""
+    pairs = zip(selected.latents, selected.coefficients.tolist(), strict=True)
+    rows = "".join(_latent_row(latent, coefficient) for latent, coefficient in pairs)
     off = '<p class="fine">Strength is 0: none of these is pushed now.</p>' if not strength else ""
     return (
         f'{off}<table class="latents"><thead><tr><th scope="col">Push</th>'
@@ -69,9 +45,8 @@ def latents_table(latents: list[PushedLatent], *, strength: float) -> str:
     )
 
 
-def _latent_row(latent: PushedLatent) -> str:
-    up = latent.weight >= 0
-    arrow, way = ("↑", "up") if up else ("↓", "down")
+def _latent_row(latent: Latent, coefficient: float) -> str:
+    arrow, way = ("↑", "up") if coefficient >= 0 else ("↓", "down")
     words = " ".join(
         f"<q>{escape(word.strip())}</q>" for word in latent.words[:SHOWN_WORDS] if word.strip()
     )

@@ -1,18 +1,18 @@
 """What the steering panel does by itself: a preset brings its calibrated values, and the
 read-outs follow the controls."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 
 from saif.core.types import Placement
+from saif.presets.preset import LoadedPreset
 from saif.ui.choices import first_choice, layer_choices, most_latents, preset_choices
 from saif.ui.describe import (
     dose_line,
     latents_table,
     problems_line,
-    pushed_latents,
     said,
     scores_table,
 )
@@ -42,29 +42,29 @@ class SteeringHandlers:
 
     @property
     def choice_inputs(self) -> list[Any]:
-        return [self.panel.push.preset, self.panel.push.placement]
+        return [self.panel.main.preset, self.panel.main.placement]
 
     @property
     def choice_outputs(self) -> list[Any]:
         """In the order of what `choose` returns."""
-        push, fine = self.panel.push, self.panel.fine
-        return [push.about, fine.k, fine.layer, fine.span, self.panel.scores, self.examples]
+        main, fine = self.panel.main, self.panel.fine
+        return [main.about, fine.k, fine.layer, fine.span, self.panel.scores, self.examples]
 
     def choose(self, name: str | None, placement: Placement) -> list[Any]:
         """The calibrated values of this preset and placement, and what is known of it."""
         if name is None:  # nothing is known of nothing
             return ["", *[gr.skip()] * 3, "", gr.skip()]
         card = self.services.card(name)
-        choice = card.placements[placement].choice
+        part = card.placements[placement]
         return [
             said(self.services.library.instruction(card.instruction).description),
             gr.Slider(
-                value=choice.k,
+                value=part.latents.k,
                 maximum=most_latents(card, placement),
-                info=f"Calibrated: {choice.k}.",
+                info=f"Calibrated: {part.latents.k}.",
             ),
-            gr.Dropdown(layer_choices(card, placement), value=choice.layer),
-            choice.span,
+            gr.Dropdown(layer_choices(card, placement), value=part.choice.layer),
+            part.choice.span,
             scores_table(card, placement),
             gr.Dataset(samples=[[text] for text in self.example_texts(name)]),
         ]
@@ -89,10 +89,12 @@ class SteeringHandlers:
         if k is None:
             return gr.skip()
         card = self.services.card(name)
-        if layer is None or layer not in card.placements[placement].layer_numbers:
+        part = card.placements[placement]
+        if layer is None or layer not in part.layer_numbers:
             return gr.skip()
-        pushed = pushed_latents(card, placement, layer, int(k))
-        return latents_table(pushed, strength=strength or 0)
+        source = replace(part.latents, k=int(k))
+        selected = LoadedPreset(card).select(placement, layer, source)
+        return latents_table(selected, strength=strength or 0)
 
     def example_texts(self, name: str | None) -> list[str]:
         """Messages to try with this preset."""

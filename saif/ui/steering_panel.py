@@ -64,8 +64,8 @@ def _given(value: float | None, name: str) -> float:
 
 
 @dataclass(frozen=True)
-class PushControls:
-    """What to push towards, and how hard."""
+class MainControls:
+    """What to steer towards, and how hard."""
 
     preset: gr.Dropdown
     about: gr.HTML
@@ -76,7 +76,7 @@ class PushControls:
 
 @dataclass(frozen=True)
 class FineControls:
-    """How the push is made; calibration has set these well."""
+    """How the direction is made and where it is added; calibration has set these well."""
 
     k: gr.Slider
     layer: gr.Dropdown
@@ -95,7 +95,7 @@ class SamplingControls:
 
 @dataclass(frozen=True)
 class SteeringPanel:
-    push: PushControls
+    main: MainControls
     with_prompted: gr.Checkbox
     fine: FineControls
     latents: gr.HTML
@@ -104,11 +104,11 @@ class SteeringPanel:
 
     @property
     def inputs(self) -> list[Component]:
-        push, fine, sampling = self.push, self.fine, self.sampling
+        main, fine, sampling = self.main, self.fine, self.sampling
         return [
-            push.preset,
-            push.placement,
-            push.strength,
+            main.preset,
+            main.placement,
+            main.strength,
             fine.k,
             fine.layer,
             fine.span,
@@ -129,7 +129,7 @@ def sidebar() -> gr.Sidebar:
 def steering_panel(cards: Mapping[str, Preset]) -> SteeringPanel:
     first = first_choice(cards)
     gr.HTML('<h2 class="panel-title">Steering</h2>', padding=False)
-    push = _push(cards, first)
+    main = _main(cards, first)
     with_prompted = gr.Checkbox(
         value=False,
         label="Show the prompted column",
@@ -144,11 +144,11 @@ def steering_panel(cards: Mapping[str, Preset]) -> SteeringPanel:
         scores = gr.HTML(elem_id="scores", padding=False)
     with gr.Accordion("Advanced", open=False, elem_id="advanced"):
         sampling = _sampling(_SAMPLING)
-    return SteeringPanel(push, with_prompted, fine, latents, scores, sampling)
+    return SteeringPanel(main, with_prompted, fine, latents, scores, sampling)
 
 
-def _push(cards: Mapping[str, Preset], first: str | None) -> PushControls:
-    return PushControls(
+def _main(cards: Mapping[str, Preset], first: str | None) -> MainControls:
+    return MainControls(
         preset=gr.Dropdown(
             preset_choices(cards),
             value=first,
@@ -180,29 +180,29 @@ def _push(cards: Mapping[str, Preset], first: str | None) -> PushControls:
 def _fine(card: Preset | None) -> FineControls:
     """They start at what calibration found."""
     placement = _CONTROLS.placement
-    choice = card.placements[placement].choice if card else None
+    part = card.placements[placement] if card else None
     return FineControls(
         k=gr.Slider(
             1,
             most_latents(card, placement) if card else 2,
-            value=choice.k if choice else 1,
+            value=part.latents.k if part else 1,
             step=1,
             label="Number of latents",
-            info=f"Calibrated: {choice.k}." if choice else "",
+            info=f"Calibrated: {part.latents.k}." if part else "",
             elem_id="k",
             buttons=[],
         ),
         layer=gr.Dropdown(
             layer_choices(card, placement) if card else [],
-            value=choice.layer if choice else None,
+            value=part.choice.layer if part else None,
             label="Layer",
-            info="The decoder block whose output is pushed, counted from 0.",
+            info="The decoder block whose output is steered, counted from 0.",
             filterable=False,
             elem_id="layer",
         ),
         span=gr.Radio(
             SPAN_CHOICES,
-            value=choice.span if choice else "response",
+            value=part.choice.span if part else "response",
             label="Tokens steered",
             elem_id="span",
         ),

@@ -10,8 +10,9 @@ from typer.testing import Result
 
 from saif.experiments.evaluate import run as module
 from saif.experiments.evaluate.run_folder import RunFolder
-from saif.presets.files import read_preset, write_preset
-from saif.presets.preset import LoadedPreset, MeanDifferenceChoice, Scores
+from saif.presets.library import read_preset, write_preset
+from saif.presets.preset import LoadedPreset, Scores
+from saif.presets.spec import SteeringSpec
 
 CONDITIONS = "unsteered,steered,prompted,mean-difference,single-latent,wrong-instruction"
 
@@ -28,7 +29,7 @@ def measure(saif: Any, own_files: Any, tmp_path: Path) -> Callable[..., Result]:
         scores = Scores(
             split="held-out", n=1, max_new_tokens=4, perplexity_bound=1e9, command="", conditions=[]
         )
-        rival = MeanDifferenceChoice(layer=3, dose=0.5)
+        rival = SteeringSpec(layer=3, dose=0.5)
         placements = {
             placement: part.model_copy(update={"scores": scores, "mean_difference": rival})
             for placement, part in preset.preset.placements.items()

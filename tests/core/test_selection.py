@@ -1,4 +1,4 @@
-"""Which latents are chosen and what direction they make, on matrices made by hand."""
+"""Which latents are chosen and with what coefficients, on matrices made by hand."""
 
 import math
 
@@ -11,11 +11,10 @@ from saif.core.selection import (
     MIN_OUTPUT_SCORE,
     LatentStatistics,
     at_dose,
-    direction,
+    coefficients,
     latent_statistics,
     output_score,
     rank,
-    strengths,
 )
 from saif.core.types import SELECTIONS, Selection
 
@@ -99,42 +98,18 @@ def test_ranking_does_not_depend_on_the_order_of_the_latents(
     assert shuffled.ids[rank(shuffled, selection)].tolist() == best.tolist()
 
 
-def test_mean_strengths_are_mu_plus_beta_sigma() -> None:
+def test_mean_coefficients_are_mu_plus_beta_sigma() -> None:
     statistics = made_of(mean=[4, 2], std=[1, 3], delta=[9, 9])
-    assert strengths(statistics, "mean", 0.0).tolist() == [4, 2]
-    assert strengths(statistics, "mean", 1.0).tolist() == [5, 5]
-    assert strengths(statistics, "mean", -0.5).tolist() == [3.5, 0.5]
+    assert coefficients(statistics, "mean", 0.0).tolist() == [4, 2]
+    assert coefficients(statistics, "mean", 1.0).tolist() == [5, 5]
+    assert coefficients(statistics, "mean", -0.5).tolist() == [3.5, 0.5]
 
 
-def test_delta_strengths_move_away_from_zero_with_beta() -> None:
+def test_delta_coefficients_move_away_from_zero_with_beta() -> None:
     statistics = made_of(delta=[4, -2, 0], delta_std=[1, 3, 5], mean=[9, 9, 9])
-    assert strengths(statistics, "delta", 0.0).tolist() == [4, -2, 0]
-    assert strengths(statistics, "delta", 1.0).tolist() == [5, -5, 0]
-    assert strengths(statistics, "delta", -0.5).tolist() == [3.5, -0.5, 0]
-
-
-def test_a_direction_is_the_sum_of_the_top_k_rows_times_their_strengths() -> None:
-    statistics = made_of(delta=[1, -5, 3], delta_std=[0, 1, 2], mean=[7, 7, 7])
-    decoder = torch.tensor([[1.0, 0.0], [0.0, 1.0], [10.0, 10.0]])
-
-    def found(k: int, beta: float = 0.0) -> list[float]:
-        return direction(
-            statistics, decoder, selection="signed", rule="delta", k=k, beta=beta
-        ).tolist()
-
-    assert found(1) == [0, -5]
-    assert found(2) == [30, 25]
-    assert found(3) == [31, 25]
-    assert found(9) == [31, 25]  # there are only three
-    assert found(2, beta=1.0) == [50, 44]
-
-
-def test_a_direction_pairs_every_strength_with_its_own_row() -> None:
-    """The order of the ranking must not mix up rows and strengths."""
-    statistics = made_of(sensitivity=[0.1, 0.9, 0.5], mean=[1, 10, 100])
-    decoder = torch.eye(3)
-    full = direction(statistics, decoder, selection="saif", rule="mean", k=3)
-    assert full.tolist() == [1, 10, 100]
+    assert coefficients(statistics, "delta", 0.0).tolist() == [4, -2, 0]
+    assert coefficients(statistics, "delta", 1.0).tolist() == [5, -5, 0]
+    assert coefficients(statistics, "delta", -0.5).tolist() == [3.5, -0.5, 0]
 
 
 @pytest.mark.parametrize("dose", [0.1, 0.5, 2.0])
@@ -155,7 +130,7 @@ def test_nothing_stays_nothing_at_any_dose() -> None:
 
 
 def test_an_output_score_is_how_much_a_latents_own_words_gain() -> None:
-    """Two words at even odds; a push that makes one three times the other gives it log 1.5."""
+    """Two words at even odds; steering that makes one three times the other gives it log 1.5."""
     plain = torch.zeros(2)
     steered = torch.tensor([[math.log(3.0), 0.0], [5.0, 5.0]])
     scores = output_score(plain, steered, torch.tensor([[0], [0]]))

@@ -6,7 +6,7 @@ import torch
 from made_up import D_SAE, FALLING, instructions, planted_sae, with_choice
 from torch import Tensor
 
-from saif.core.selection import rank, strengths
+from saif.core.selection import coefficients, rank
 from saif.core.types import Schedule
 from saif.errors import InputError, PresetError
 from saif.experiments.baselines import (
@@ -16,14 +16,13 @@ from saif.experiments.baselines import (
     Subject,
     message_for,
     plain_saif,
-    push_for,
     random_latents,
+    spec_for,
     steering_of,
 )
-from saif.presets.controls import Controls, steer
 from saif.presets.instructions import place
-from saif.presets.preset import LoadedPreset, MeanDifferenceChoice
-from saif.presets.spec import LatentPush, SteeringSpec, choice_push, steering_for
+from saif.presets.preset import LoadedPreset
+from saif.presets.spec import LatentSource, SteeringSpec
 from saif.runtime.sae import Sae
 
 NORM = 6.0
@@ -56,17 +55,18 @@ def _cosine(a: Tensor, b: Tensor) -> float:
 
 def test_the_choice_steers_as_the_panel_does_at_strength_one(chosen: LoadedPreset) -> None:
     choice = chosen.preset.placements["post"].choice
-    scored = steering_for(chosen, "post", choice_push(choice))
-    shown, _ = steer(chosen, Controls(placement="post"))
-    assert shown is not None
+    scored = chosen.assemble("post", choice)
+    shown = chosen.steering("post")
     assert scored.span == shown.span
     assert scored.dose == shown.dose == {1: 0.37}
     assert torch.equal(scored.directions[1], shown.directions[1])
 
 
-@pytest.mark.parametrize("latents", [None, LatentPush(selection="signed", rule="delta", k=5)])
-def test_a_push_is_as_long_as_its_dose(preset: LoadedPreset, latents: LatentPush | None) -> None:
-    steering = steering_for(preset, "post", SteeringSpec(layers=(3,), dose=0.4, latents=latents))
+@pytest.mark.parametrize("latents", [None, LatentSource(selection="signed", rule="delta", k=5)])
+def test_a_direction_is_as_long_as_its_dose(
+    preset: LoadedPreset, latents: LatentSource | None
+) -> None:
+    steering = preset.assemble("post", SteeringSpec(layer=3, dose=0.4, latents=latents))
     assert list(steering.directions) == [3]
     assert steering.span == "response"
     assert float(steering.directions[3].norm()) == pytest.approx(0.4 * _norm(preset, 3), rel=1e-4)
@@ -74,7 +74,7 @@ def test_a_push_is_as_long_as_its_dose(preset: LoadedPreset, latents: LatentPush
 
 def test_no_latents_means_the_mean_difference(preset: LoadedPreset) -> None:
     preset.vectors[1].mean_difference["post"].fill_(1.0)
-    steering = steering_for(preset, "pre", SteeringSpec(layers=(1,), dose=0.4, latents=None))
+    steering = preset.assemble("pre", SteeringSpec(layer=1, dose=0.4))
     difference = preset.vectors[1].mean_difference["pre"]
     assert _cosine(steering.directions[1], difference) == pytest.approx(1)
 
@@ -99,7 +99,7 @@ def test_random_latents_are_as_many_and_as_strong_as_the_chosen_ones(
     subject = _subject(chosen, load=load)
     steering = steering_of("random", subject)
     assert steering is not None
-    own = steering_for(chosen, "post", choice_push(chosen.preset.placements["post"].choice))
+    own = chosen.assemble("post", chosen.preset.placements["post"].choice)
     assert layers == [1]
     assert len(set(asked)) == 9
     assert all(0 <= latent < D_SAE for latent in asked)
@@ -109,10 +109,10 @@ def test_random_latents_are_as_many_and_as_strong_as_the_chosen_ones(
     )
     statistics = chosen.statistics("post", 1)
     top = statistics.take(rank(statistics, "contrast")[:9])
-    expected = strengths(top, "mean", 0.5) @ sae.decoder(asked)
+    expected = coefficients(top, "mean", 0.5) @ sae.decoder(asked)
     assert _cosine(steering.directions[1], expected) == pytest.approx(1, abs=1e-5)
-    push = choice_push(chosen.preset.placements["post"].choice)
-    other = random_latents(_subject(chosen, load=lambda _: sae, seed=1), push)
+    spec = chosen.preset.placements["post"].choice
+    other = random_latents(_subject(chosen, load=lambda _: sae, seed=1), spec)
     assert _cosine(steering.directions[1], other.directions[1]) < 0.99
 
 
@@ -138,7 +138,7 @@ def test_plain_saif_is_fifteen_latents_of_the_last_layer_at_their_own_length(
     preset: LoadedPreset,
 ) -> None:
     chosen = with_choice(preset, "post", layer=1, selection="signed", rule="delta", k=4, dose=0.3)
-    steering = steering_for(chosen, "post", plain_saif(chosen, "post"))
+    steering = chosen.assemble("post", plain_saif(chosen, "post"))
     statistics = chosen.statistics("post", 3)
     order = sorted(
         range(len(statistics.ids)),
@@ -154,20 +154,17 @@ def test_plain_saif_is_fifteen_latents_of_the_last_layer_at_their_own_length(
 # Conditions
 
 
-def test_only_what_steers_has_a_push_and_a_steering(chosen: LoadedPreset) -> None:
+def test_only_what_steers_has_a_spec_and_a_steering(chosen: LoadedPreset) -> None:
     subject = _subject(_calibrated(chosen), other=chosen, load=planted_sae)
     plain = {"unsteered", "prompted", "prompted-suffix"}
     for condition in ALL_CONDITIONS:
-        assert (push_for(condition, subject) is None) == (condition in plain)
+        assert (spec_for(condition, subject) is None) == (condition in plain)
         assert (steering_of(condition, subject) is None) == (condition in plain)
 
 
 def _calibrated(preset: LoadedPreset) -> LoadedPreset:
-    part = preset.preset.placements["post"]
-    rival = MeanDifferenceChoice(layer=3, dose=0.7, half_life=9, keep_norm=True)
-    part = part.model_copy(update={"mean_difference": rival})
-    placements = {**preset.preset.placements, "post": part}
-    return LoadedPreset(preset.preset.model_copy(update={"placements": placements}), preset.vectors)
+    baseline = SteeringSpec(layer=3, dose=0.7, schedule=Schedule(half_life=9, keep_norm=True))
+    return preset.with_part("post", mean_difference=baseline)
 
 
 def test_mean_difference_steers_at_its_own_best_setting(chosen: LoadedPreset) -> None:
@@ -175,7 +172,7 @@ def test_mean_difference_steers_at_its_own_best_setting(chosen: LoadedPreset) ->
     steering = steering_of("mean-difference", subject)
     assert steering is not None
     assert steering.dose == {3: 0.7}
-    assert (steering.half_life, steering.keep_norm) == (9, True)
+    assert steering.schedule == Schedule(half_life=9, keep_norm=True)
     difference = chosen.vectors[3].mean_difference["post"]
     assert _cosine(steering.directions[3], difference) == pytest.approx(1)
     with pytest.raises(PresetError, match="not calibrated"):
@@ -218,26 +215,27 @@ def test_the_wrong_instruction_steers_with_the_other_preset(chosen: LoadedPreset
         steering_of("wrong-instruction", _subject(chosen))
 
 
-# Shapes
+# Schedules
 
 
-def test_a_choice_s_shape_and_layers_reach_the_engine(chosen: LoadedPreset) -> None:
+def test_a_choice_s_schedule_and_layers_reach_the_engine(chosen: LoadedPreset) -> None:
     shaped = with_choice(chosen, "post", also=[3], half_life=7, keep_norm=True, clamp=True, k=4)
     for steering in (
         steering_of("steered", _subject(shaped)),
-        steer(shaped, Controls(placement="post"))[0],
+        shaped.steering("post"),
     ):
         assert steering is not None
         assert steering.dose == {1: pytest.approx(0.185), 3: pytest.approx(0.185)}
-        assert (steering.half_life, steering.keep_norm) == (7, True)
+        assert steering.schedule == Schedule(half_life=7, keep_norm=True, clamp=True)
         assert set(steering.clamped) == {1, 3}
         assert steering.clamped[1].decoder.shape[0] == 4
     random = steering_of("random", _subject(shaped, load=planted_sae))
     assert random is not None
-    assert (random.half_life, random.keep_norm, random.clamped) == (7, True, {})
+    assert random.schedule == Schedule(half_life=7, keep_norm=True)
+    assert random.clamped == {}
 
 
-def test_clamped_latents_are_the_ones_that_are_pushed(chosen: LoadedPreset) -> None:
+def test_clamped_latents_are_the_ones_that_steer(chosen: LoadedPreset) -> None:
     clamped = with_choice(chosen, "post", clamp=True, k=3)
     steering = steering_of("steered", _subject(clamped))
     assert steering is not None
@@ -255,12 +253,8 @@ def test_clamped_latents_are_the_ones_that_are_pushed(chosen: LoadedPreset) -> N
 def test_half_a_strength_takes_only_half_of_a_clamped_latent_away(chosen: LoadedPreset) -> None:
     clamped = with_choice(chosen, "post", clamp=True, k=3)
     full, half, double = (
-        steer(clamped, Controls(placement="post", strength=strength))[0]
-        for strength in (1.0, 0.5, 2.0)
+        clamped.steering("post", strength=strength) for strength in (1.0, 0.5, 2.0)
     )
-    assert full is not None
-    assert half is not None
-    assert double is not None
     assert torch.allclose(half.clamped[1].decoder, full.clamped[1].decoder / 2)
     assert torch.equal(double.clamped[1].decoder, full.clamped[1].decoder)
     assert torch.allclose(double.directions[1], 2 * full.directions[1])
@@ -268,15 +262,14 @@ def test_half_a_strength_takes_only_half_of_a_clamped_latent_away(chosen: Loaded
 
 def test_a_layer_chosen_by_hand_is_steered_alone(chosen: LoadedPreset) -> None:
     several = with_choice(chosen, "post", also=[3])
-    steering, applied = steer(several, Controls(placement="post", layer=3))
-    assert steering is not None
+    steering = several.steering("post", layer=3)
     assert steering.dose == {3: 0.37}
-    assert applied.layers == (3,)
-    assert steer(several, Controls(placement="post"))[1].layers == (1, 3)
+    assert steering.layers == (3,)
+    assert several.steering("post").layers == several.steering("post", layer=1).layers == (1, 3)
 
 
-def test_the_mean_difference_has_no_latents_to_clamp() -> None:
-    with pytest.raises(InputError, match="clamped"):
-        SteeringSpec(layers=(1,), dose=0.4, latents=None, shape=Schedule(clamp=True))
-    with pytest.raises(InputError, match="at least one layer"):
-        SteeringSpec(layers=(1, 1), dose=0.4, latents=None)
+def test_plain_saif_without_a_direction_is_refused(preset: LoadedPreset) -> None:
+    table = preset.preset.placements["post"].table(3)
+    table.latents[:] = [latent.model_copy(update={"mean": 0.0}) for latent in table.latents]
+    with pytest.raises(PresetError, match="no direction at layer 3"):
+        plain_saif(preset, "post")

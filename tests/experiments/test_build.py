@@ -18,12 +18,12 @@ from saif.experiments.calibrate.search import Calibration
 from saif.experiments.datasets import read_contents
 from saif.experiments.evaluate import run
 from saif.experiments.evaluate.run import Evaluation
-from saif.presets.files import read_preset, write_preset
-from saif.presets.library import SHIPPED, Library
-from saif.presets.preset import LoadedPreset, MeanDifferenceChoice
+from saif.presets.library import SHIPPED, Library, read_preset, write_preset
+from saif.presets.preset import LoadedPreset
+from saif.presets.spec import SteeringSpec
 
 EFFORT = SearchBudget(first=2, first_tokens=3, second=2, third=4, max_new_tokens=4, identify_on=4)
-FOUND = MeanDifferenceChoice(layer=3, dose=0.5)
+FOUND = SteeringSpec(layer=3, dose=0.5)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ class Search:
         self.calls.append((preset.id, placement))
         self.contents.append(list(contents))
         choice = preset.preset.placements[placement].choice
-        return Calibration(choice.model_copy(update={"dose": 0.123}), FOUND, 50.0)
+        return Calibration(replace(choice, dose=0.123), FOUND, 50.0)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from tiny import tiny_model, tiny_preset
 
 from saif.core.types import SPANS
 from saif.errors import InputError, PresetError
-from saif.presets.controls import MAX_STRENGTH, Controls, check_model, steer
+from saif.presets.controls import MAX_STRENGTH, Controls
 from saif.presets.preset import LoadedPreset
 
 NORM = 6.0  # the tiny preset's residual norm, dose 1.0 and k 4 at layer 1
@@ -21,23 +21,35 @@ def preset() -> LoadedPreset:
 
 
 def vector(preset: LoadedPreset, **controls) -> torch.Tensor:
-    steering, applied = steer(preset, Controls(**controls))
-    assert steering is not None
-    assert list(steering.directions) == [applied.layer]
-    return steering.directions[applied.layer]
+    steering = preset.steering(**controls)
+    (direction,) = steering.directions.values()
+    assert list(steering.directions) == list(steering.layers)
+    return direction
 
 
 def test_without_any_control_the_calibrated_choice_is_applied(preset: LoadedPreset) -> None:
-    steering, applied = steer(preset, Controls())
-    assert (applied.layer, applied.k, applied.strength, applied.span) == (1, 4, 1.0, "response")
-    assert applied.dose == steering.dose[1] == 1.0
+    steering = preset.steering()
+    assert (steering.layers, steering.k) == ((1,), 4)
+    assert (steering.strength, steering.span) == (1.0, "response")
+    assert steering.total_dose == steering.dose[1] == 1.0
     assert float(steering.directions[1].norm()) == pytest.approx(NORM)
+
+
+def test_the_panel_s_controls_and_the_arguments_are_the_same(preset: LoadedPreset) -> None:
+    asked = {"placement": "pre", "strength": 0.5, "k": 3, "layer": 3, "span": "all"}
+    by_name, by_value = preset.steering(**asked), preset.steering_with(Controls(**asked))
+    assert by_name.latents == by_value.latents == {3: (10, 11, 12)}
+    assert (by_name.dose, by_name.span, by_name.strength) == ({3: 0.5}, "all", 0.5)
+    assert torch.equal(by_name.directions[3], by_value.directions[3])
+    for name in asked:  # each of them changes something
+        other = preset.steering(**{key: asked[key] for key in asked if key != name})
+        same = other.latents == by_name.latents and other.span == by_name.span
+        assert not same or not torch.equal(other.directions[3], by_name.directions[3])
 
 
 def test_the_direction_is_the_chosen_latents_rows_times_their_deltas(preset: LoadedPreset) -> None:
     """Latents 10 to 13 have the largest |Δ| (8, 7, 6, 5), of alternating sign."""
-    _, applied = steer(preset, Controls(placement="pre"))
-    assert applied.latents == (10, 11, 12, 13)
+    assert preset.steering("pre").latents == {1: (10, 11, 12, 13)}
     raw = torch.tensor([8.0, -7.0, 6.0, -5.0]) @ preset.vectors[1].decoder[:4]
     found = vector(preset, placement="pre")
     torch.testing.assert_close(found, raw * NORM / raw.norm(), atol=1e-4, rtol=1e-4)
@@ -51,10 +63,10 @@ def test_the_direction_is_the_chosen_latents_rows_times_their_deltas(preset: Loa
 def test_strength_means_the_same_dose_at_every_k_and_layer(
     preset: LoadedPreset, strength: float, k: int, layer: int
 ) -> None:
-    steering, applied = steer(preset, Controls(strength=strength, k=k, layer=layer))
-    assert applied.dose == steering.dose[layer] == pytest.approx(strength)
+    steering = preset.steering(strength=strength, k=k, layer=layer)
+    assert steering.total_dose == steering.dose[layer] == pytest.approx(strength)
     assert float(steering.directions[layer].norm()) == pytest.approx(strength * NORM, rel=1e-5)
-    assert (applied.k, len(applied.latents)) == (k, k)
+    assert (steering.k, len(steering.latents[layer])) == (k, k)
 
 
 def test_strength_scales_and_does_not_turn_the_direction(preset: LoadedPreset) -> None:
@@ -67,20 +79,21 @@ def test_other_layers_and_ks_are_other_directions(preset: LoadedPreset) -> None:
 
 
 def test_more_latents_than_are_stored_are_all_of_them(preset: LoadedPreset) -> None:
-    _, applied = steer(preset, Controls(k=64))
-    assert (applied.k, len(applied.latents)) == (8, 8)
+    steering = preset.steering(k=64)
+    assert (steering.k, len(steering.latents[1])) == (8, 8)
 
 
 @pytest.mark.parametrize("span", SPANS)
 def test_the_span_is_passed_on(preset: LoadedPreset, span) -> None:
-    steering, applied = steer(preset, Controls(span=span))
-    assert steering.span == applied.span == span
+    assert preset.steering(span=span).span == span
 
 
 def test_strength_zero_is_no_steering_at_all(preset: LoadedPreset) -> None:
-    steering, applied = steer(preset, Controls(strength=0.0))
-    assert steering is None
-    assert (applied.dose, applied.strength, applied.k) == (0.0, 0.0, 4)
+    steering = preset.steering(strength=0.0)
+    assert steering.off
+    assert (steering.directions, steering.clamped) == ({}, {})
+    assert (steering.total_dose, steering.strength, steering.k) == (0.0, 0.0, 4)
+    assert (steering.layers, steering.latents) == ((1,), {1: (10, 11, 12, 13)})
 
 
 @pytest.mark.parametrize(
@@ -105,7 +118,7 @@ def test_a_control_out_of_range_is_refused_in_words(
 ) -> None:
     for strength in (1.0, 0.0):  # at strength zero too
         with pytest.raises(InputError, match=reason):
-            steer(preset, Controls(**{"strength": strength, **controls}))
+            preset.steering(**{"strength": strength, **controls})
 
 
 def test_a_preset_without_a_direction_is_refused(preset: LoadedPreset) -> None:
@@ -114,13 +127,13 @@ def test_a_preset_without_a_direction_is_refused(preset: LoadedPreset) -> None:
         for layer, v in preset.vectors.items()
     }
     with pytest.raises(PresetError, match="no direction at layer 1"):
-        steer(replace(preset, vectors=vectors), Controls())
+        replace(preset, vectors=vectors).steering()
 
 
 def test_a_preset_belongs_to_one_model(preset: LoadedPreset) -> None:
     model = preset.preset.model
-    check_model(preset, model)
+    preset.check_model(model)
     with pytest.raises(PresetError, match=r"for tests/tiny-llama, not for other/model\."):
-        check_model(preset, model.model_copy(update={"id": "other/model"}))
+        preset.check_model(model.model_copy(update={"id": "other/model"}))
     with pytest.raises(PresetError, match="same name, other weights"):
-        check_model(preset, model.model_copy(update={"fingerprint": "0" * 16}))
+        preset.check_model(model.model_copy(update={"fingerprint": "0" * 16}))

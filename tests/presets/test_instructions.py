@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from saif.errors import PresetError
-from saif.presets.instructions import place, read_instruction
-from saif.presets.library import Library
+from saif.presets.instructions import place
+from saif.presets.library import Library, read_instruction
 
 SHIPPED = Library().instruction_ids()
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_model, tiny_preset
 
 from saif.errors import PresetError
-from saif.presets.files import read_card, read_preset, write_preset
+from saif.presets.library import read_card, read_preset, write_preset
 from saif.presets.preset import LoadedPreset
 
 NAME = "translate-french"
@@ -65,35 +65,32 @@ def test_the_card_alone_is_read_without_the_vectors(path: Path, preset: LoadedPr
     assert read_card(path) == preset.preset
 
 
-def test_decoder_rows_come_in_the_order_of_the_latents(preset: LoadedPreset) -> None:
-    """The tensors of a layer serve both placements, whose latents may be ordered otherwise."""
-    latents = preset.preset.placements["post"].table(1).latents
-    table = preset.preset.placements["post"].table(1).model_copy(update={"latents": latents[::-1]})
-    post = preset.preset.placements["post"]
-    shuffled = replace(
-        preset,
-        preset=preset.preset.model_copy(
-            update={
-                "placements": {
-                    **preset.preset.placements,
-                    "post": post.model_copy(update={"layers": [table, post.table(3)]}),
-                }
-            }
-        ),
-    )
-    rows = shuffled.decoder_rows("post", 1)
-    assert torch.equal(rows, preset.decoder_rows("post", 1).flip(0))
-    assert shuffled.statistics("post", 1).ids.tolist() == [17, 16, 15, 14, 13, 12, 11, 10]
-
-
 # Damage to the card. Every entry: where, what, and what the refusal says.
+
+
+def _without_latents(card: dict[str, Any]) -> None:
+    for name in ("selection", "rule", "k", "beta"):
+        del _choice(card)[name]
+
+
+def _latents_twice(card: dict[str, Any]) -> None:
+    card["placements"]["pre"]["mean_difference"] = dict(_choice(card))
+
+
+def _clamped_mean_difference(card: dict[str, Any]) -> None:
+    card["placements"]["pre"]["mean_difference"] = {"layer": 1, "dose": 0.5, "clamp": True}
+
+
+def _mean_difference_elsewhere(card: dict[str, Any]) -> None:
+    card["placements"]["pre"]["mean_difference"] = {"layer": 2, "dose": 0.5}
+
 
 DAMAGED_CARDS: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
     ("unknown key", lambda c: c.update(colour="red"), "colour: Extra inputs"),
     (
         "unknown key deep down",
         lambda c: c["placements"]["pre"]["choice"].update(power=2),
-        "placements.pre.choice.power: Extra",
+        "placements.pre.choice.power: ",
     ),
     ("missing key", lambda c: c.pop("title"), "title: Field required"),
     (
@@ -127,6 +124,16 @@ DAMAGED_CARDS: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
     ("unknown selection", lambda c: _choice(c).update(selection="best"), "choice.selection"),
     ("unknown rule", lambda c: _choice(c).update(rule="max"), "choice.rule"),
     ("unknown span", lambda c: _choice(c).update(span="reply"), "choice.span"),
+    ("nested", lambda c: _choice(c).update(latents=None), "latents: is not a key"),
+    ("no latents chosen", _without_latents, "choice.selection: is missing"),
+    ("half of a source", lambda c: _choice(c).pop("k"), "choice.k: Field required"),
+    ("layer chosen twice", lambda c: _choice(c).update(also=[1]), "also: a layer is listed twice"),
+    ("half-life of zero", lambda c: _choice(c).update(half_life=0), "choice.half_life"),
+    ("number for a yes", lambda c: _choice(c).update(clamp=1), "choice.clamp"),
+    ("text for layers", lambda c: _choice(c).update(also="3"), "choice.extra_layers"),
+    ("latents of a mean difference", _latents_twice, "mean_difference.selection: a mean diff"),
+    ("clamped mean difference", _clamped_mean_difference, "clamp: only latents"),
+    ("mean difference elsewhere", _mean_difference_elsewhere, "mean_difference.layer: nothing"),
     ("layer without latents", lambda c: _choice(c).update(layer=2), "choice.layer"),
     ("layer beyond the model", lambda c: c["model"].update(n_layers=3), "the model has fewer"),
     ("negative layer", lambda c: _table(c).update(layer=-1), "layers.0.layer"),

@@ -14,7 +14,8 @@ from families import IDS, by_hand, family_model
 from tiny import tiny_steering, tiny_tokenizer
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
-from saif.core.steering import LatentReader, Steering
+from saif.core.steering import LatentEncoder, Steering
+from saif.core.types import Schedule
 from saif.experiments.identify import output_scores
 from saif.runtime.batch import RowStart
 from saif.runtime.catalog import Quantize, known
@@ -48,8 +49,9 @@ def test_a_model_over_two_gpus_is_steered_like_one_on_the_cpu(name: str, tmp_pat
         later = by_hand(plain, [*IDS, 66], len(IDS), steering)
         torch.testing.assert_close(again.logits[1].cpu(), later, atol=1e-4, rtol=1e-4)
     shape = (4, plain.d_model)
-    reader = LatentReader(torch.ones(shape), torch.ones(4), torch.zeros(4), torch.ones(shape))
-    clamping = replace(tiny_steering(DEPTH - 1), clamped={DEPTH - 1: reader}, keep_norm=True)
+    reader = LatentEncoder(torch.ones(shape), torch.ones(4), torch.zeros(4), torch.ones(shape))
+    kept = Schedule(keep_norm=True)
+    clamping = replace(tiny_steering(DEPTH - 1), clamped={DEPTH - 1: reader}, schedule=kept)
     clamped = [m.start([RowStart(IDS, clamping)])[1].logits.cpu() for m in (moved, plain)]
     torch.testing.assert_close(*clamped, atol=1e-4, rtol=1e-4)
     vectors = torch.randn(3, plain.d_model, generator=torch.Generator().manual_seed(0))

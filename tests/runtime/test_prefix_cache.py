@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_steering
 
-from saif.core.steering import LatentReader, Steering
-from saif.core.types import SPANS, Span
+from saif.core.steering import LatentEncoder, Steering
+from saif.core.types import SPANS, Schedule, Span
 from saif.decoding import Row, Sampling, decode
 from saif.engine.local import LocalEngine
 from saif.engine.protocol import Message, Reply, Request, complete
@@ -114,7 +114,7 @@ def test_a_steered_reply_is_at_hand_as_history(span: Span) -> None:
     assert model._recall(later).length >= len(read) - 1
 
 
-CLAMP = LatentReader(torch.randn(2, 32), torch.zeros(2), torch.zeros(2), torch.randn(2, 32))
+CLAMP = LatentEncoder(torch.randn(2, 32), torch.zeros(2), torch.zeros(2), torch.randn(2, 32))
 
 
 def variants() -> dict[str, Steering | None]:
@@ -127,8 +127,8 @@ def variants() -> dict[str, Steering | None]:
         "other direction": tiny_steering(1, span="all", seed=9),
         "other layer": tiny_steering(2, span="all"),
         "longer": tiny_steering(1, span="all", size=5.0),
-        "fading": Steering(*other, half_life=3),
-        "keeps its norm": Steering(*other, keep_norm=True),
+        "fading": Steering(*other, schedule=Schedule(half_life=3)),
+        "keeps its norm": Steering(*other, schedule=Schedule(keep_norm=True)),
         "clamped": Steering(*other, clamped={1: CLAMP}),
         "in the prompt": tiny_steering(1, span="prompt"),
         "in the response": tiny_steering(1),

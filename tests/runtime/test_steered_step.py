@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import saif.runtime.language_model as reading_module
 import saif.runtime.steering_hook as edits_module
-from saif.core.steering import Steering, pushed
+from saif.core.steering import Steering, add_direction
 from saif.core.types import SPANS, Span
 from saif.errors import InputError, SteeringError
 from saif.runtime.hooks import edit_outputs
@@ -300,9 +300,9 @@ def test_an_edit_that_changes_too_few_positions_is_an_error(
     def forgetful(resid: Tensor, directions: Tensor, weights: Tensor, **shape: Any) -> Tensor:
         weights = weights.clone()
         weights[0, weights[0].nonzero()[0]] = 0
-        return pushed(resid, directions, weights, **shape)
+        return add_direction(resid, directions, weights, **shape)
 
-    monkeypatch.setattr(edits_module, "pushed", forgetful)
+    monkeypatch.setattr(edits_module, "add_direction", forgetful)
     with pytest.raises(SteeringError):
         model.start([RowStart(chat(model, LONG), tiny_steering(span="all"))])
 
@@ -312,9 +312,9 @@ def test_a_plain_row_that_was_changed_is_an_error(
 ) -> None:
     def leaky(resid: Tensor, directions: Tensor, weights: Tensor, **shape: Any) -> Tensor:
         both = weights + weights.roll(1, 0)
-        return pushed(resid, directions + directions.roll(1, 0), both, **shape)
+        return add_direction(resid, directions + directions.roll(1, 0), both, **shape)
 
-    monkeypatch.setattr(edits_module, "pushed", leaky)
+    monkeypatch.setattr(edits_module, "add_direction", leaky)
     ids = chat(model, "Hi")
     with pytest.raises(SteeringError, match=r"changed \[1, 1\] positions instead of \[0, 1\]"):
         model.start([RowStart(ids), RowStart(ids, tiny_steering())])
@@ -350,7 +350,7 @@ def test_a_step_that_fails_leaves_no_hook_and_no_lock(
     def broken(*args: object, **shape: object) -> Tensor:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(edits_module, "pushed", broken)
+    monkeypatch.setattr(edits_module, "add_direction", broken)
     ids = chat(model, "Hi")
     with pytest.raises(RuntimeError, match="out of memory"):
         model.start([RowStart(ids, tiny_steering())])

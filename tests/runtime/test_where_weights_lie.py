@@ -9,7 +9,7 @@ from families import by_hand, family_model
 from tiny import D_MODEL, N_LAYERS, tiny_model, tiny_steering
 from transformers import AutoModelForCausalLM
 
-from saif.core.steering import pushed
+from saif.core.steering import add_direction
 from saif.runtime.batch import RowStart
 from saif.runtime.language_model import LanguageModel
 
@@ -93,5 +93,5 @@ def test_a_push_goes_to_the_device_and_dtype_of_its_block() -> None:
     direction = torch.ones(3, D_MODEL)
     with pytest.raises(RuntimeError, match="device"):
         resid + direction[:, None]
-    edited = pushed(resid, direction, torch.ones(3, 5), keep_norm=[1])
+    edited = add_direction(resid, direction, torch.ones(3, 5), keep_norm=[1])
     assert (edited.device.type, edited.dtype) == ("meta", torch.bfloat16)

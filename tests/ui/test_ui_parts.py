@@ -1,6 +1,7 @@
 """The page's parts that need no server."""
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -8,24 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import MODEL_ID, tiny_preset
 
 from saif.chat import Comparison, Turn, take_turn
 from saif.decoding import Sampling, StopReason
 from saif.engine.local import LocalEngine
 from saif.errors import InputError, SaifError
-from saif.presets.controls import Controls, steer
+from saif.presets.controls import Controls
 from saif.presets.library import Library
-from saif.presets.preset import ConditionScores, Interval, Scores
+from saif.presets.preset import ConditionScores, Interval, Latent, LoadedPreset, Scores, Selected
 from saif.runtime.language_model import LanguageModel
 from saif.ui import streaming
 from saif.ui.chat_view import Exchange, as_shown, column_view, settled
 from saif.ui.choices import first_choice, layer_choices, most_latents
 from saif.ui.describe import (
-    PushedLatent,
     dose_line,
     latents_table,
-    pushed_latents,
     scores_table,
     status_line,
 )
@@ -178,15 +178,20 @@ def test_a_turn_stopped_before_its_first_word_is_not_kept(
 def test_the_table_lists_the_latents_that_are_pushed(model: LanguageModel) -> None:
     preset = tiny_preset(model)
     for placement in ("pre", "post"):
-        shown = pushed_latents(preset.preset, placement, 3, 5)
-        _, applied = steer(preset, Controls(placement=placement, layer=3, k=5))
-        assert tuple(latent.id for latent in shown) == applied.latents
-    signs = [latent.weight > 0 for latent in pushed_latents(preset.preset, "pre", 1, 4)]
-    assert signs == [True, False, True, False]
+        source = replace(preset.preset.placements[placement].latents, k=5)
+        shown = latents_table(LoadedPreset(preset.preset).select(placement, 3, source), strength=1)
+        steering = preset.steering(placement, layer=3, k=5)
+        found = re.findall(r'class="(up|down)".*?<td>(\d+)</td>', shown)
+        assert tuple(int(latent) for _, latent in found) == steering.latents[3]
+        assert [way for way, _ in found][:4] == (
+            ["up", "down"] * 2 if placement == "pre" else ["down", "up"] * 2
+        )
 
 
 def test_words_from_a_file_are_escaped() -> None:
-    table = latents_table([PushedLatent(7, -1.0, ("<img src=x onerror=a()>",))], strength=1)
+    words = ["<img src=x onerror=a()>"]
+    latent = Latent.model_construct(id=7, words=words)
+    table = latents_table(Selected((latent,), torch.tensor([-1.0]), None), strength=1)
     assert "<img" not in table
     assert "down" in table
 

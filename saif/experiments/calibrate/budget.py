@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from saif.core.types import Thoroughness
 from saif.presets.instructions import ContentKind
-from saif.presets.spec import LatentPush
+from saif.presets.spec import LatentSource
 
 HALF_LIFE = 16
 """Of a fading push, in tokens. Steady pushes have sent most replies into loops, so the search
@@ -26,12 +26,12 @@ class SearchBudget:
     second: int = 12
     third: int = 20
     max_new_tokens: int = 40
-    recipes: tuple[LatentPush, ...] = (
-        LatentPush(selection="signed", rule="delta", k=15),
-        LatentPush(selection="output", rule="delta", k=15),
-        LatentPush(selection="contrast", rule="delta", k=15),
-        LatentPush(selection="saif", rule="delta", k=15),
-        LatentPush(selection="saif", rule="mean", k=15),
+    recipes: tuple[LatentSource, ...] = (
+        LatentSource(selection="signed", rule="delta", k=15),
+        LatentSource(selection="output", rule="delta", k=15),
+        LatentSource(selection="contrast", rule="delta", k=15),
+        LatentSource(selection="saif", rule="delta", k=15),
+        LatentSource(selection="saif", rule="mean", k=15),
     )
     doses: tuple[float, ...] = (0.3, 0.5, 0.75)
     semifinalists: int = 3
@@ -49,8 +49,8 @@ _QUICK = SearchBudget(
     second=6,
     third=10,
     recipes=(
-        LatentPush(selection="signed", rule="delta", k=15),
-        LatentPush(selection="contrast", rule="delta", k=15),
+        LatentSource(selection="signed", rule="delta", k=15),
+        LatentSource(selection="contrast", rule="delta", k=15),
     ),
     doses=(0.35, 0.6),
     semifinalists=2,

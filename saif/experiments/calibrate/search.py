@@ -20,8 +20,8 @@ from saif.experiments.calibrate.budget import SearchBudget
 from saif.experiments.calibrate.space import Field, apart, closing, fields, neighbours, opening
 from saif.experiments.evaluate.score import Judged, Task, ask_about, judge_form, make_replies
 from saif.presets.instructions import Instruction, place
-from saif.presets.preset import Choice, LoadedPreset, MeanDifferenceChoice
-from saif.presets.spec import SteeringSpec, steering_for
+from saif.presets.preset import LoadedPreset
+from saif.presets.spec import SteeringSpec
 
 _ASKED_TOGETHER = 4
 
@@ -33,8 +33,8 @@ MAX_DEGENERATE = 0.15
 class Calibration:
     """What the search found. bound: the perplexity beyond which a reply is degenerate."""
 
-    choice: Choice
-    mean_difference: MeanDifferenceChoice
+    choice: SteeringSpec
+    mean_difference: SteeringSpec
     bound: float
 
 
@@ -66,15 +66,9 @@ def calibrate(
         finalists = _best(second, scores, field.finalists)
         return trial.strictest(closing(finalists, ranking), contents, bound)
 
-    rival = search(rivals)
-    choice = _as_choice(search(own)) if latents else part.choice
-    best_rival = MeanDifferenceChoice(
-        layer=rival.layers[0],
-        dose=rival.dose,
-        half_life=rival.shape.half_life,
-        keep_norm=rival.shape.keep_norm,
-    )
-    return Calibration(choice, best_rival, bound)
+    mean_difference = search(rivals)
+    choice = search(own) if latents else part.choice
+    return Calibration(choice, mean_difference, bound)
 
 
 def keep_choice(
@@ -106,24 +100,6 @@ def _best(
     pushes: Sequence[SteeringSpec], scores: Mapping[SteeringSpec, Objective], n: int
 ) -> list[SteeringSpec]:
     return sorted(pushes, key=lambda push: (scores[push], -push.dose), reverse=True)[:n]
-
-
-def _as_choice(push: SteeringSpec) -> Choice:
-    assert push.latents is not None
-    layer, *also = push.layers
-    return Choice(
-        layer=layer,
-        also=also,
-        selection=push.latents.selection,
-        rule=push.latents.rule,
-        k=push.latents.k,
-        beta=push.latents.beta,
-        dose=push.dose,
-        span="response",
-        half_life=push.shape.half_life,
-        keep_norm=push.shape.keep_norm,
-        clamp=push.shape.clamp,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +164,7 @@ class _Trial:
         self, pushes: Sequence[SteeringSpec], contents: Sequence[str], max_new_tokens: int
     ) -> dict[SteeringSpec, list[Judged]]:
         """All become rows of shared batches."""
-        steerings = [steering_for(self.preset, self.placement, push) for push in pushes]
+        steerings = [self.preset.assemble(self.placement, push) for push in pushes]
         tasks = [Task(text, text, steering) for steering in steerings for text in contents]
         return _split(pushes, self._judge(tasks, max_new_tokens))
 

@@ -1,4 +1,4 @@
-"""The pushes that a calibration tries: an opening field, the neighbours of its best, other shapes.
+"""The search space of a calibration: an opening field, the neighbours of its best, other schedules.
 
 Nothing is run here, so that what a search will cost can be told beforehand.
 """
@@ -6,45 +6,47 @@ Nothing is run here, so that what a search will cost can be told beforehand.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from saif.core.types import Schedule
+from saif.core.types import CONSTANT, Schedule
 from saif.experiments.calibrate.budget import HALF_LIFE, SearchBudget
-from saif.presets.spec import LatentPush, SteeringSpec
+from saif.presets.spec import LatentSource, SteeringSpec
 
 _NEIGHBOUR_DOSES = (0.75, 1, 1.3)
 _FEWER_AND_MORE_LATENTS = (1, 40)
 _NEIGHBOUR_BETAS = (-0.5, 0.5)
 
 _LONG_HALF_LIFE = 48
-_LASTING, _STEADY = 0.85, 0.7  # what a push that fades less, or never, starts with of the dose
+_LASTING, _STEADY = 0.85, 0.7  # the share of the dose that one that fades less, or never, gets
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Who takes part in a search. recipes: None is mean difference. texts: of the second round."""
+    """Who takes part in a search."""
 
-    recipes: Sequence[LatentPush | None]
+    recipes: Sequence[LatentSource | None]
+    """None is the mean difference."""
     semifinalists: int
     texts: int
+    """Of the second round."""
     finalists: int
 
 
 def fields(n_layers: int, effort: SearchBudget) -> tuple[Field, Field]:
-    """Mean difference, then the latents. The rival's field is small, and its best must not be
+    """Mean difference, then the latents. The baseline's field is small, and its best must not be
     missed: every layer gets to the second round, on more texts, unless the effort is less."""
-    n_rivals = min(n_layers, effort.rival_semifinalists)
+    n_semifinalists = min(n_layers, effort.rival_semifinalists)
     return (
-        Field([None], n_rivals, effort.third, effort.rival_finalists),
+        Field([None], n_semifinalists, effort.third, effort.rival_finalists),
         Field(effort.recipes, effort.semifinalists, effort.second, effort.finalists),
     )
 
 
 def opening(
-    layers: Sequence[int], recipes: Sequence[LatentPush | None], doses: Sequence[float]
+    layers: Sequence[int], recipes: Sequence[LatentSource | None], doses: Sequence[float]
 ) -> list[SteeringSpec]:
     """The first round: every recipe at every layer with every dose."""
-    shape = Schedule(half_life=HALF_LIFE)
+    fading = Schedule(half_life=HALF_LIFE)
     return [
-        SteeringSpec(layers=(layer,), dose=dose, latents=recipe, shape=shape)
+        SteeringSpec(layer=layer, dose=dose, latents=recipe, schedule=fading)
         for layer in layers
         for recipe in recipes
         for dose in doses
@@ -54,50 +56,52 @@ def opening(
 def closing(
     finalists: Sequence[SteeringSpec], ranking: Sequence[SteeringSpec]
 ) -> list[SteeringSpec]:
-    """The last round: the finalists in every shape."""
-    return [shaped for push in finalists for shaped in _shapes(push, ranking)]
+    """The last round: the finalists on every schedule."""
+    return [variant for spec in finalists for variant in _schedules(spec, ranking)]
 
 
-def neighbours(pushes: Sequence[SteeringSpec]) -> list[SteeringSpec]:
-    """Each push with a smaller and a larger dose and with fewer and more latents; the best one
+def neighbours(specs: Sequence[SteeringSpec]) -> list[SteeringSpec]:
+    """Each spec with a smaller and a larger dose and with fewer and more latents; the best one
     also with β to either side."""
     found = []
-    for number, push in enumerate(pushes):
-        found += [_at(push, factor) for factor in _NEIGHBOUR_DOSES]
-        if push.latents is None:
+    for number, spec in enumerate(specs):
+        found += [_at(spec, factor) for factor in _NEIGHBOUR_DOSES]
+        if spec.latents is None:
             continue
-        latents = [replace(push.latents, k=k) for k in _FEWER_AND_MORE_LATENTS]
+        latents = [replace(spec.latents, k=k) for k in _FEWER_AND_MORE_LATENTS]
         if number == 0:
-            latents += [replace(push.latents, beta=beta) for beta in _NEIGHBOUR_BETAS]
-        found += [replace(push, latents=changed) for changed in latents]
+            latents += [replace(spec.latents, beta=beta) for beta in _NEIGHBOUR_BETAS]
+        found += [replace(spec, latents=changed) for changed in latents]
     return list(dict.fromkeys(found))
 
 
-def _shapes(push: SteeringSpec, ranking: Sequence[SteeringSpec]) -> list[SteeringSpec]:
-    """A fading push as it is and in every other shape; latents also at the next best layer as
+def _schedules(spec: SteeringSpec, ranking: Sequence[SteeringSpec]) -> list[SteeringSpec]:
+    """A fading spec as it is and on every other schedule; latents also at the next best layer as
     well."""
     found = [
-        push,
-        replace(_at(push, _LASTING), shape=Schedule(half_life=_LONG_HALF_LIFE)),
-        replace(_at(push, _STEADY), shape=Schedule()),
-        replace(push, shape=replace(push.shape, keep_norm=True)),
+        spec,
+        replace(_at(spec, _LASTING), schedule=Schedule(half_life=_LONG_HALF_LIFE)),
+        replace(_at(spec, _STEADY), schedule=CONSTANT),
+        replace(spec, schedule=replace(spec.schedule, keep_norm=True)),
     ]
-    if push.latents is not None:
-        found.append(replace(push, shape=replace(push.shape, clamp=True)))
-        others = (p.layers[0] for p in ranking if p.layers[0] not in push.layers)
-        found += [replace(push, layers=(*push.layers, layer)) for layer in [*others][:1]]
+    if spec.latents is not None:
+        found.append(replace(spec, schedule=replace(spec.schedule, clamp=True)))
+        others = (other.layer for other in ranking if other.layer not in spec.layers)
+        found += [
+            replace(spec, extra_layers=(*spec.extra_layers, layer)) for layer in [*others][:1]
+        ]
     return found
 
 
-def _at(push: SteeringSpec, factor: float) -> SteeringSpec:
-    return replace(push, dose=round(push.dose * factor, 3))
+def _at(spec: SteeringSpec, factor: float) -> SteeringSpec:
+    return replace(spec, dose=round(spec.dose * factor, 3))
 
 
-def apart(pushes: Sequence[SteeringSpec]) -> list[SteeringSpec]:
+def apart(specs: Sequence[SteeringSpec]) -> list[SteeringSpec]:
     """The first of every layer and recipe: two doses of one would crowd out the others."""
-    first: dict[tuple[tuple[int, ...], LatentPush | None], SteeringSpec] = {}
-    for push in pushes:
-        first.setdefault((push.layers, push.latents), push)
+    first: dict[tuple[tuple[int, ...], LatentSource | None], SteeringSpec] = {}
+    for spec in specs:
+        first.setdefault((spec.layers, spec.latents), spec)
     return list(first.values())
 
 

@@ -3,13 +3,13 @@
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from saif import __version__
-from saif.core.types import PLACEMENTS, SELECTIONS, STRENGTH_RULES, Placement, Schedule
+from saif.core.types import COEFFICIENT_RULES, PLACEMENTS, SELECTIONS, Placement, Schedule
 from saif.engine.local import LocalEngine
 from saif.errors import InputError
 from saif.experiments.baselines import Condition, Subject
@@ -18,10 +18,10 @@ from saif.experiments.datasets import evaluation_contents
 from saif.experiments.evaluate.run import Trial, perplexity_bound
 from saif.experiments.evaluate.run_folder import Cell, RunRecord
 from saif.files import sha256_of
-from saif.presets.controls import check_model
 from saif.presets.instructions import ContentKind
 from saif.presets.library import Library
-from saif.presets.preset import MAX_STORED_LATENTS, LoadedPreset
+from saif.presets.preset import LoadedPreset
+from saif.presets.spec import MAX_STORED_LATENTS, SteeringSpec
 from saif.runtime.sae import Sae
 
 Parameter = Literal[
@@ -43,7 +43,7 @@ _VALUES: dict[Parameter, tuple[Value, ...]] = {
     "strength": (0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2),
     "placement": PLACEMENTS,
     "selection": SELECTIONS,
-    "rule": STRENGTH_RULES,
+    "rule": COEFFICIENT_RULES,
     "half-life": (4, 8, 16, 32, 64),
     "shape": tuple(_SHAPES),
 }
@@ -108,22 +108,25 @@ def _with_value(trial: Trial, over: Parameter, value: Value) -> Trial:
     trial = replace(trial, cell=trial.cell.model_copy(update={"value": value}))
     if over == "placement":  # each has its own calibrated choice
         return trial
-    if over == "strength" and value == 0:  # nothing is pushed at all
+    if over == "strength" and value == 0:  # nothing is steered at all
         return replace(trial, condition="unsteered")
     subject = trial.subject
-    choice = subject.preset.preset.placements[subject.placement].choice
-    changed: dict[str, Any] = {over: value}
-    if over == "strength":
-        changed = {"dose": choice.dose * float(value)}
-    elif over == "layer":
-        changed = {"layer": value, "also": []}
-    elif over == "half-life":
-        changed = {"half_life": value}
-    elif over == "shape":
-        changed = asdict(_SHAPES[str(value)])
-    choice = choice.model_copy(update=changed)
+    choice = _with(subject.preset.preset.placements[subject.placement].choice, over, value)
     preset = subject.preset.with_part(subject.placement, choice=choice)
     return replace(trial, subject=replace(subject, preset=preset))
+
+
+def _with(spec: SteeringSpec, over: Parameter, value: Any) -> SteeringSpec:
+    if over == "strength":
+        return replace(spec, dose=spec.dose * float(value))
+    if over == "layer":
+        return replace(spec, layer=value, extra_layers=())
+    if over == "half-life":
+        return replace(spec, schedule=replace(spec.schedule, half_life=value))
+    if over == "shape":
+        return replace(spec, schedule=_SHAPES[value])
+    assert spec.latents is not None
+    return replace(spec, latents=replace(spec.latents, **{over: value}))
 
 
 def _values(over: Parameter, given: Sequence[str], subject: Subject) -> list[Value]:
@@ -182,7 +185,7 @@ def _subjects(
     subjects = []
     for name in ids:
         preset = library.preset(engine.model.id, name)
-        check_model(preset, engine.model)
+        preset.check_model(engine.model)
         instruction = library.instruction(preset.preset.instruction)
         other = _another(engine, library, preset) if others else None
         for placement in plan.placements:

@@ -14,7 +14,7 @@ from saif.experiments.baselines import (
     Condition,
     Subject,
     message_for,
-    push_for,
+    spec_for,
     steering_of,
 )
 from saif.experiments.evaluate.run_folder import Cell, ReplyRecord, RunFolder, Timing
@@ -166,19 +166,19 @@ def perplexity_bound(subject: Subject) -> float:
 
 def _records(trial: Trial, measured: Measured) -> list[ReplyRecord]:
     bound = perplexity_bound(trial.subject)
-    push = push_for(trial.condition, trial.subject)
+    spec = spec_for(trial.condition, trial.subject)
     steering = measured.steering
     return [
         ReplyRecord(
             cell=trial.cell,
             content=task.content,
             message=task.message,
-            push=None if push is None else _plain_values(push),
+            push=None if spec is None else _plain_values(spec),
             text=judged.reply.text,
             token_ids=list(judged.reply.token_ids),
             stop=judged.reply.stop,
             steered=judged.reply.steered,
-            dose=None if steering is None else round(sum(steering.dose.values()), 4),
+            dose=None if steering is None else round(steering.total_dose, 4),
             loose=judged.loose,
             strict=judged.strict(bound),
             about=judged.about,
@@ -198,9 +198,14 @@ def _timing(trial: Trial, measured: Measured) -> Timing:
     )
 
 
-def _plain_values(push: SteeringSpec) -> dict[str, object]:
-    """A push as it is written to a file and read back: lists, no tuples."""
-    return {**asdict(push), "layers": list(push.layers), "dose": round(push.dose, 4)}
+def _plain_values(spec: SteeringSpec) -> dict[str, object]:
+    """A spec as run folders have always held it."""
+    return {
+        "layers": list(spec.layers),
+        "dose": round(spec.dose, 4),
+        "latents": None if spec.latents is None else asdict(spec.latents),
+        "shape": asdict(spec.schedule),
+    }
 
 
 def _rounded(value: float | None) -> float | None:
@@ -212,5 +217,5 @@ def _row(name: Condition, measured: Measured, bound: float) -> ConditionScores:
     steering = measured.steering
     if steering is None:
         return summarise(name, measured.judged, bound)
-    layer = next(iter(steering.dose))
-    return summarise(name, measured.judged, bound, layer=layer, dose=sum(steering.dose.values()))
+    layer = steering.layers[0]
+    return summarise(name, measured.judged, bound, layer=layer, dose=steering.total_dose)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from saif.core.fluency import Fluency, fluency
-from saif.core.relevance import N_DISTRACTORS, is_about
+from saif.core.relevance import N_DISTRACTORS, is_relevant
 from saif.core.statistics import Rate, rate
 from saif.core.steering import Steering
 from saif.core.verifiers import Check, follows
@@ -137,7 +137,7 @@ def ask_about(
     scores = _reply_log_probabilities(engine, messages, replies)
     each = 1 + N_DISTRACTORS
     about = iter(
-        is_about(scores[start], scores[start + 1 : start + each])
+        is_relevant(scores[start], scores[start + 1 : start + each])
         for start in range(0, len(scores), each)
     )
     return [replace(j, about=next(about)) if j.about else j for j in judged]

@@ -16,8 +16,7 @@ from pydantic import Field, ValidationError
 from saif import __version__
 from saif.errors import StudyError
 from saif.files import first_problem, replace_file
-from saif.presets.files import read_card
-from saif.presets.library import Library
+from saif.presets.library import Library, read_card
 from saif.study.design.check import check, uses_of
 from saif.study.design.questions import Strict
 from saif.study.design.study_file import Study

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from saif.core.steering import Steering
 from saif.decoding import Sampling, never
 from saif.engine.protocol import Engine, Message, Reply, ReplyBuilder, Request, complete
 from saif.errors import ModelError, SteeringError, StudyError
-from saif.presets.controls import Applied, Controls, check_model, steer
+from saif.presets.controls import Controls
 from saif.presets.instructions import place
 from saif.presets.library import Library
 from saif.presets.preset import LoadedPreset
@@ -58,7 +59,7 @@ class Answering:
         self._uses = {use.label: use for use in uses_of(study)}
         for name in {use.preset for use in self._uses.values()}:
             self._presets[name] = library.preset(study.model, name)
-            check_model(self._presets[name], engine.model)
+            self._presets[name].check_model(engine.model)
 
     def turn(
         self,
@@ -71,21 +72,21 @@ class Answering:
         """The answers to `message` after the turns in `history`; iterate to make them."""
         said = [(exchange.left, exchange.right) for exchange in history]
         messages = [*(exchange.message for exchange in history), message]
-        made = [
+        requests = [
             self._request(trial, arm, messages, [replies[side] for replies in said])
             for side, arm in enumerate((trial.left, trial.right))
         ]
-        return TwoAnswers(self.engine, trial, made, cancelled)
+        return TwoAnswers(self.engine, trial, requests, cancelled)
 
     def _request(
         self, trial: Trial, arm: str, messages: Sequence[str], replies: Sequence[str]
-    ) -> tuple[Request, Applied | None]:
-        """One arm's request, with its own history, and what is asked of the engine in it."""
+    ) -> Request:
+        """One arm's request, with its own history."""
         use = self._use(trial, arm)
-        steering = applied = None
+        steering = None
         if arm in ("steered", "other"):
             controls = Controls(placement=use.placement, strength=use.strength)
-            steering, applied = steer(self._presets[use.preset], controls)
+            steering = self._presets[use.preset].steering_with(controls)
         if arm == "prompted":
             card = self._presets[use.preset].preset
             wording = self._library.instruction(card.instruction).main_wording
@@ -100,8 +101,7 @@ class Answering:
             top_p=wanted.top_p,
             seed=trial.gen_seed,
         )
-        request = Request(messages=tuple(conversation), steering=steering, sampling=sampling)
-        return request, applied
+        return Request(messages=tuple(conversation), steering=steering, sampling=sampling)
 
     def _use(self, trial: Trial, arm: str) -> PresetUse:
         if arm == "other":
@@ -122,15 +122,14 @@ class TwoAnswers:
         self,
         engine: Engine,
         trial: Trial,
-        made: Sequence[tuple[Request, Applied | None]],
+        requests: Sequence[Request],
         cancelled: Callable[[], bool],
     ) -> None:
         self._engine = engine
         self._trial = trial
-        self._requests = [request for request, _ in made]
-        self._applied = [applied for _, applied in made]
+        self._requests = requests
         self._cancelled = cancelled
-        self._builders = [ReplyBuilder() for _ in made]
+        self._builders = [ReplyBuilder() for _ in requests]
         self._released_at: float | None = None
         self._began = self._ended = 0.0
         self._text_at: dict[int, int] = {}
@@ -167,10 +166,10 @@ class TwoAnswers:
 
     def _check(self) -> None:
         """What was steered was steered, and what was not was not."""
-        for builder, applied in zip(self._builders, self._applied, strict=True):
+        for builder, request in zip(self._builders, self._requests, strict=True):
             if builder.stop in (None, "cancelled"):
                 raise ModelError("The answer was not finished.")
-            if (builder.steered > 0) != (applied is not None):
+            if (builder.steered > 0) != (request.steering is not None):
                 raise SteeringError("Steering did not reach the answer that it was meant for.")
 
     @property
@@ -203,15 +202,28 @@ class TwoAnswers:
     def _details(self, place: int, reply: Reply) -> dict[str, object]:
         """What was done to make an answer. text_at_step: when it had text of its own; both were
         shown from the later of the two on."""
-        applied = self._applied[place]
+        request = self._requests[place]
         return {
             "model": self._engine.model.id,
             "engine": self._engine.about,
             "steered_positions": reply.steered,
-            "applied": asdict(applied) if applied else None,
-            "sampling": asdict(self._requests[place].sampling),
+            "applied": _applied(request.steering) if request.steering else None,
+            "sampling": asdict(request.sampling),
             "text_at_step": self._text_at.get(place),
         }
 
     def _ms(self, at: float | None) -> float | None:
         return None if at is None else round(1000 * (at - self._began), 1)
+
+
+def _applied(steering: Steering) -> dict[str, object]:
+    """How an answer was steered, as it is stored: latents are those of the first layer."""
+    return {
+        "layers": steering.layers,
+        "k": steering.k,
+        "strength": steering.strength,
+        "dose": steering.total_dose,
+        "span": steering.span,
+        "latents": steering.latents[steering.layers[0]],
+        "shape": asdict(steering.schedule),
+    }

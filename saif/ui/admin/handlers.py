@@ -122,7 +122,7 @@ class AdminHandlers:
     @property
     def making_outputs(self) -> list[Any]:
         making = self.tools.making
-        preset = self.panel.panel.push.preset
+        preset = self.panel.panel.main.preset
         return [
             making.progress,
             making.cost,
@@ -202,7 +202,7 @@ class AdminHandlers:
         choices = preset_choices(cards)
         makeable = _choices(self.admin.makeable())
         return {
-            self.panel.panel.push.preset: (
+            self.panel.panel.main.preset: (
                 gr.Dropdown(choices, value=chosen) if chosen else gr.Dropdown(choices)
             ),
             self.tools.making.instruction: gr.Dropdown(makeable, value=_first(makeable)),

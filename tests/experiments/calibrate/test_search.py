@@ -16,12 +16,12 @@ from saif.experiments.calibrate.budget import EFFORTS, SearchBudget
 from saif.experiments.calibrate.search import Calibration, calibrate
 from saif.experiments.calibrate.space import replies_made
 from saif.experiments.evaluate.score import Judged, Task
-from saif.presets.preset import LoadedPreset, MeanDifferenceChoice
-from saif.presets.spec import LatentPush, SteeringSpec, choice_push
+from saif.presets.preset import LoadedPreset
+from saif.presets.spec import LatentSource, SteeringSpec
 
 EFFORT = SearchBudget(first=2, first_tokens=3, second=4, third=5, max_new_tokens=7)
 CONTENTS = sentences()[:9]
-CONTRAST = LatentPush(selection="contrast", rule="delta", k=15)
+CONTRAST = LatentSource(selection="contrast", rule="delta", k=15)
 FADING = Schedule(half_life=16)
 RIVALS, LATENTS = (1, 2, 3), (4, 5, 6)
 """The rounds of each among all that is tried."""
@@ -58,7 +58,7 @@ class Rounds:
     perplexity: float = 5.0
 
     def run(self, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Calibration:
-        monkeypatch.setattr(module, "steering_for", lambda preset, placement, push: push)
+        monkeypatch.setattr(LoadedPreset, "assemble", lambda preset, placement, push: push)
         monkeypatch.setattr(module, "make_replies", self._make_replies)
         monkeypatch.setattr(module, "judge_form", self._judge_form)
         monkeypatch.setattr(module, "ask_about", self._ask_about)
@@ -128,7 +128,7 @@ def search(
 
 
 def test_the_best_of_the_last_rounds_becomes_the_choice(search: Any) -> None:
-    found = SteeringSpec(layers=(3,), dose=0.5, latents=CONTRAST, shape=FADING)
+    found = SteeringSpec(layer=3, dose=0.5, latents=CONTRAST, schedule=FADING)
     best = replace(found, latents=replace(CONTRAST, beta=0.5))
 
     def first(push: SteeringSpec) -> Outcome:
@@ -155,20 +155,20 @@ def test_the_best_of_the_last_rounds_becomes_the_choice(search: Any) -> None:
 def test_strict_comes_before_loose_and_degenerate_is_failure(
     search: Any, better: Outcome, worse: Outcome
 ) -> None:
-    calibration, _ = search(lambda push: better if push.shape.keep_norm else worse)
-    assert calibration.choice.keep_norm
-    assert calibration.mean_difference.keep_norm
+    calibration, _ = search(lambda push: better if push.schedule.keep_norm else worse)
+    assert calibration.choice.schedule.keep_norm
+    assert calibration.mean_difference.schedule.keep_norm
 
 
 def test_equally_good_means_the_smaller_dose(search: Any) -> None:
     calibration, rounds = search(lambda push: Outcome(2))
     steady = round(0.225 * 0.7, 3)
     assert calibration.choice.dose == calibration.mean_difference.dose == steady
-    tried = {(push.shape.half_life, push.dose) for push in rounds.pushes[LATENTS[2]]}
+    tried = {(push.schedule.half_life, push.dose) for push in rounds.pushes[LATENTS[2]]}
     assert tried == {(16, 0.225), (48, round(0.225 * 0.85, 3)), (None, steady)}
     # A finalist more, since two layers give two at the smallest dose.
     more = {(16, 0.3), (48, round(0.3 * 0.85, 3)), (None, round(0.3 * 0.7, 3))}
-    rivals = {(push.shape.half_life, push.dose) for push in rounds.pushes[RIVALS[2]]}
+    rivals = {(push.schedule.half_life, push.dose) for push in rounds.pushes[RIVALS[2]]}
     assert rivals == tried | more
 
 
@@ -177,9 +177,9 @@ def test_the_finalists_are_tried_in_every_shape(search: Any) -> None:
     last = rounds.pushes[LATENTS[2]]
     latents = [push for push in last if push.latents == last[0].latents]
     plain = {Schedule(), FADING, Schedule(half_life=48), Schedule(half_life=16, keep_norm=True)}
-    assert {push.shape for push in latents} == {*plain, Schedule(half_life=16, clamp=True)}
+    assert {push.schedule for push in latents} == {*plain, Schedule(half_life=16, clamp=True)}
     assert {push.layers for push in latents} == {(1,), (1, 3)}
-    assert {push.shape for push in rounds.pushes[RIVALS[2]]} == plain
+    assert {push.schedule for push in rounds.pushes[RIVALS[2]]} == plain
 
 
 @pytest.mark.parametrize(
@@ -196,14 +196,14 @@ def test_the_best_shape_becomes_the_choice(
     search: Any, shape: Schedule, layers: tuple[int, ...]
 ) -> None:
     def final(push: SteeringSpec) -> Outcome:
-        return Outcome(3 if (push.shape, push.layers) == (shape, layers) else 1)
+        return Outcome(3 if (push.schedule, push.layers) == (shape, layers) else 1)
 
     calibration, _ = search(lambda push: Outcome(2), final)
-    push = choice_push(calibration.choice)
-    assert (push.shape, push.layers) == (shape, layers)
+    push = calibration.choice
+    assert (push.schedule, push.layers) == (shape, layers)
     if not shape.clamp and layers == (1,):
         rival = calibration.mean_difference
-        assert (rival.half_life, rival.keep_norm) == (shape.half_life, shape.keep_norm)
+        assert rival.schedule == shape
 
 
 def test_mean_difference_goes_through_the_same_rounds(search: Any) -> None:
@@ -212,14 +212,14 @@ def test_mean_difference_goes_through_the_same_rounds(search: Any) -> None:
         return Outcome(2) if (push.layers, push.dose) == wanted else Outcome(0)
 
     calibration, rounds = search(outcome)
-    rival = MeanDifferenceChoice(layer=3, dose=0.5, half_life=16)
+    rival = SteeringSpec(layer=3, dose=0.5, schedule=FADING)
     assert calibration.mean_difference == rival
     assert calibration.choice.layer == 1
     for opening, middle in (RIVALS[:2], LATENTS[:2]):
         for layer in (1, 3):
             doses = {p.dose for p in rounds.pushes[opening] if p.layers == (layer,)}
             assert doses == {0.3, 0.5, 0.75}
-        assert {p.shape for p in rounds.pushes[opening] + rounds.pushes[middle]} == {FADING}
+        assert {p.schedule for p in rounds.pushes[opening] + rounds.pushes[middle]} == {FADING}
     assert {p.layers for p in rounds.pushes[RIVALS[1]]} == {(1,), (3,)}
     tried = {(p.layers, p.dose) for p in rounds.pushes[RIVALS[1]]}
     assert {dose for layers, dose in tried if layers == (3,)} == {0.375, 0.5, 0.65}
@@ -285,10 +285,10 @@ def test_a_quick_search_takes_a_third_of_the_work() -> None:
 def test_only_pushes_that_can_still_win_are_asked_whether_they_are_about_their_contents(
     search: Any,
 ) -> None:
-    _, rounds = search(lambda push: Outcome(5 if push.shape == Schedule() else 3, about=4))
+    _, rounds = search(lambda push: Outcome(5 if push.schedule == Schedule() else 3, about=4))
     best = 4 * len(CONTENTS[:5])
     assert rounds.asked_about == [best, best]  # of 12 rivals and 12 latents
-    _, rounds = search(lambda push: Outcome(5 if push.shape == Schedule() else 3, about=2))
+    _, rounds = search(lambda push: Outcome(5 if push.schedule == Schedule() else 3, about=2))
     assert sum(rounds.asked_about) == 5 * sum(
         len(rounds.pushes[n]) for n in (RIVALS[2], LATENTS[2])
     )
@@ -312,7 +312,7 @@ def test_not_asking_the_others_changes_no_winner(search: Any, seed: int) -> None
 
     calibration, rounds = search(outcome)
     best = max(rounds.pushes[LATENTS[2]], key=objective)
-    assert objective(choice_push(calibration.choice)) == objective(best)
+    assert objective(calibration.choice) == objective(best)
 
 
 def test_the_bound_comes_from_the_replies_to_the_instruction_in_words(search: Any) -> None:

@@ -172,11 +172,11 @@ def test_each_reply_is_held_against_its_own_likelihoods(
     contents = sentences()[:4]
     seen: list[tuple[float, tuple[float, ...]]] = []
 
-    def is_about(own: float, others: Sequence[float]) -> bool:
+    def is_relevant(own: float, others: Sequence[float]) -> bool:
         seen.append((round(own), tuple(round(other) for other in others)))
         return True
 
-    monkeypatch.setattr(score, "is_about", is_about)
+    monkeypatch.setattr(score, "is_relevant", is_relevant)
     likelihoods.shift = lambda content, said: contents.index(content) + 10 * int(said[-1])
     _judge_each(engine, likelihoods, contents, [f"{GOOD} {i}" for i in range(4)])
     # own: 10; another: 20; plus one per content and ten per reply

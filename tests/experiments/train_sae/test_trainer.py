@@ -26,8 +26,7 @@ from saif.experiments.train_sae import corpus, trainer
 from saif.experiments.train_sae.activations import collect_activations
 from saif.experiments.train_sae.corpus import Sequences
 from saif.experiments.train_sae.trainer import SaeCard, SaeTraining, measure_sae
-from saif.presets.files import read_preset
-from saif.presets.library import Library
+from saif.presets.library import Library, read_preset
 from saif.runtime.language_model import LanguageModel
 from saif.runtime.sae import WEIGHTS, Sae, load_sae
 

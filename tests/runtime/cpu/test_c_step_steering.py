@@ -1,4 +1,4 @@
-"""What the compiled step adds to a residual is what `pushed` adds, and it is counted."""
+"""What the compiled step adds to a residual is what `add_direction` adds, and it is counted."""
 
 import ctypes
 from dataclasses import replace
@@ -8,7 +8,8 @@ import torch
 from step_models import PROMPTS, logits_of, native, on_a_grid, small, steering
 
 import saif.runtime.steering_hook as edits_module
-from saif.core.steering import LatentReader, Steering
+from saif.core.steering import LatentEncoder, Steering
+from saif.core.types import Schedule
 from saif.errors import SteeringError
 from saif.runtime.batch import RowStart
 from saif.runtime.language_model import LanguageModel
@@ -17,10 +18,10 @@ from saif.runtime.steering_hook import SteeringHook
 LAST = 2
 
 
-def clamp(model: LanguageModel) -> LatentReader:
+def clamp(model: LanguageModel) -> LatentEncoder:
     torch.manual_seed(3)
     encoder, decoder = torch.randn(2, 2, model.d_model)
-    return LatentReader(encoder, torch.zeros(2), torch.zeros(2), decoder)
+    return LatentEncoder(encoder, torch.zeros(2), torch.zeros(2), decoder)
 
 
 def shapes(model: LanguageModel) -> dict[str, Steering]:
@@ -28,8 +29,8 @@ def shapes(model: LanguageModel) -> dict[str, Steering]:
     every += steering(model, LAST, "all", 3)
     return {
         "every layer": every,
-        "fading": replace(every, half_life=2),
-        "keeps its norm": replace(every, keep_norm=True),
+        "fading": replace(every, schedule=Schedule(half_life=2)),
+        "keeps its norm": replace(every, schedule=Schedule(keep_norm=True)),
         "clamped in the middle": replace(every, clamped={1: clamp(model)}),
         "clamped at the end": replace(every, clamped={LAST: clamp(model)}),
         "a direction that lies with gaps": replace(
@@ -51,7 +52,7 @@ def test_every_shape_of_push_gives_what_the_model_gives(shape: str, library: cty
         RowStart(PROMPTS[0], shapes(model)[shape]),
         RowStart(PROMPTS[1]),
         RowStart(PROMPTS[2], other),
-        RowStart(PROMPTS[1], replace(other, keep_norm=True)),
+        RowStart(PROMPTS[1], replace(other, schedule=Schedule(keep_norm=True))),
     ]
     plain = logits_of(on_a_grid(small("llama")), starts, 12)
     torch.testing.assert_close(logits_of(model, starts, 12), plain, atol=5e-4, rtol=1e-4)
@@ -66,7 +67,7 @@ def test_what_only_adds_is_added_in_compiled_code(
     other, _ = model.start([RowStart(PROMPTS[0], every["clamped in the middle"])])
     calls: list[int] = []
     monkeypatch.setattr(
-        edits_module, "pushed", lambda resid, *_, **__: calls.append(1) or resid + 1
+        edits_module, "add_direction", lambda resid, *_, **__: calls.append(1) or resid + 1
     )
     assert model.advance(batch, [65, 66]).steered == (1, 0)
     assert not calls
@@ -99,7 +100,7 @@ def test_a_plain_row_that_was_changed_is_an_error(
 def test_what_was_added_in_one_step_is_not_added_in_the_next(library: ctypes.CDLL) -> None:
     """A push that has faded leaves the row as it would be if nothing had ever been pushed since."""
     model, plain = native("llama", library), on_a_grid(small("llama"))
-    fading = replace(steering(model, 1, "response"), half_life=1)
+    fading = replace(steering(model, 1, "response"), schedule=Schedule(half_life=1))
     steered = []
     batch, result = model.start([RowStart(PROMPTS[0], fading)])
     expected, _ = plain.start([RowStart(PROMPTS[0], fading)])

@@ -15,7 +15,7 @@ from saif.decoding import Sampling
 from saif.engine.local import LocalEngine
 from saif.engine.protocol import complete
 from saif.errors import ModelError, PresetError, SteeringError
-from saif.presets.controls import Applied, Controls, steer
+from saif.presets.controls import Controls
 from saif.presets.instructions import place
 from saif.presets.library import Library
 from saif.presets.preset import LoadedPreset, ModelRef
@@ -155,11 +155,13 @@ def test_an_answer_is_steered_and_drawn_as_its_study_says(
 ) -> None:
     asked: list[tuple[str, Controls]] = []
 
-    def spy(preset: LoadedPreset, controls: Controls) -> tuple[Steering | None, Applied]:
-        asked.append((preset.preset.instruction, controls))
-        return steer(preset, controls)
+    steering_with = LoadedPreset.steering_with
 
-    monkeypatch.setattr("saif.study.participation.answers.steer", spy)
+    def spy(preset: LoadedPreset, controls: Controls) -> Steering:
+        asked.append((preset.preset.instruction, controls))
+        return steering_with(preset, controls)
+
+    monkeypatch.setattr(LoadedPreset, "steering_with", spy)
     drawn: dict[str, Any] = {"max_new_tokens": 5, "temperature": 0.5, "top_p": 0.25}
     weak = {"preset": "question", "placement": "pre", "strength": 0.5}
     found = small(arms=["other", "unsteered"], other=weak, generation=drawn)
@@ -171,6 +173,16 @@ def test_an_answer_is_steered_and_drawn_as_its_study_says(
         sampling = Sampling(**drawn, seed=trial.gen_seed)
         assert one.details["sampling"] == asdict(sampling)
         assert (one.details["applied"] is not None) == (one.arm == "other")
+        if one.arm == "other":
+            assert one.details["applied"] == {
+                "layers": (1,),
+                "k": 4,
+                "strength": 0.5,
+                "dose": 0.5,
+                "span": "response",
+                "latents": (10, 11, 12, 13),
+                "shape": {"half_life": None, "keep_norm": False, "clamp": False},
+            }
 
 
 def test_presets_of_another_model_are_refused_before_anyone_comes(library: Library) -> None:

@@ -1,9 +1,10 @@
 """A comparison turn: columns that differ by the steering and by nothing else."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise, zip_longest
+from typing import Any
 
 import pytest
 from tiny import tiny_model, tiny_preset
@@ -18,9 +19,9 @@ from saif.chat import (
     take_turn,
 )
 from saif.core.types import SPANS, Placement
-from saif.decoding import Sampling
+from saif.decoding import Sampling, Step
 from saif.engine.local import LocalEngine
-from saif.engine.protocol import Message
+from saif.engine.protocol import Message, Request, complete
 from saif.errors import InputError, PresetError
 from saif.presets.controls import Controls
 from saif.presets.library import Library
@@ -63,6 +64,34 @@ def test_at_strength_zero_both_columns_are_identical(
     assert plain == steered
     assert len(plain.token_ids) > 5
     assert (steered.steered, state.steering.total_dose) == (0, 0)
+
+
+def test_at_strength_zero_the_engine_is_not_asked_to_steer(
+    engine: LocalEngine, turn: Turn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Request] = []
+    stream = engine.stream
+
+    def spy(requests: Sequence[Request], **options: Any) -> Iterator[Step]:
+        asked.extend(requests)
+        return stream(requests, **options)
+
+    monkeypatch.setattr(engine, "stream", spy)
+    list(take_turn(engine, Comparison(), replace(turn, controls=Controls(strength=0))))
+    assert [request.steering for request in asked] == [None] * 3
+    asked.clear()
+    list(take_turn(engine, Comparison(), turn))
+    assert [request.steering is not None for request in asked] == [False, True, False]
+
+
+def test_a_steering_that_is_off_changes_nothing_in_the_engine_either(
+    engine: LocalEngine, turn: Turn
+) -> None:
+    asked = Request(messages=(Message("user", MESSAGE),), sampling=turn.sampling)
+    off = replace(asked, steering=turn.preset.steering(strength=0))
+    plain, same = complete(engine, [asked, off])
+    assert plain == same
+    assert same.steered == 0
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

@@ -3,6 +3,7 @@
 Every code path of a big model runs on it; nothing is downloaded. One token is one byte.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -77,6 +78,15 @@ def tiny_steering(
     """A random direction of length `size`, beside residuals of length 6 or so."""
     direction = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(seed))
     return Steering({layer: direction * (size / float(direction.norm()))}, span, {layer: size / 6})
+
+
+def together(*steerings: Steering) -> Steering:
+    """One steering of several, each at layers of its own."""
+    return replace(
+        steerings[0],
+        directions={layer: v for one in steerings for layer, v in one.directions.items()},
+        dose={layer: dose for one in steerings for layer, dose in one.dose.items()},
+    )
 
 
 def tiny_preset(model: LanguageModel, name: str = "translate-french", m: int = 8) -> LoadedPreset:

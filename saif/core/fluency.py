@@ -15,18 +15,16 @@ _GLUED = re.compile(r"[^\W\d_]*(?:[a-zß-ÿ][A-ZÀ-Þ][^\W\d_]*){2}")
 
 @dataclass(frozen=True, slots=True)
 class Fluency:
-    """What a reply's fluency is judged by.
-
-    distinct_2: different token pairs over all token pairs (1 if there are none). top_share: the
-    share of the most frequent token, 0 if it occurs less than three times. glued: whether a word
-    is several words run together. perplexity: of the reply under the unsteered model, None where
-    it wasn't measured.
-    """
+    """What a reply's fluency is judged by."""
 
     distinct_2: float
+    """Different token pairs over all token pairs; 1 if there are none."""
     top_share: float
+    """Share of the most frequent token; 0 if it occurs less than three times."""
     glued: bool
+    """Whether a word is several words run together."""
     perplexity: float | None
+    """Of the reply under the unsteered model; None where it wasn't measured."""
 
     def problems(self, perplexity_bound: float) -> list[str]:
         """Why the text is degenerate; empty if it isn't."""

@@ -119,15 +119,13 @@ _NO_WIDTH = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Kappa:
-    """Cohen's κ over `n` pairs: 1 is full agreement, 0 what chance gives.
-
-    low, high: the 95 % interval for large n (Fleiss, Cohen and Everitt 1969), cut off at ±1. None
-    where that formula has no width, as when two judges agree on everything.
-    """
+    """Cohen's κ over `n` pairs: 1 is full agreement, 0 what chance gives."""
 
     value: float
     n: int
     low: float | None
+    """Of the 95 % interval for large n (Fleiss, Cohen and Everitt 1969), cut off at ±1. None where
+    that formula has no width, as when two judges agree on everything."""
     high: float | None
 
 

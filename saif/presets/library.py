@@ -24,11 +24,23 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parents[2] / "presets"
 
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
+
 
 def user_folder() -> Path:
     """Where a user's own presets are kept. `SAIF_HOME` overrides the user's data folder."""
     home = os.environ.get("SAIF_HOME") or platformdirs.user_data_dir("saif")
     return Path(home) / "presets"
+
+
+def check_name(name: str) -> str:
+    """`name`, if it can't lead out of a folder; PresetError otherwise."""
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise PresetError(
+            f"'{name[:80]}' is not a valid name.",
+            hint="Use up to 64 lower-case letters, digits, dots and dashes.",
+        )
+    return name
 
 
 class Library:
@@ -138,9 +150,6 @@ def read_instruction(path: Path) -> Instruction:
     return instruction
 
 
-_PER_LAYER = ("ids", "decoder", "encoder", "bias", "threshold")
-
-
 def read_card(path: Path) -> Preset:
     """The JSON half of a preset: enough to list and show it, with no tensor library loaded."""
     check_name(path.stem)
@@ -243,7 +252,7 @@ def write_preset(folder: Path, loaded: LoadedPreset) -> Path:
     tensors: dict[str, Tensor] = {}
     for layer, vectors in loaded.vectors.items():
         tensors[f"{layer}.ids"] = torch.tensor(vectors.ids)
-        for name in _PER_LAYER[1:]:
+        for name in ("decoder", "encoder", "bias", "threshold"):
             tensors[f"{layer}.{name}"] = getattr(vectors, name).half().contiguous()
         for placement, vector in vectors.mean_difference.items():
             tensors[f"{layer}.mean_difference.{placement}"] = vector.float().contiguous()
@@ -253,16 +262,3 @@ def write_preset(folder: Path, loaded: LoadedPreset) -> Path:
     replace_file(path.with_suffix(".safetensors"), save(tensors))
     replace_file(path, (loaded.preset.model_dump_json(indent=1) + "\n").encode())
     return path
-
-
-_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
-
-
-def check_name(name: str) -> str:
-    """`name`, if it can't lead out of a folder; PresetError otherwise."""
-    if not _NAME.fullmatch(name) or ".." in name:
-        raise PresetError(
-            f"'{name[:80]}' is not a valid name.",
-            hint="Use up to 64 lower-case letters, digits, dots and dashes.",
-        )
-    return name

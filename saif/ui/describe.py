@@ -37,9 +37,9 @@ def latents_table(selected: Selected, *, strength: float) -> str:
     """The latents that steer: which, which way, and the words each one raises."""
     pairs = zip(selected.latents, selected.coefficients.tolist(), strict=True)
     rows = "".join(_latent_row(latent, coefficient) for latent, coefficient in pairs)
-    off = '<p class="fine">Strength is 0: none of these is pushed now.</p>' if not strength else ""
+    off = '<p class="fine">Strength is 0: none of these steers now.</p>' if not strength else ""
     return (
-        f'{off}<table class="latents"><thead><tr><th scope="col">Push</th>'
+        f'{off}<table class="latents"><thead><tr><th scope="col">Steered</th>'
         '<th scope="col">Latent</th><th scope="col">Words it raises when active</th></tr></thead>'
         f"<tbody>{rows}</tbody></table>"
     )

@@ -138,7 +138,7 @@ def steering_panel(cards: Mapping[str, Preset]) -> SteeringPanel:
     )
     with gr.Accordion("Layer, latents, tokens", open=False, elem_id="fine"):
         fine = _fine(cards[first] if first else None)
-    with gr.Accordion("Which latents are pushed", open=False, elem_id="latents-fold"):
+    with gr.Accordion("Which latents steer", open=False, elem_id="latents-fold"):
         latents = gr.HTML(elem_id="latents", padding=False)
     with gr.Accordion("How well it works, measured", open=False, elem_id="scores-fold"):
         scores = gr.HTML(elem_id="scores", padding=False)

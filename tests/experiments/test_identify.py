@@ -26,7 +26,8 @@ from saif.core.types import PLACEMENTS, Site
 from saif.engine.local import LocalEngine
 from saif.errors import SaeError
 from saif.experiments.identify import Readings, build_presets, last_residuals, read_prompts
-from saif.presets.preset import MAX_STORED_LATENTS, LoadedPreset
+from saif.presets.preset import LoadedPreset
+from saif.presets.spec import MAX_STORED_LATENTS
 from saif.runtime.language_model import LanguageModel
 from saif.runtime.sae import Sae
 
@@ -196,9 +197,6 @@ def test_stored_vectors_are_the_rows_of_the_stored_latents(preset: LoadedPreset)
 def test_what_is_stored_ranks_as_all_latents_do(
     engine: LocalEngine, preset: LoadedPreset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from saif.presets import preset as preset_module
-
-    assert preset_module.MAX_STORED_LATENTS == MAX_STORED_LATENTS
     monkeypatch.setattr("saif.experiments.identify.MAX_STORED_LATENTS", D_SAE)
     (everything,) = build_presets(
         engine, instructions("question"), planted_readings(), planted_sae, [1]

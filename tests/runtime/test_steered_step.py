@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import D_MODEL, N_LAYERS, tiny_model, tiny_steering
+from tiny import D_MODEL, N_LAYERS, tiny_model, tiny_steering, together
 from torch import Tensor, nn
 
 import saif.runtime.language_model as reading_module
@@ -129,7 +129,7 @@ def test_several_layers_at_once_equal_the_computation_by_hand(model: LanguageMod
 @pytest.mark.parametrize("span", SPANS)
 def test_cached_steps_equal_recomputing_everything(model: LanguageModel, span: Span) -> None:
     prompt = chat(model, LONG)
-    steering = tiny_steering(1, span=span) + tiny_steering(3, span=span, seed=5)
+    steering = together(tiny_steering(1, span=span), tiny_steering(3, span=span, seed=5))
     batch, result = model.start([RowStart(prompt, steering)])
     reply: list[int] = []
     for _ in range(8):
@@ -233,16 +233,6 @@ def test_the_first_generated_token_is_steered(model: LanguageModel) -> None:
     steering = Steering({N_LAYERS - 1: direction}, "response", {N_LAYERS - 1: 100.0})
     result = model.start([RowStart(ids, steering)])[1]
     assert int(result.logits[0].argmax()) == target
-
-
-def test_two_steerings_of_one_layer_push_together(model: LanguageModel) -> None:
-    ids = chat(model, LONG)
-    one, two = tiny_steering(seed=1), tiny_steering(seed=2)
-    total = Steering({1: one.directions[1] + two.directions[1]}, "response", {1: 1.0})
-    torch.testing.assert_close(
-        model.start([RowStart(ids, one + two)])[1].logits,
-        model.start([RowStart(ids, total)])[1].logits,
-    )
 
 
 def test_a_nan_forced_past_the_check_stays_in_its_row(model: LanguageModel) -> None:

@@ -175,7 +175,7 @@ def test_a_turn_stopped_before_its_first_word_is_not_kept(
 # The panel
 
 
-def test_the_table_lists_the_latents_that_are_pushed(model: LanguageModel) -> None:
+def test_the_table_lists_the_latents_that_steer(model: LanguageModel) -> None:
     preset = tiny_preset(model)
     for placement in ("pre", "post"):
         source = replace(preset.preset.placements[placement].latents, k=5)

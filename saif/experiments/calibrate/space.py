@@ -30,13 +30,13 @@ class Field:
     finalists: int
 
 
-def fields(n_layers: int, effort: SearchBudget) -> tuple[Field, Field]:
+def fields(n_layers: int, budget: SearchBudget) -> tuple[Field, Field]:
     """Mean difference, then the latents. The baseline's field is small, and its best must not be
-    missed: every layer gets to the second round, on more texts, unless the effort is less."""
-    n_semifinalists = min(n_layers, effort.rival_semifinalists)
+    missed: every layer gets to the second round, on more texts, unless the budget is small."""
+    n_semifinalists = min(n_layers, budget.rival_semifinalists)
     return (
-        Field([None], n_semifinalists, effort.third, effort.rival_finalists),
-        Field(effort.recipes, effort.semifinalists, effort.second, effort.finalists),
+        Field([None], n_semifinalists, budget.third, budget.rival_finalists),
+        Field(budget.recipes, budget.semifinalists, budget.second, budget.finalists),
     )
 
 
@@ -105,13 +105,13 @@ def apart(specs: Sequence[SteeringSpec]) -> list[SteeringSpec]:
     return list(first.values())
 
 
-def replies_made(n_layers: int, effort: SearchBudget, *, latents: bool = True) -> int:
+def replies_made(n_layers: int, budget: SearchBudget, *, latents: bool = True) -> int:
     """How many replies a search makes; a little fewer where neighbours coincide."""
-    n = effort.third  # the instruction in words
-    for field in fields(n_layers, effort)[: 1 + latents]:
-        first = opening(range(n_layers), field.recipes, effort.doses)
+    n = budget.third  # the instruction in words
+    for field in fields(n_layers, budget)[: 1 + latents]:
+        first = opening(range(n_layers), field.recipes, budget.doses)
         ranking = apart(first)
         second = neighbours(ranking[: field.semifinalists])
         third = closing(second[: field.finalists], ranking)
-        n += len(first) * effort.first + len(second) * field.texts + len(third) * effort.third
+        n += len(first) * budget.first + len(second) * field.texts + len(third) * budget.third
     return n

@@ -139,8 +139,8 @@ def test_the_best_of_the_last_rounds_becomes_the_choice(search: Any) -> None:
 
     calibration, _ = search(first, final)
     choice = calibration.choice
-    assert (choice.layer, choice.selection, choice.rule) == (3, "contrast", "delta")
-    assert (choice.k, choice.beta, choice.dose, choice.span) == (15, 0.5, 0.5, "response")
+    assert (choice.layer, choice.dose, choice.span) == (3, 0.5, "response")
+    assert choice.latents == LatentSource(selection="contrast", rule="delta", k=15, beta=0.5)
 
 
 @pytest.mark.parametrize(

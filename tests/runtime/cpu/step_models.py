@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tiny import tiny_tokenizer
+from tiny import tiny_tokenizer, together
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -58,7 +58,7 @@ def rows_of(model: LanguageModel, span: Span = "response", **sampling: Any) -> l
         for ids, push, n in [
             (PROMPTS[0], steering(model, 1, span), 24),
             (PROMPTS[1], None, 9),
-            (PROMPTS[2], steering(model, 2, "all", 4) + steering(model, 0, "all", 5), 16),
+            (PROMPTS[2], together(steering(model, 2, "all", 4), steering(model, 0, "all", 5)), 16),
             (PROMPTS[1] * 3, steering(model, 0, span, 6), 24),
         ]
     ]

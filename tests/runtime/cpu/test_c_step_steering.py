@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from step_models import PROMPTS, logits_of, native, on_a_grid, small, steering
+from tiny import together
 
 import saif.runtime.steering_hook as edits_module
 from saif.core.steering import LatentEncoder, Steering
@@ -25,8 +26,7 @@ def clamp(model: LanguageModel) -> LatentEncoder:
 
 
 def shapes(model: LanguageModel) -> dict[str, Steering]:
-    every = steering(model, 0, "all", 1) + steering(model, 1, "all", 2)
-    every += steering(model, LAST, "all", 3)
+    every = together(*(steering(model, layer, "all", 1 + layer) for layer in (0, 1, LAST)))
     return {
         "every layer": every,
         "fading": replace(every, schedule=Schedule(half_life=2)),

@@ -6,19 +6,10 @@ from typing import Literal
 
 from saif.core.types import Placement
 from saif.presets.preset import ConditionScores, Interval, Latent, Preset, Selected
+from saif.report.conditions import title_of
 from saif.runtime.catalog import KnownModel, Quantize
 
 SHOWN_WORDS = 5
-
-_CONDITIONS = {
-    "unsteered": "Unsteered",
-    "prompted": "Prompted in words",
-    "steered": "Steered",
-    "mean-difference": "Mean difference",
-    "random": "Random latents",
-    "single-latent": "Best latent alone",
-    "saif": "Plain SAIF",
-}
 
 
 def dose_line(card: Preset, placement: Placement, strength: float) -> str:
@@ -73,13 +64,12 @@ def scores_table(card: Preset, placement: Placement) -> str:
 
 
 def _score_row(condition: ConditionScores) -> str:
-    name = condition.condition
-    label = _CONDITIONS.get(name, name.replace("-", " ").capitalize())
+    title = title_of(condition.condition)
     cells = "".join(
         _rate(rate) for rate in (condition.loose, condition.strict, condition.degenerate)
     )
-    here = ' class="here"' if name == "steered" else ""
-    return f'<tr{here}><th scope="row">{escape(label)}</th>{cells}</tr>'
+    here = ' class="here"' if condition.condition == "steered" else ""
+    return f'<tr{here}><th scope="row">{escape(title[:1].upper() + title[1:])}</th>{cells}</tr>'
 
 
 def _rate(rate: Interval) -> str:

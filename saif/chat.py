@@ -51,7 +51,7 @@ class Turn:
     controls: Controls
     sampling: Sampling = Sampling()
     with_prompted: bool = False
-    conversation: str = ""
+    cache_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def take_turn(
             messages=asked[name].messages,
             steering=steering if name == "steered" else None,
             sampling=turn.sampling,
-            conversation=turn.conversation,
+            cache_key=turn.cache_key,
         )
         for name in names
     ]

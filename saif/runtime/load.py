@@ -128,7 +128,7 @@ def _fitting(source: _Source, quantize: QuantizeOrAuto, freed: int = 0) -> Quant
             )
         quantize = "none"
     size = memory_budget.size_of(config)
-    free = memory_budget.room(freed)
+    free = memory_budget.free_memory(freed)
     bits = (
         memory_budget.choose(size, free, _bytes_per_weight("none"))
         if quantize == "auto"

@@ -30,7 +30,7 @@ _NORMALIZATIONS = ("none", "expected_average_only_in")
 class Sae:
     """A sparse autoencoder of one residual-stream site.
 
-    sha256: of the weights file, or of the decoder where there is no file at hand.
+    sha256: of the weights file, or of the decoder where there is no file.
     """
 
     id: str

@@ -110,16 +110,16 @@ def test_memory_that_runs_out_ends_the_reply_in_words_and_the_next_one_works(
 ) -> None:
     request = Request(messages=(Message("user", "Hi"),), sampling=Sampling(max_new_tokens=4))
     before = complete(engine, [request])
-    advance = engine.language_model.advance
+    advance = engine.language_model.decode_step
 
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(engine.language_model, "advance", fail)
+    monkeypatch.setattr(engine.language_model, "decode_step", fail)
     with pytest.raises(ModelError, match="Memory ran out") as refused:
         complete(engine, [request])
     assert "fewer new tokens" in refused.value.hint
-    monkeypatch.setattr(engine.language_model, "advance", advance)
+    monkeypatch.setattr(engine.language_model, "decode_step", advance)
     assert complete(engine, [request]) == before
 
 
@@ -129,6 +129,6 @@ def test_another_failure_of_a_step_is_not_taken_for_memory(
     def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(engine.language_model, "advance", fail)
+    monkeypatch.setattr(engine.language_model, "decode_step", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         complete(engine, [Request(messages=(Message("user", "Hi"),))])

@@ -4,11 +4,12 @@ from pathlib import Path
 import pytest
 from made_up import instructions, sentences
 
-from saif.decoding import Row, RowStep, Step
+from saif.decoding import RowStep, Step
 from saif.experiments.datasets import split_of
 from saif.experiments.train_sae import corpus as module
 from saif.experiments.train_sae.corpus import Sequences, build_corpus
 from saif.presets.instructions import Instruction
+from saif.runtime.batch import Row
 from saif.runtime.language_model import LanguageModel
 
 N_TOKENS = 12_000

@@ -199,17 +199,15 @@ class Scheduler:
         else:
             return [decoding]
         # One of them may be to blame, so each goes on by itself from what it has.
-        rest = iter(
+        rest = [
             replace(row, token_ids=[*row.token_ids[:length], token])
             for row, length, token in zip(rows, lengths, decoding.tokens, strict=True)
-        )
-        return [
-            each
-            for group in decoding.groups
-            for each in self._prefill_alone(
-                group, [next(rest) for _ in range(len(group))], solo=True
-            )
         ]
+        solo: list[DecodeBatch] = []
+        for group in decoding.groups:
+            own, rest = rest[: len(group)], rest[len(group) :]
+            solo += self._prefill_alone(group, own, solo=True)
+        return solo
 
 
 def _is_long(group: RowGroup) -> bool:

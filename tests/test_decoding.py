@@ -131,7 +131,7 @@ def test_a_row_equals_its_solo_run(model: LanguageModel, span: Span, temperature
     """Mixed lengths, seeds and steerings; rows end at different steps."""
     rows = [
         Row(
-            prompt_ids=ids,
+            token_ids=ids,
             steering=steering,
             sampling=Sampling(max_new_tokens=n, temperature=temperature, seed=seed, top_p=0.95),
         )

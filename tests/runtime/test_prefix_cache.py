@@ -39,7 +39,7 @@ def talk(
     sampling: Sampling,
     turns: Any = TURNS,
 ) -> list[list[Reply]]:
-    """A conversation in columns, each with its own history; waits for reprefills after each turn."""
+    """A conversation in columns, each with its own history. Waits for the reprefills."""
     histories: list[tuple[Message, ...]] = [() for _ in steerings]
     found = []
     for text in turns:

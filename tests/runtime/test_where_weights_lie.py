@@ -44,9 +44,8 @@ def test_offloaded_blocks_are_steered_like_the_others(offload: object, tmp_path:
         results = [model.prefill(starts) for model in (plain, moved)]
         torch.testing.assert_close(results[0][1].logits, results[1][1].logits)
         assert results[1][1].steered == (1, 0)
-        again = [
-            m.decode_step(b, [65, 66]) for m, (b, _) in zip((plain, moved), results, strict=True)
-        ]
+        (one, _), (other, _) = results
+        again = [plain.decode_step(one, [65, 66]), moved.decode_step(other, [65, 66])]
         torch.testing.assert_close(again[0].logits, again[1].logits)
     residuals = [model.residuals([PROMPT], [1])[0][1] for model in (plain, moved)]
     torch.testing.assert_close(*residuals)

@@ -90,7 +90,7 @@ def test_every_reply_continues_its_own_prompt(
         # The last rows end first; every row says the third last letter of its own message.
         for length in (1, 2):
             yield tuple(
-                RowStep(i, row.prompt_ids[-15], "", 0, None)
+                RowStep(i, row.token_ids[-15], "", 0, None)
                 for i, row in enumerate(rows)
                 if length == 1 or i < 2
             )

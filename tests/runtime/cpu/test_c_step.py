@@ -100,7 +100,7 @@ def test_an_unsteered_row_is_not_touched_by_the_steered_one(library: ctypes.CDLL
     model = native("llama", library)
     plain = Row(PROMPTS[1], sampling=Sampling(max_new_tokens=24))
     pushed = Row(
-        prompt_ids=PROMPTS[1],
+        token_ids=PROMPTS[1],
         sampling=Sampling(max_new_tokens=24),
         steering=steering(model, 1, "all"),
     )

@@ -232,7 +232,7 @@ def decode(
 ) -> Iterator[Step]:
     """Yield steps until every row has ended. Each row ends with exactly one `stop`.
 
-    cache: where prefixes are looked up, and what was read is kept. `cancelled` is asked before
+    cache: where prefixes are looked up, and what rows hold is kept. `cancelled` is asked before
     each step; once true, the rows still running end as "cancelled". Dropping the iterator early
     is safe too: nothing outlives a step. Raises InputError for an empty prompt, and SteeringError
     if a row is not steered as asked.

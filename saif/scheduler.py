@@ -49,7 +49,7 @@ class _Prefill:
 class Scheduler:
     """Decodes for many callers at once. Its thread runs while there is something to do.
 
-    cache: where prefixes are looked up, and what was read is kept.
+    cache: where prefixes are looked up, and what rows hold is kept.
     """
 
     def __init__(

@@ -122,8 +122,8 @@ class LocalEngine:
             yield step
         for row, reply in zip(rows, replies, strict=True):
             if row.steering is not None and reply:
-                read = Row([*row.token_ids, *reply], row.steering, cache_key=row.cache_key)
-                self._reprefills.add(partial(self._reprefill, read))
+                history = Row([*row.token_ids, *reply], row.steering, cache_key=row.cache_key)
+                self._reprefills.add(partial(self._reprefill, history))
 
     def _reprefill(self, row: Row) -> None:
         assert self.prefix_cache is not None

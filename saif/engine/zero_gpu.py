@@ -14,7 +14,7 @@ from saif.engine.protocol import Engine, Request
 from saif.presets.preset import ModelRef
 
 _START_SECONDS = 15
-_SECONDS_PER_TOKEN = 0.15  # several columns of a 9B model, with room to spare
+_SECONDS_PER_TOKEN = 0.15  # several columns of a 9B model, with a margin
 _LONGEST_SECONDS = 120
 
 

@@ -255,7 +255,7 @@ def _vectors(
     layer: int,
 ) -> LayerVectors:
     ids = sorted({latent for statistics in found.values() for latent in statistics.ids.tolist()})
-    encoder, bias, threshold = sae.reader(ids)
+    encoder, bias, threshold = sae.encoder(ids)
     without = readings.plain[instruction.contents][layer].mean(dim=0)
     return LayerVectors(
         ids=ids,

@@ -44,7 +44,7 @@ class Batch:
 
     @property
     def width(self) -> int:
-        """Columns of the cache, once the newest tokens are read."""
+        """Columns of the KV cache, once the newest tokens are run."""
         return self._mask.shape[1] + self._newer
 
     @property
@@ -96,11 +96,12 @@ def _stacked(first: Tensor, second: Tensor, width: int, dim: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """logits (batch, vocab) float32 for the next token; steered[row] = positions that were
-    really changed in this step, measured, per steered layer (all layers agree or it raises)."""
+    """What one prefill or decode step gives every row of a batch."""
 
     logits: Tensor
+    """(rows, vocab) float32, for the next token."""
     steered: tuple[int, ...]
+    """Positions of each row that were changed, counted; all steered layers agree."""
 
 
 def left_pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
@@ -181,7 +182,7 @@ def shared_prefix(sequences: Sequence[Sequence[int]]) -> int:
 
 def unsteered_prefix(rows: Sequence[Row], control_ids: frozenset[int]) -> int:
     """How many leading tokens all rows have in common and no row steers, the newest left out:
-    every row has to read at least one token of its own."""
+    every row has to run at least one token of its own."""
     skip = shared_prefix([row.token_ids[:-1] for row in rows])
     for row in rows:
         if row.steering is not None and row.steering.directions:

@@ -79,7 +79,7 @@ def _is_room_to_pack(n_bytes: int) -> bool:
 def check_loadable(name: str, quantize: QuantizeOrAuto, freed: int = 0) -> None:
     """Raise ModelError as `load_model` would, where that shows before any weight is read.
 
-    freed: bytes that will be free by then, because another model makes room.
+    freed: bytes that will be free by then, because another model goes.
     """
     with _refusals_in_words(name):
         _fitting(_resolve(name), quantize, freed)

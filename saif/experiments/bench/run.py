@@ -86,17 +86,17 @@ class Bench:
     def _interleaved(self) -> dict[str, list[float]]:
         cases = {name: self._engine.stream(self._requests(name)) for name in OURS}
         for steps in cases.values():
-            next(steps)  # the prompt is read
+            next(steps)  # the prefill
         found: dict[str, list[float]] = {name: [] for name in OURS}
-        whole, order = True, list(OURS)
-        while whole:
+        complete, order = True, list(OURS)
+        while complete:
             order.reverse()  # what comes right before leaves its traces in the processor's caches
             for name in order:
                 started = time.perf_counter()
                 step = next(cases[name], ())
-                # A row may end before its time; only whole batches count.
-                whole &= len(step) == len(OURS[name])
-                if whole:
+                # A row may end before its time; only complete batches count.
+                complete &= len(step) == len(OURS[name])
+                if complete:
                     found[name].append(time.perf_counter() - started)
         n = min(map(len, found.values()))
         for steps in cases.values():
@@ -145,8 +145,8 @@ class Bench:
             ]
         return found
 
-    def read_seconds(self) -> float:
-        """Seconds to read some hundred tokens of text as one row."""
+    def prefill_seconds(self) -> float:
+        """Seconds per token to prefill some hundred tokens of text as one row."""
         ids = self._model.encode_text(_PASSAGE * 8)
         started = time.perf_counter()
         self._model.residuals([ids], [])
@@ -168,12 +168,12 @@ def run_bench(
         raise InputError("At least one round of four steps is needed.")
     bench = Bench(engine, n_steps=n_steps)
     bench.round()  # warm-up
-    decoding, turns, reading, bandwidth = [], [], [], []
+    decoding, turns, prefills, bandwidth = [], [], [], []
     for _ in track(range(rounds), "Rounds"):
         decoding.append(bench.round())
         bandwidth.append(_read_bandwidth())
         turns.append(bench.first_tokens())
-        reading.append(bench.read_seconds())
+        prefills.append(bench.prefill_seconds())
     first_tokens = [statistics.median(turn) for turn in zip(*turns, strict=True)]
     return {
         "model": engine.model.id,
@@ -187,7 +187,7 @@ def run_bench(
         "bandwidth": _bandwidth(engine, decoding, statistics.median(bandwidth)),
         "first_token_seconds": first_tokens,
         "last_turn_to_first": statistics.median(turn[-1] / turn[0] for turn in turns),
-        "read_tokens_per_second": 1 / statistics.median(reading),
+        "read_tokens_per_second": 1 / statistics.median(prefills),
         "memory_bytes": {"model": engine.language_model.memory, "process_peak": _peak_memory()},
         "crowd": measure_concurrent(engine, bench.steering, sizes=people, n_steps=n_steps),
         "start_up_seconds": _start_up(start_up, quantize) if start_up else None,

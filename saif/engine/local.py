@@ -46,7 +46,7 @@ class LocalEngine:
         `wait_until_idle`, or raise to end. It keeps no prefix cache, which would push out those of
         conversations.
         """
-        return LocalEngine(self.language_model.with_pass_hook(before_pass))
+        return LocalEngine(self.language_model.with_before_pass(before_pass))
 
     def wait_until_idle(self, seconds: float) -> bool:
         """Whether no request is in flight, after waiting up to so many seconds for that."""

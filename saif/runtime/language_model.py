@@ -84,7 +84,7 @@ class LanguageModel:
         self.lean: LeanDecoder | NativeDecoder | None = None
         self._before_pass: Callable[[], None] | None = None
 
-    def with_pass_hook(self, before_pass: Callable[[], None]) -> "LanguageModel":
+    def with_before_pass(self, before_pass: Callable[[], None]) -> "LanguageModel":
         """The same model for background work: `before_pass` is called before each forward pass,
         outside the lock, and may wait there or raise. Weights and lock are shared."""
         model = copy.copy(self)

@@ -1,4 +1,4 @@
-"""Many callers in one running batch: each gets what it would have got alone."""
+"""Continuous batching: each of many callers gets what it would have got alone."""
 
 import os
 import subprocess
@@ -180,7 +180,7 @@ def test_a_request_that_cannot_begin_is_refused_and_the_next_one_works(
     assert summary(list(shared.stream(good))) == alone(model, good)
 
 
-def test_prompts_that_come_together_are_read_together_and_a_bad_one_refused_alone(
+def test_prompts_that_come_together_are_prefilled_together_and_a_bad_one_refused_alone(
     model: LanguageModel, passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[int] = []
@@ -260,7 +260,7 @@ def test_a_bug_in_one_step_leaves_nobody_waiting(
     assert summary(list(shared.stream(rows(model, 0)))) == alone(model, rows(model, 0))
 
 
-def test_those_for_whom_there_is_no_room_wait_their_turn(
+def test_requests_beyond_the_most_rows_are_admitted_later(
     model: LanguageModel, passes: Passes
 ) -> None:
     passes.seconds = 0.002
@@ -276,7 +276,7 @@ def test_those_for_whom_there_is_no_room_wait_their_turn(
     assert len(summary(list(shared.stream(many)))) == len(many)
 
 
-def test_rows_of_a_sliding_window_are_not_joined_but_take_turns(
+def test_rows_of_a_sliding_window_are_not_merged_but_take_turns(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = family_model("gemma2")
@@ -304,7 +304,7 @@ def long_rows(model: LanguageModel) -> list[Row]:
 
 @pytest.mark.parametrize("most", [1, 37, 128, 10_000])
 @pytest.mark.parametrize("span", ["response", "all"])
-def test_reading_in_parts_changes_nothing(model: LanguageModel, most: int, span: Any) -> None:
+def test_a_prefill_in_chunks_changes_nothing(model: LanguageModel, most: int, span: Any) -> None:
     plain, steered = long_rows(model)
     steered = replace(steered, steering=tiny_steering(layer=1, span=span))
     for asked in (
@@ -364,7 +364,7 @@ def test_a_long_prompt_holds_nobody_up(
     assert in_turn == [0, 2] * 4, passes.rows
 
 
-def test_a_long_prompt_that_nobody_waits_for_is_not_read_to_its_end(
+def test_a_long_prompt_that_nobody_waits_for_is_not_prefilled_to_its_end(
     model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared, stop, parts = Scheduler(model), threading.Event(), 0
@@ -391,8 +391,8 @@ def test_a_long_prompt_that_fails_is_refused_and_the_next_one_works(model: Langu
     assert idle()
 
 
-def test_what_has_to_be_read_as_a_whole_is() -> None:
-    """A sliding window counts columns, so its rows are read at once however long they are."""
+def test_what_has_to_be_prefilled_as_a_whole_is() -> None:
+    """A sliding window counts columns, so its rows are prefilled at once however long they are."""
     model = family_model("gemma2")
     prompt = model.encode_text("The river is long. " * 12)
     asked = [Row(prompt, sampling=Sampling(max_new_tokens=6))]

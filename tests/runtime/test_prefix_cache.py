@@ -63,7 +63,7 @@ def talk(
 @pytest.mark.parametrize("lean", [False, True])
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize("span", SPANS)
-def test_a_conversation_is_the_same_with_and_without_memory(
+def test_a_conversation_is_the_same_with_and_without_a_prefix_cache(
     span: Span, temperature: float, lean: bool
 ) -> None:
     steerings = [None, tiny_steering(1, span=span), tiny_steering(2, span=span, seed=3)]
@@ -79,7 +79,7 @@ def test_a_conversation_is_the_same_with_and_without_memory(
 
 
 @pytest.mark.parametrize("span", SPANS)
-def test_a_turn_reads_only_what_is_new(span: Span, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_turn_prefills_only_what_is_new(span: Span, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
     model.end_ids = frozenset()  # long replies
     engine = LocalEngine(model, cache_bytes=1 << 24)
@@ -99,8 +99,8 @@ def test_a_turn_reads_only_what_is_new(span: Span, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("span", SPANS)
-def test_a_steered_reply_is_at_hand_as_history(span: Span) -> None:
-    """A `response` span leaves history alone, so the reply has to be read once more unsteered."""
+def test_a_steered_reply_is_cached_as_history(span: Span) -> None:
+    """A `response` span leaves history alone, so the reply is prefilled once more unsteered."""
     model = tiny_model()
     model.end_ids = frozenset()
     engine = LocalEngine(model, cache_bytes=1 << 24)
@@ -119,7 +119,7 @@ CLAMP = LatentReader(torch.randn(2, 32), torch.zeros(2), torch.zeros(2), torch.r
 
 
 def variants() -> dict[str, Steering | None]:
-    """Ways to steer the same tokens; none may use what another has read where it is steered."""
+    """Ways to steer the same tokens; none may use another's keys where it is steered."""
     base = tiny_steering(1, span="all")
     other = dict(base.directions), base.span, dict(base.dose)
     return {
@@ -138,7 +138,7 @@ def variants() -> dict[str, Steering | None]:
 
 @pytest.mark.parametrize("first", variants())
 @pytest.mark.parametrize("second", variants())
-def test_what_was_read_with_another_steering_is_not_taken(first: str, second: str) -> None:
+def test_a_prefix_of_another_steering_is_not_used(first: str, second: str) -> None:
     model = tiny_model()
     ids = model.render([{"role": "user", "content": TURNS[1]}])
     before, now = variants()[first], variants()[second]
@@ -151,7 +151,7 @@ def test_what_was_read_with_another_steering_is_not_taken(first: str, second: st
     assert found.steered == expected.steered
 
 
-def test_logits_after_remembered_tokens_are_those_of_reading_all() -> None:
+def test_logits_after_a_cached_prefix_are_those_of_running_all() -> None:
     model = tiny_model()
     ids = model.render([{"role": "user", "content": TURNS[1] * 3}])
     starts = [Row(ids), Row(ids[:60], tiny_steering(1)), Row(ids[:20])]
@@ -226,7 +226,7 @@ def test_what_an_evicted_key_still_brings_is_not_kept() -> None:
     assert cached(cache, "yours too") == 5
 
 
-def test_what_is_forgotten_is_read_again_and_nothing_is_kept_unasked() -> None:
+def test_what_is_forgotten_is_gone_and_nothing_is_kept_unasked() -> None:
     engine = LocalEngine(tiny_model(), cache_bytes=1 << 24)
     talk(engine, [None], Sampling(max_new_tokens=4), TURNS[:1])
     assert engine.prefix_cache is not None

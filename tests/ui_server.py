@@ -63,8 +63,8 @@ class SpyEngine:
     def about(self) -> str:
         return self.engine.about
 
-    def forget(self, conversation: str | None = None) -> None:
-        self.engine.forget(conversation)
+    def forget(self, cache_key: str | None = None) -> None:
+        self.engine.forget(cache_key)
 
     def stream(
         self, requests: Sequence[Request], *, cancelled: Callable[[], bool] = never

@@ -1,4 +1,4 @@
-"""Work that nobody waits for, done one piece after the other."""
+"""A queue of background tasks."""
 
 import contextlib
 import threading
@@ -7,19 +7,19 @@ from collections.abc import Callable
 
 
 class BackgroundQueue:
-    """Done in a thread that ends with them. One that stayed would keep its share of PyTorch's
-    threads, and with more of those than cores every prompt takes twice as long to read."""
+    """Runs tasks in order, in a thread that ends with them. One that stayed would keep its share
+    of PyTorch's threads, and with more of those than cores every prompt takes twice as long."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._waiting: deque[Callable[[], None]] = deque()
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def add(self, errand: Callable[[], None]) -> None:
-        """Have it done some time. What it raises is lost."""
-        with self._guard:
-            self._waiting.append(errand)
+    def add(self, task: Callable[[], None]) -> None:
+        """Have it run some time. What it raises is lost."""
+        with self._lock:
+            self._waiting.append(task)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name=self._name)
                 self._thread.start()
@@ -31,11 +31,11 @@ class BackgroundQueue:
 
     def _work(self) -> None:
         while True:
-            with self._guard:
-                # A program that ends waits for the errand under way, not for all of them.
+            with self._lock:
+                # A program that ends waits for the task under way, not for all of them.
                 if not self._waiting or not threading.main_thread().is_alive():
                     self._thread = None
                     return
-                errand = self._waiting.popleft()
+                task = self._waiting.popleft()
             with contextlib.suppress(Exception):
-                errand()
+                task()

@@ -52,7 +52,7 @@ class Turn:
     controls: Controls
     sampling: Sampling = Sampling()
     with_prompted: bool = False
-    conversation: str = ""
+    cache_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def take_turn(
             messages=asked[name].messages,
             steering=steering if name == "steered" and not steering.off else None,
             sampling=turn.sampling,
-            conversation=turn.conversation,
+            cache_key=turn.cache_key,
         )
         for name in names
     ]

@@ -1,5 +1,9 @@
-"""The decode loop: rows in, steps out. Sampling, stopping and detokenising, no chats or screens."""
+"""The decode loop: rows in, steps out. Sampling, stopping and detokenising, no chats or screens.
 
+`decode` drives the loop in its caller's thread; `saif.scheduler` drives it for many callers.
+"""
+
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,49 +13,36 @@ import torch
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
-from saif.core.steering import Steering
 from saif.core.types import Sampling as Sampling
-from saif.runtime.batch import RowStart
+from saif.runtime.batch import Batch, Row, StepResult
 from saif.runtime.language_model import LanguageModel
+from saif.runtime.prefix_cache import PrefixCache
 
 _LIKELY = 256
 
 StopReason = Literal["end", "length", "cancelled"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One reply to be made."""
-
-    prompt_ids: Sequence[int]
-    steering: Steering | None = None
-    sampling: Sampling = Sampling()
-    conversation: str = ""
-
-    @property
-    def start(self) -> RowStart:
-        """What the model has to read before the first token."""
-        return RowStart(self.prompt_ids, self.steering, conversation=self.conversation)
-
-
 @dataclass(frozen=True, slots=True)
 class RowStep:
-    """What one step gave one row.
-
-    token_id: the new token, None when the row ended in this step. text: what the token adds to
-    the visible text; empty while a character is still incomplete. steered: positions of the
-    residual stream that were changed to get here. stop: why the row ended, None while it runs.
-    """
+    """What one step gave one row."""
 
     row: int
     token_id: int | None
+    """The new token; None when the row ended in this step."""
     text: str
+    """What the token adds to the visible text; empty while a character is still incomplete."""
     steered: int
+    """Positions of the residual stream that were changed to get here."""
     stop: StopReason | None
+    """Why the row ended; None while it runs."""
 
 
 Step = tuple[RowStep, ...]
 """One decoding step: an entry for each row that was still running."""
+
+Delivery = Step | Exception | None
+"""What a caller is sent: its steps, an exception if its rows fail, None after the last step."""
 
 
 class _RowState:
@@ -61,8 +52,9 @@ class _RowState:
         self.index = index
         self.sampling = row.sampling
         self.n_tokens = 0
+        self.steered = 0  # positions, in all steps so far
         self.end_ids = model.end_ids
-        seen = sorted(set(row.prompt_ids))
+        seen = sorted(set(row.token_ids))
         self._seen = torch.tensor(seen + [0] * row.sampling.max_new_tokens)
         self._n_seen = len(seen)
         self._tokenizer = model.tokenizer.backend_tokenizer
@@ -75,7 +67,8 @@ class _RowState:
         """Every token of the prompt, and of the reply so far."""
         return self._seen[: self._n_seen]
 
-    def take(self, token: int, steered: int) -> RowStep:
+    def append(self, token: int, steered: int) -> RowStep:
+        self.steered += steered
         if token in self.end_ids:
             return RowStep(self.index, None, self.held, steered, "end")
         self.n_tokens += 1
@@ -111,10 +104,23 @@ def never() -> bool:
     return False
 
 
-class Replies:
-    """The replies to rows that were asked for together, while they grow."""
+class RowGroup:
+    """The rows of one caller. They share their noise, end one by one, and whatever becomes of
+    them is sent to `deliver`.
 
-    def __init__(self, model: LanguageModel, rows: Sequence[Row]) -> None:
+    cancelled: asked before each step; once true, the rows still running end as "cancelled".
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        rows: Sequence[Row],
+        deliver: Callable[[Delivery], None],
+        cancelled: Callable[[], bool] = never,
+    ) -> None:
+        self.rows = rows
+        self._deliver = deliver
+        self._cancelled = cancelled
         self._noise = _SharedNoise()
         self._running = [_RowState(index, row, model) for index, row in enumerate(rows)]
 
@@ -122,52 +128,128 @@ class Replies:
         """How many rows are still running."""
         return len(self._running)
 
-    def take(self, logits: Tensor, steered: Sequence[int]) -> tuple[Step, list[int], list[int]]:
-        """One step: logits (running rows, vocab), and how many positions were steered for them.
+    @property
+    def steered(self) -> list[int]:
+        """Positions steered so far, for each row still running."""
+        return [state.steered for state in self._running]
 
-        Returns the step, which of the rows go on, as places among those given, and their tokens.
+    def sample(self, logits: Tensor, steered: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Draw a token for every running row and deliver the step. Raises nothing.
+
+        logits (running rows, vocab); steered: positions that were steered for them. Returns which
+        of these rows go on, and their tokens.
         """
-        self._noise.next_step()
-        tokens = [
-            choose(logits[i], state.seen, state.sampling, self._noise)
-            for i, state in enumerate(self._running)
-        ]
-        step = tuple(
-            state.take(token, count)
-            for state, token, count in zip(self._running, tokens, steered, strict=True)
-        )
-        alive = [i for i, row_step in enumerate(step) if row_step.stop is None]
-        self._running = [self._running[i] for i in alive]
-        return step, alive, [tokens[i] for i in alive]
+        try:
+            if self.end_if_cancelled():
+                return [], []
+            self._noise.next_step()
+            tokens = [
+                choose(logits[i], state.seen, state.sampling, self._noise)
+                for i, state in enumerate(self._running)
+            ]
+            step = tuple(
+                state.append(token, count)
+                for state, token, count in zip(self._running, tokens, steered, strict=True)
+            )
+        except Exception as error:  # noqa: BLE001 - raised again where the rows were asked for
+            self.fail(error)
+            return [], []
+        going_on = [i for i, row_step in enumerate(step) if row_step.stop is None]
+        self._running = [self._running[i] for i in going_on]
+        self._deliver(step)
+        if not going_on:
+            self._deliver(None)
+        return going_on, [tokens[i] for i in going_on]
 
-    def cancel(self) -> Step:
-        """The last step of the rows still running."""
+    def end_if_cancelled(self) -> bool:
+        """Whether the rows were cancelled; if so they have had their last step."""
+        if not self._cancelled():
+            return False
         running, self._running = self._running, []
-        return tuple(RowStep(state.index, None, state.held, 0, "cancelled") for state in running)
+        self._deliver(tuple(RowStep(row.index, None, row.held, 0, "cancelled") for row in running))
+        self._deliver(None)
+        return True
+
+    def fail(self, error: Exception) -> None:
+        """End every row with an exception."""
+        self._running = []
+        self._deliver(error)
+
+
+class DecodeBatch:
+    """Row groups that decode together, in the order of the batch's rows.
+
+    Two calls make a step: `sample` gives every group its tokens, `decode` runs the model on them.
+    solo: it failed in company, and is merged with no other any more.
+    """
+
+    def __init__(
+        self, groups: list[RowGroup], batch: Batch, result: StepResult, *, solo: bool = False
+    ) -> None:
+        self.groups = groups
+        self.batch = batch
+        self.solo = solo
+        self.tokens: list[int] = []
+        """Drawn by `sample` for the rows that go on, not yet run."""
+        self._result = result
+
+    def sample(self, cache: PrefixCache | None) -> None:
+        """Draw every row's next token from the last step's logits, and deliver them. Rows that
+        end are dropped, and what they hold is kept in `cache`."""
+        first, going_on = 0, list[int]()
+        self.tokens = []
+        for group in self.groups:
+            own = slice(first, first + len(group))
+            kept, tokens = group.sample(self._result.logits[own], self._result.steered[own])
+            going_on += [first + row for row in kept]
+            self.tokens += tokens
+            first = own.stop
+        if cache is not None:
+            cache.put(self.batch, sorted(set(range(first)) - set(going_on)))
+        self.groups = [group for group in self.groups if len(group)]
+        if self.groups:
+            self.batch.keep(going_on)
+
+    def decode(self, model: LanguageModel) -> None:
+        """Run the model on the tokens just drawn."""
+        self._result = model.decode_step(self.batch, self.tokens)
+
+    def merge(self, other: "DecodeBatch") -> "DecodeBatch":
+        """Both as one; neither may be used after that."""
+        result = StepResult(
+            torch.cat([self._result.logits, other._result.logits]),
+            self._result.steered + other._result.steered,
+        )
+        return DecodeBatch(self.groups + other.groups, self.batch.merge(other.batch), result)
 
 
 def decode(
-    model: LanguageModel, rows: Sequence[Row], *, cancelled: Callable[[], bool] = never
+    model: LanguageModel,
+    rows: Sequence[Row],
+    *,
+    cache: PrefixCache | None = None,
+    cancelled: Callable[[], bool] = never,
 ) -> Iterator[Step]:
     """Yield steps until every row has ended. Each row ends with exactly one `stop`.
 
-    `cancelled` is asked before each step; once true, the rows still running end as "cancelled".
-    Dropping the iterator early is safe too: nothing outlives a step.
+    cache: where prefixes are looked up, and what rows hold is kept. `cancelled` is asked before
+    each step; once true, the rows still running end as "cancelled". Dropping the iterator early
+    is safe too: nothing outlives a step. Raises InputError for an empty prompt, and SteeringError
+    if a row is not steered as asked.
     """
-    replies = Replies(model, rows)
-    batch, result = model.start([row.start for row in rows])
+    delivered: deque[Delivery] = deque()
+    group = RowGroup(model, rows, delivered.append, cancelled)
+    running = DecodeBatch([group], *model.prefill(rows, cache=cache))
     while True:
-        if cancelled():
-            model.remember(batch, range(len(replies)))
-            yield replies.cancel()
-            return
-        step, alive, tokens = replies.take(result.logits, result.steered)
-        yield step
-        model.remember(batch, [i for i in range(len(step)) if i not in alive])
-        if not alive:
-            return
-        model.keep(batch, alive)
-        result = model.advance(batch, tokens)
+        running.sample(cache)
+        while delivered:
+            step = delivered.popleft()
+            if step is None:
+                return
+            if isinstance(step, Exception):
+                raise step
+            yield step
+        running.decode(model)
 
 
 class _SharedNoise:

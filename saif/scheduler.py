@@ -1,6 +1,6 @@
-"""One running batch for everyone: requests join and leave it between two steps.
+"""The scheduler: continuous batching. Requests join and leave the running batch between two steps.
 
-A step of many rows takes little longer than a step of one, so visitors who wait for each other
+A step of many rows takes little longer than a step of one, so callers who wait for each other
 would wait for nothing. Each request keeps its own steering, sampling and noise, and gets the tokens
 that it would have got alone.
 """
@@ -11,22 +11,20 @@ import queue
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-import torch
-
-from saif.decoding import Replies, Row, Step, never
-from saif.runtime.batch import Batch, RowStart, StepResult
-from saif.runtime.joining import joined
+from saif.decoding import DecodeBatch, Delivery, RowGroup, Step, never
+from saif.runtime.batch import Batch, Row, StepResult
 from saif.runtime.language_model import LanguageModel
+from saif.runtime.prefix_cache import PrefixCache
 
-PART_TOKENS = 128
-"""What is read of a long prompt between two steps of everybody else: a tenth of a second or two."""
+CHUNK_TOKENS = 128
+"""How much of a long prompt is prefilled between two steps of everybody else: a tenth of a second
+or two."""
 
 MAX_ROWS = 64
-"""Rows that run at once; requests beyond that wait their turn, first come, first served."""
-
+"""Rows that run at once; requests beyond that are admitted later, first come, first served."""
 
 _LAST_STEP_SECONDS = 5.0
 
@@ -36,57 +34,38 @@ _ALL: "weakref.WeakSet[Scheduler]" = weakref.WeakSet()
 @atexit.register
 def _close_all() -> None:
     """A thread that is in the middle of a step when Python ends takes the process down with it."""
-    for batch in list(_ALL):
-        batch.close()
+    for scheduler in list(_ALL):
+        scheduler.close()
 
 
 @dataclass(eq=False)
-class _Request:
-    """What one caller waits for. steps: what it gets; an exception if it fails, None at its end."""
+class _Prefill:
+    """A group whose long prompts are prefilled in chunks."""
 
-    rows: Sequence[Row]
-    replies: Replies
-    cancelled: Callable[[], bool]
-    steps: "queue.SimpleQueue[Step | Exception | None]" = field(default_factory=queue.SimpleQueue)
-    dropped: bool = False
-
-
-@dataclass(eq=False)
-class _Group:
-    """Requests whose rows decode together, in the order of the batch's rows.
-
-    reported: positions steered so far, per row. alone: it failed in company and takes none again.
-    """
-
-    requests: list[_Request]
-    batch: Batch
-    result: StepResult
-    reported: list[int]
-    alone: bool = False
-
-
-@dataclass(eq=False)
-class _Reading:
-    """A request whose long prompts are being read, a part at a time."""
-
-    request: _Request
-    parts: Generator[None, None, tuple[Batch, StepResult]]
+    group: RowGroup
+    chunks: Generator[None, None, tuple[Batch, StepResult]]
 
 
 class Scheduler:
-    """Decodes for many callers at once. A thread works while there is something to do."""
+    """Decodes for many callers at once. Its thread runs while there is something to do.
 
-    def __init__(self, model: LanguageModel, *, max_rows: int = MAX_ROWS) -> None:
+    cache: where prefixes are looked up, and what rows hold is kept.
+    """
+
+    def __init__(
+        self, model: LanguageModel, *, cache: PrefixCache | None = None, max_rows: int = MAX_ROWS
+    ) -> None:
         self._model = model
+        self._cache = cache
         self._max_rows = max_rows
-        self._waiting: deque[_Request] = deque()
-        self._guard = threading.Lock()
+        self._waiting: deque[RowGroup] = deque()
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closing = False
         _ALL.add(self)
 
     def close(self) -> None:
-        """End every reply at its next step, and wait for that."""
+        """End every row at its next step, and wait for that."""
         self._closing = True
         if (thread := self._thread) is not None:
             thread.join(_LAST_STEP_SECONDS)
@@ -95,190 +74,142 @@ class Scheduler:
         self, rows: Sequence[Row], *, cancelled: Callable[[], bool] = never
     ) -> Iterator[Step]:
         """As `saif.decoding.decode`, beside whoever else is being answered."""
-        request = _Request(rows, Replies(self._model, rows), cancelled)
-        with self._guard:
-            self._waiting.append(request)
+        delivered: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+        dropped = threading.Event()
+
+        def ended() -> bool:
+            return self._closing or dropped.is_set() or cancelled()
+
+        group = RowGroup(self._model, rows, delivered.put, ended)
+        with self._lock:
+            self._waiting.append(group)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="saif-decode", daemon=True)
                 self._thread.start()
         try:
-            while (step := request.steps.get()) is not None:
+            while (step := delivered.get()) is not None:
                 if isinstance(step, Exception):
                     raise step
                 yield step
         finally:
-            request.dropped = True
+            dropped.set()
 
     def _work(self) -> None:
-        groups: list[_Group] = []
-        readings: deque[_Reading] = deque()
+        running: list[DecodeBatch] = []
+        prefills: deque[_Prefill] = deque()
         while True:
-            newcomers = self._newcomers(groups, readings)
-            if not newcomers and not groups and not readings:
+            admitted = self._admit(running, prefills)
+            if not admitted and not running and not prefills:
                 return
-            readings += [self._reading(each) for each in newcomers if _is_long(each)]
-            groups += self._begin_all([each for each in newcomers if not _is_long(each)])
-            if readings:
-                groups += self._read_on(readings)
+            prefills += [self._chunked(group) for group in admitted if _is_long(group)]
+            running += self._prefill_together([group for group in admitted if not _is_long(group)])
+            if prefills:
+                running += self._prefill_chunk(prefills)
             try:
-                groups = [left for group in self._merged(groups) for left in self._step(group)]
+                running = [left for each in self._merged(running) for left in self._step(each)]
             except Exception as error:  # noqa: BLE001 - nobody may be left waiting
-                for request in (request for group in groups for request in group.requests):
-                    request.steps.put(error)
-                groups = []
+                for group in (group for each in running for group in each.groups):
+                    group.fail(error)
+                running = []
 
-    def _newcomers(
-        self, groups: Sequence[_Group], readings: Collection[_Reading]
-    ) -> list[_Request]:
-        """Who may begin now. The work has ended if nobody is left."""
-        n_rows = sum(len(group.batch.rows) for group in groups)
-        n_rows += sum(len(reading.request.rows) for reading in readings)
-        found: list[_Request] = []
-        with self._guard:
+    def _admit(
+        self, running: Sequence[DecodeBatch], prefills: Sequence[_Prefill]
+    ) -> list[RowGroup]:
+        """Who may begin now. The thread is to end if nobody is left."""
+        n_rows = sum(len(group) for each in running for group in each.groups)
+        n_rows += sum(len(prefill.group) for prefill in prefills)
+        admitted: list[RowGroup] = []
+        with self._lock:
             while self._waiting:
-                n_rows += len(self._waiting[0].rows)
-                if n_rows > self._max_rows and (groups or readings or found):
+                n_rows += len(self._waiting[0])
+                if n_rows > self._max_rows and (running or prefills or admitted):
                     break
-                found.append(self._waiting.popleft())
-            if not found and not groups and not readings:
+                admitted.append(self._waiting.popleft())
+            if not admitted and not running and not prefills:
                 self._thread = None
-        return found
+        return admitted
 
-    def _reading(self, request: _Request) -> _Reading:
-        starts = [row.start for row in request.rows]
-        return _Reading(request, self._model.start_in_parts(starts, PART_TOKENS))
+    def _chunked(self, group: RowGroup) -> _Prefill:
+        chunks = self._model.prefill_in_chunks(group.rows, CHUNK_TOKENS, cache=self._cache)
+        return _Prefill(group, chunks)
 
-    def _read_on(self, readings: deque[_Reading]) -> list[_Group]:
-        """Read one part for the one whose turn it is; its group, if that was the last."""
-        reading = readings.popleft()
-        request = reading.request
-        if self._closing or request.dropped or request.cancelled():
-            request.steps.put(request.replies.cancel())
-            request.steps.put(None)
-            return []
+    def _prefill_chunk(self, prefills: deque[_Prefill]) -> list[DecodeBatch]:
+        """Run the next chunk of the first in the queue; its batch, if that was the last."""
+        prefill = prefills.popleft()
+        group = prefill.group
         try:
-            next(reading.parts)
+            if not group.end_if_cancelled():
+                next(prefill.chunks)
+                prefills.append(prefill)
         except StopIteration as done:
-            batch, result = done.value
-            return [_Group([request], batch, result, [0] * len(request.rows))]
-        except Exception as error:  # noqa: BLE001 - raised again where it was asked for
-            request.steps.put(error)
-            return []
-        readings.append(reading)
+            return [DecodeBatch([group], *done.value)]
+        except Exception as error:  # noqa: BLE001 - raised again where the rows were asked for
+            group.fail(error)
         return []
 
-    def _begin_all(self, newcomers: Sequence[_Request]) -> list[_Group]:
-        """Read the prompts of all together, or of each alone if they can't be or that fails."""
-        prompts = [[row.start for row in request.rows] for request in newcomers]
-        if len(newcomers) > 1 and self._model.rows_can_join:
-            together = [start for starts in prompts for start in starts]
+    def _prefill_together(self, groups: Sequence[RowGroup]) -> list[DecodeBatch]:
+        """Prefill all as one batch, or each alone if they can't be merged or that fails."""
+        if len(groups) > 1 and self._model.rows_can_merge:
+            rows = [row for group in groups for row in group.rows]
             with contextlib.suppress(Exception):  # whose fault it is shows when each is alone
-                batch, result = self._model.start(together)
-                return [_Group(list(newcomers), batch, result, [0] * len(together))]
-        return [
-            group
-            for request, starts in zip(newcomers, prompts, strict=True)
-            for group in self._begin(request, starts, [0] * len(starts))
-        ]
+                return [DecodeBatch(list(groups), *self._prefill(rows))]
+        return [each for group in groups for each in self._prefill_alone(group, group.rows)]
 
-    def _begin(
-        self, request: _Request, starts: Sequence[RowStart], reported: list[int], **group: bool
-    ) -> list[_Group]:
-        """The request's rows, read so far; none if that fails."""
+    def _prefill_alone(
+        self, group: RowGroup, rows: Sequence[Row], *, solo: bool = False
+    ) -> list[DecodeBatch]:
+        """One group's rows, as far as they are; nothing if that fails."""
         try:
-            batch, result = self._model.start(starts)
-        except Exception as error:  # noqa: BLE001 - raised again where it was asked for
-            request.steps.put(error)
+            batch, result = self._prefill(rows)
+        except Exception as error:  # noqa: BLE001 - raised again where the rows were asked for
+            group.fail(error)
             return []
-        steered = tuple(n - before for n, before in zip(result.steered, reported, strict=True))
+        # What was steered and counted before isn't counted again.
+        steered = tuple(n - before for n, before in zip(result.steered, group.steered, strict=True))
         result = StepResult(result.logits, steered)
-        return [_Group([request], batch, result, reported, **group)]
+        return [DecodeBatch([group], batch, result, solo=solo)]
 
-    def _merged(self, groups: Sequence[_Group]) -> list[_Group]:
-        """The groups, those that can decode together as one."""
-        together: _Group | None = None
-        apart: list[_Group] = []
-        for group in groups:
-            if group.alone or not self._model.rows_can_join:
-                apart.append(group)
-            elif together is None:
-                together = group
+    def _prefill(self, rows: Sequence[Row]) -> tuple[Batch, StepResult]:
+        return self._model.prefill(rows, cache=self._cache)
+
+    def _merged(self, running: Sequence[DecodeBatch]) -> list[DecodeBatch]:
+        """The batches, those that can decode together as one."""
+        together: DecodeBatch | None = None
+        apart: list[DecodeBatch] = []
+        for each in running:
+            if each.solo or not self._model.rows_can_merge:
+                apart.append(each)
             else:
-                together = _Group(
-                    together.requests + group.requests,
-                    joined(together.batch, group.batch),
-                    StepResult(
-                        torch.cat([together.result.logits, group.result.logits]),
-                        together.result.steered + group.result.steered,
-                    ),
-                    together.reported + group.reported,
-                )
+                together = each if together is None else together.merge(each)
         return apart if together is None else [together, *apart]
 
-    def _step(self, group: _Group) -> list[_Group]:
-        """Give every request its step, and take the next with those that go on."""
-        first, kept, tokens, staying = 0, [], [], []
-        for request in group.requests:
-            own = range(first, first + len(request.replies))
-            first = own.stop
-            alive, new = self._hand_out(request, group.result, own)
-            if alive:
-                staying.append((request, len(alive)))
-                kept += alive
-                tokens += new
-        self._model.remember(group.batch, sorted(set(range(first)) - set(kept)))
-        if not staying:
+    def _step(self, decoding: DecodeBatch) -> list[DecodeBatch]:
+        """Deliver a step, and run the next for the rows that go on."""
+        decoding.sample(self._cache)
+        if not decoding.groups:
             return []
-        reported = [group.reported[row] + group.result.steered[row] for row in kept]
-        requests = [request for request, _ in staying]
-        self._model.keep(group.batch, kept)
-        lengths = [len(row.token_ids) for row in group.batch.rows]
+        rows = decoding.batch.rows
+        lengths = [len(row.token_ids) for row in rows]
         try:
-            result = self._model.advance(group.batch, tokens)
-        except Exception as error:  # noqa: BLE001 - raised again where it was asked for
-            if len(staying) == 1:
-                requests[0].steps.put(error)
+            decoding.decode(self._model)
+        except Exception as error:  # noqa: BLE001 - raised again where the rows were asked for
+            if len(decoding.groups) == 1:
+                decoding.groups[0].fail(error)
                 return []
         else:
-            return [_Group(requests, group.batch, result, reported, group.alone)]
+            return [decoding]
         # One of them may be to blame, so each goes on by itself from what it has.
-        starts = [
-            RowStart(
-                [*row.token_ids[:length], token],
-                row.steering,
-                row.prompt_length,
-                row.conversation,
-            )
-            for row, length, token in zip(group.batch.rows, lengths, tokens, strict=True)
+        rest = [
+            replace(row, token_ids=[*row.token_ids[:length], token])
+            for row, length, token in zip(rows, lengths, decoding.tokens, strict=True)
         ]
-        groups, first = [], 0
-        for request, n in staying:
-            last = first + n
-            groups += self._begin(request, starts[first:last], reported[first:last], alone=True)
-            first = last
-        return groups
-
-    def _hand_out(
-        self, request: _Request, result: StepResult, own: range
-    ) -> tuple[list[int], list[int]]:
-        """Give a request its step; which of its `own` rows go on, and with which tokens."""
-        try:
-            if self._closing or request.dropped or request.cancelled():
-                request.steps.put(request.replies.cancel())
-                request.steps.put(None)
-                return [], []
-            step, alive, tokens = request.replies.take(
-                result.logits[own.start : own.stop], result.steered[own.start : own.stop]
-            )
-        except Exception as error:  # noqa: BLE001 - raised again where it was asked for
-            request.steps.put(error)
-            return [], []
-        request.steps.put(step)
-        if not alive:
-            request.steps.put(None)
-        return [own[i] for i in alive], tokens
+        solo: list[DecodeBatch] = []
+        for group in decoding.groups:
+            own, rest = rest[: len(group)], rest[len(group) :]
+            solo += self._prefill_alone(group, own, solo=True)
+        return solo
 
 
-def _is_long(request: _Request) -> bool:
-    """Whether reading its prompts at once would hold up everybody else."""
-    return any(len(row.prompt_ids) > PART_TOKENS for row in request.rows)
+def _is_long(group: RowGroup) -> bool:
+    """Whether prefilling its prompts at once would hold up everybody else."""
+    return any(len(row.token_ids) > CHUNK_TOKENS for row in group.rows)

@@ -14,10 +14,11 @@ from torch import Tensor
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from saif.core.types import SPANS, Span
-from saif.decoding import Row, RowStep, Sampling, _nucleus, _penalise, _SharedNoise, choose, decode
+from saif.decoding import RowStep, Sampling, _nucleus, _penalise, _SharedNoise, choose, decode
 from saif.errors import InputError
-from saif.runtime.batch import RowStart, StepResult
+from saif.runtime.batch import Batch, Row, StepResult
 from saif.runtime.language_model import LanguageModel
+from saif.runtime.prefix_cache import PrefixCache
 
 END = 257
 PROMPTS = [list(b"Hi"), list(b"Tell me about the sea."), list(b"What? ")]
@@ -42,16 +43,16 @@ class ScriptedModel:
         self.n_steps += 1
         return StepResult(logits, (0,) * len(self.alive))
 
-    def start(self, starts: Sequence[RowStart]) -> tuple[None, StepResult]:
-        return None, self._result()
+    def prefill(
+        self, rows: Sequence[Row], *, cache: PrefixCache | None = None
+    ) -> tuple["ScriptedModel", StepResult]:
+        return self, self._result()
 
-    def advance(self, batch: None, token_ids: Sequence[int]) -> StepResult:
+    def decode_step(self, batch: "ScriptedModel", token_ids: Sequence[int]) -> StepResult:
         return self._result()
 
-    def remember(self, batch: None, rows: Sequence[int]) -> None:
-        pass
-
-    def keep(self, batch: None, rows: Sequence[int]) -> None:
+    def keep(self, rows: Sequence[int]) -> None:
+        """As a batch does, which it plays as well."""
         self.alive = [self.alive[row] for row in rows]
 
 
@@ -70,7 +71,7 @@ def tokens(steps: Sequence[RowStep]) -> list[int]:
 
 def say(*scripts: Sequence[int], **sampling) -> list[list[RowStep]]:
     plain = Sampling(repetition_penalty=1.0, **sampling)
-    rows = [Row(prompt_ids=[65], sampling=plain) for _ in scripts]
+    rows = [Row([65], sampling=plain) for _ in scripts]
     return run(ScriptedModel(*scripts), rows)
 
 
@@ -82,7 +83,7 @@ def say(*scripts: Sequence[int], **sampling) -> list[list[RowStep]]:
 def test_greedy_text_agrees_with_generate(seed: int, penalty: float) -> None:
     model = tiny_model(seed)
     sampling = Sampling(max_new_tokens=24, repetition_penalty=penalty)
-    found = run(model, [Row(prompt_ids=ids, sampling=sampling) for ids in PROMPTS])
+    found = run(model, [Row(ids, sampling=sampling) for ids in PROMPTS])
     for ids, steps in zip(PROMPTS, found, strict=True):
         expected = model._model.generate(
             torch.tensor([ids]),
@@ -104,7 +105,7 @@ def test_greedy_text_that_ends_early_agrees_with_generate() -> None:
         expected = model._model.generate(
             torch.tensor([ids]), do_sample=False, max_new_tokens=60, pad_token_id=END
         )[0, len(ids) :].tolist()
-        (steps,) = run(model, [Row(prompt_ids=ids, sampling=sampling)])
+        (steps,) = run(model, [Row(ids, sampling=sampling)])
         assert tokens(steps) == [token for token in expected if token != END]
         assert (steps[-1].stop == "end") == (expected[-1] == END)
         ended += steps[-1].stop == "end"
@@ -130,7 +131,7 @@ def test_a_row_equals_its_solo_run(model: LanguageModel, span: Span, temperature
     """Mixed lengths, seeds and steerings; rows end at different steps."""
     rows = [
         Row(
-            prompt_ids=ids,
+            token_ids=ids,
             steering=steering,
             sampling=Sampling(max_new_tokens=n, temperature=temperature, seed=seed, top_p=0.95),
         )
@@ -151,14 +152,14 @@ def test_a_row_equals_its_solo_run(model: LanguageModel, span: Span, temperature
 
 def test_rows_with_equal_logits_and_seed_draw_equal_tokens(model: LanguageModel) -> None:
     sampling = Sampling(max_new_tokens=20, temperature=1.0, seed=5)
-    row = Row(prompt_ids=PROMPTS[1], sampling=sampling)
+    row = Row(PROMPTS[1], sampling=sampling)
     first, second, third = run(model, [row, row, row])
     assert tokens(first) == tokens(second) == tokens(third)
 
 
 def test_another_seed_draws_other_tokens_and_the_same_seed_the_same(model: LanguageModel) -> None:
     rows = [
-        Row(prompt_ids=PROMPTS[1], sampling=Sampling(max_new_tokens=20, temperature=1.0, seed=s))
+        Row(PROMPTS[1], sampling=Sampling(max_new_tokens=20, temperature=1.0, seed=s))
         for s in (1, 2)
     ]
     first, second = run(model, rows)
@@ -294,7 +295,7 @@ def test_every_row_ends_with_exactly_one_stop() -> None:
 def test_any_of_several_end_tokens_ends_a_row_and_is_not_part_of_it() -> None:
     model = ScriptedModel([65, 10, 66])
     model.end_ids = frozenset({10, END})
-    (steps,) = run(model, [Row(prompt_ids=[65], sampling=Sampling(repetition_penalty=1.0))])
+    (steps,) = run(model, [Row([65], sampling=Sampling(repetition_penalty=1.0))])
     assert [(step.token_id, step.text, step.stop) for step in steps] == [
         (65, tiny_tokenizer().decode([65]), None),
         (None, "", "end"),
@@ -307,7 +308,7 @@ def test_the_last_allowed_token_may_be_the_end() -> None:
 
 
 def test_rows_may_have_different_lengths(model: LanguageModel) -> None:
-    rows = [Row(prompt_ids=PROMPTS[0], sampling=Sampling(max_new_tokens=n)) for n in (1, 4, 2)]
+    rows = [Row(PROMPTS[0], sampling=Sampling(max_new_tokens=n)) for n in (1, 4, 2)]
     assert [len(tokens(steps)) for steps in run(model, rows)] == [1, 4, 2]
 
 
@@ -315,7 +316,7 @@ def test_rows_may_have_different_lengths(model: LanguageModel) -> None:
 def test_cancelling_ends_all_rows_within_two_steps(after: int) -> None:
     """Asked for once `after` steps have been seen."""
     model = ScriptedModel([65] * 20, [66, 66, END], [67] * 20)
-    rows = [Row(prompt_ids=[65], sampling=Sampling(repetition_penalty=1.0)) for _ in range(3)]
+    rows = [Row([65], sampling=Sampling(repetition_penalty=1.0)) for _ in range(3)]
     steps = []
     for step in decode(model, rows, cancelled=lambda: len(steps) >= after):
         steps.append(step)
@@ -329,7 +330,7 @@ def test_cancelling_ends_all_rows_within_two_steps(after: int) -> None:
 
 def test_dropping_the_iterator_runs_no_further_step() -> None:
     model = ScriptedModel([65] * 20)
-    steps = decode(model, [Row(prompt_ids=[65])])
+    steps = decode(model, [Row([65])])
     next(steps)
     steps.close()
     assert model.n_steps == 1
@@ -388,7 +389,7 @@ def test_every_forward_pass_that_led_to_a_token_or_an_end_is_counted(
     model: LanguageModel,
 ) -> None:
     """A `response` span: one position for each token, and one for the end."""
-    row = Row(prompt_ids=PROMPTS[1], steering=tiny_steering(), sampling=Sampling(max_new_tokens=6))
+    row = Row(PROMPTS[1], steering=tiny_steering(), sampling=Sampling(max_new_tokens=6))
     (steps,) = run(model, [row])
     assert [step.steered for step in steps] == [1] * len(steps)
     model.end_ids = frozenset({steps[3].token_id})
@@ -399,7 +400,7 @@ def test_every_forward_pass_that_led_to_a_token_or_an_end_is_counted(
 
 def test_an_unsteered_row_counts_nothing(model: LanguageModel) -> None:
     rows = [
-        Row(prompt_ids=PROMPTS[1], steering=steering, sampling=Sampling(max_new_tokens=4))
+        Row(PROMPTS[1], steering=steering, sampling=Sampling(max_new_tokens=4))
         for steering in (None, tiny_steering())
     ]
     plain, _ = run(model, rows)
@@ -408,8 +409,9 @@ def test_an_unsteered_row_counts_nothing(model: LanguageModel) -> None:
 
 def test_scripted_model_has_what_the_loop_uses() -> None:
     """So that the fake can't drift from the real one."""
-    names = {"tokenizer", "end_ids", "start", "advance", "keep", "remember"}
+    names = {"tokenizer", "end_ids", "turn_end", "prefill", "decode_step"}
     assert names <= set(dir(tiny_model())) & set(dir(ScriptedModel([65])))
+    assert "keep" in dir(Batch)
 
 
 # A base model writes the next turn instead of an end token
@@ -419,9 +421,7 @@ def base_model_steps(said: str, *, max_new_tokens: int = 99, stop_after: int = 9
     """What a model says that ends its turn by beginning the next one; cancelled after some."""
     model: Any = ScriptedModel([*tiny_tokenizer().encode(said), END])
     model.turn_end = "\nUser:"
-    rows = [
-        Row(prompt_ids=PROMPTS[0], steering=None, sampling=Sampling(max_new_tokens=max_new_tokens))
-    ]
+    rows = [Row(PROMPTS[0], steering=None, sampling=Sampling(max_new_tokens=max_new_tokens))]
     found: list[RowStep] = []
     for (step,) in decode(model, rows, cancelled=lambda: len(found) == stop_after):
         found.append(step)

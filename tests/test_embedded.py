@@ -18,7 +18,7 @@ from saif.presets.controls import Controls
 from saif.presets.instructions import place
 from saif.presets.library import Library
 from saif.presets.preset import LoadedPreset
-from saif.runtime.batch import RowStart
+from saif.runtime.batch import Row
 from saif.runtime.cpu import build
 from saif.runtime.embedded import MODEL_ID, gguf_file
 from saif.runtime.load import load_model
@@ -164,15 +164,14 @@ def test_strength_zero_is_the_unsteered_column_in_few_bits_too(
         assert replies["steered"] == replies["unsteered"]
         assert replies["steered"].steered == 0
         assert replies["prompted"].text != replies["unsteered"].text
-        engine.settled()
-    packed.language_model.turns = None
+        engine.wait_for_reprefills()
 
 
-def told(engine: LocalEngine, starts: list[RowStart], script: list[int]) -> torch.Tensor:
+def told(engine: LocalEngine, starts: list[Row], script: list[int]) -> torch.Tensor:
     """Log-probabilities (steps, rows, vocab) while every row is told the same reply."""
-    batch, _ = engine.language_model.start(starts)
+    batch, _ = engine.language_model.prefill(starts)
     logits = [
-        engine.language_model.advance(batch, [token] * len(starts)).logits for token in script
+        engine.language_model.decode_step(batch, [token] * len(starts)).logits for token in script
     ]
     return torch.stack(logits).log_softmax(dim=-1)
 
@@ -186,7 +185,7 @@ def test_a_packed_row_hardly_depends_on_its_company(packed: LocalEngine) -> None
     """What float32 rounds otherwise in other company, bfloat16 may round to the next number."""
     model = packed.language_model
     short, long = (model.render([{"role": "user", "content": t}]) for t in ("Hi", CONTENT * 4))
-    starts = [RowStart(short), RowStart(short, push(packed)), RowStart(long), RowStart(short)]
+    starts = [Row(short), Row(short, push(packed)), Row(long), Row(short)]
     script = model.encode_text("Well, it is a long story, and the sea was calm that day.")
     together = told(packed, starts, script)
     assert torch.equal(together[:, 0], together[:, 3])  # equal rows stay equal, bit for bit
@@ -201,7 +200,7 @@ def test_packed_decoding_says_what_full_weights_say(
     text = "Once upon a time there was a small house by the sea, and an old man lived in it "
     text += "with his dog. Every morning they walked along the beach to look for shells."
     ids = embedded.language_model.encode_text(text)
-    full, fewer = (told(engine, [RowStart(ids[:4])], ids[4:]) for engine in (embedded, packed))
+    full, fewer = (told(engine, [Row(ids[:4])], ids[4:]) for engine in (embedded, packed))
     assert drift(full, fewer) < 0.002  # 0.0003 was measured on stories
     assert float((full.argmax(-1) == fewer.argmax(-1)).float().mean()) > 0.9
 

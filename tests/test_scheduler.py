@@ -1,4 +1,4 @@
-"""Many callers in one running batch: each gets what it would have got alone."""
+"""Continuous batching: each of many callers gets what it would have got alone."""
 
 import os
 import subprocess
@@ -16,11 +16,11 @@ import torch
 from runtime.families import family_model
 from tiny import tiny_model, tiny_steering
 
-from saif.decoding import Row, Sampling, Step, decode
+from saif.decoding import Sampling, Step, decode
 from saif.errors import SteeringError
-from saif.runtime.batch import Batch
+from saif.runtime.batch import Batch, Row
 from saif.runtime.language_model import LanguageModel
-from saif.scheduler import PART_TOKENS, Scheduler
+from saif.scheduler import CHUNK_TOKENS, Scheduler
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,8 +38,8 @@ def rows(model: LanguageModel, number: int, *, tokens: int = 12) -> list[Row]:
     )
     steering = tiny_steering(layer=1 + number % 2, seed=number, span="response")
     return [
-        Row(prompt_ids=prompt, sampling=sampling),
-        Row(prompt_ids=prompt, sampling=sampling, steering=steering),
+        Row(prompt, sampling=sampling),
+        Row(prompt, sampling=sampling, steering=steering),
     ]
 
 
@@ -78,8 +78,8 @@ class Passes:
         self.rows: list[int] = []
         self.seconds = 0.0
         self.fails: Callable[[Batch], bool] = lambda batch: False
-        self._advance = model.advance
-        monkeypatch.setattr(model, "advance", self._count)
+        self._advance = model.decode_step
+        monkeypatch.setattr(model, "decode_step", self._count)
 
     def _count(self, batch: Batch, token_ids: Sequence[int]) -> Any:
         self.rows.append(len(batch.rows))
@@ -180,17 +180,17 @@ def test_a_request_that_cannot_begin_is_refused_and_the_next_one_works(
     assert summary(list(shared.stream(good))) == alone(model, good)
 
 
-def test_prompts_that_come_together_are_read_together_and_a_bad_one_refused_alone(
+def test_prompts_that_come_together_are_prefilled_together_and_a_bad_one_refused_alone(
     model: LanguageModel, passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[int] = []
-    start = model.start
+    prefill = model.prefill
 
-    def count(starts: Sequence[Any]) -> Any:
-        started.append(len(starts))
-        return start(starts)
+    def count(rows: Sequence[Row], **more: Any) -> Any:
+        started.append(len(rows))
+        return prefill(rows, **more)
 
-    monkeypatch.setattr(model, "start", count)
+    monkeypatch.setattr(model, "prefill", count)
     asked = [rows(model, number) for number in range(4)]
     bad = replace(asked[1][1], steering=tiny_steering(layer=99))
     wanted = [alone(model, each) for each in asked]
@@ -234,7 +234,7 @@ from tiny import tiny_model
 from saif.decoding import Row, Sampling
 from saif.scheduler import Scheduler
 model = tiny_model()
-row = Row(prompt_ids=[5, 6, 7], sampling=Sampling(max_new_tokens=512))
+row = Row([5, 6, 7], sampling=Sampling(max_new_tokens=512))
 steps = Scheduler(model).stream([row])
 next(steps)
 """
@@ -254,13 +254,13 @@ def test_a_bug_in_one_step_leaves_nobody_waiting(
 ) -> None:
     shared = Scheduler(model)
     with monkeypatch.context() as broken:
-        broken.setattr(model, "keep", lambda *_: 1 / 0)
+        broken.setattr(Batch, "keep", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             list(shared.stream(rows(model, 0)))
     assert summary(list(shared.stream(rows(model, 0)))) == alone(model, rows(model, 0))
 
 
-def test_those_for_whom_there_is_no_room_wait_their_turn(
+def test_requests_beyond_the_most_rows_are_admitted_later(
     model: LanguageModel, passes: Passes
 ) -> None:
     passes.seconds = 0.002
@@ -276,11 +276,11 @@ def test_those_for_whom_there_is_no_room_wait_their_turn(
     assert len(summary(list(shared.stream(many)))) == len(many)
 
 
-def test_rows_of_a_sliding_window_are_not_joined_but_take_turns(
+def test_rows_of_a_sliding_window_are_not_merged_but_take_turns(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = family_model("gemma2")
-    assert not model.rows_can_join
+    assert not model.rows_can_merge
     asked = [[replace(row, steering=None) for row in rows(model, n)] for n in range(3)]
     wanted = [alone(model, each) for each in asked]
     passes = Passes(model, monkeypatch)
@@ -297,14 +297,14 @@ def long_rows(model: LanguageModel) -> list[Row]:
     steering = tiny_steering(layer=1, span="all")
     sampling = Sampling(max_new_tokens=8)
     return [
-        Row(prompt_ids=prompt, sampling=sampling),
-        Row(prompt_ids=prompt[7:], sampling=sampling, steering=steering),
+        Row(prompt, sampling=sampling),
+        Row(prompt[7:], sampling=sampling, steering=steering),
     ]
 
 
 @pytest.mark.parametrize("most", [1, 37, 128, 10_000])
 @pytest.mark.parametrize("span", ["response", "all"])
-def test_reading_in_parts_changes_nothing(model: LanguageModel, most: int, span: Any) -> None:
+def test_a_prefill_in_chunks_changes_nothing(model: LanguageModel, most: int, span: Any) -> None:
     plain, steered = long_rows(model)
     steered = replace(steered, steering=tiny_steering(layer=1, span=span))
     for asked in (
@@ -312,13 +312,12 @@ def test_reading_in_parts_changes_nothing(model: LanguageModel, most: int, span:
         [plain, steered],
         [plain, plain, replace(plain, steering=steered.steering)],
     ):
-        starts = [row.start for row in asked]
-        batch, expected = model.start(starts)
-        reading, n_parts = model.start_in_parts(starts, most), 0
+        batch, expected = model.prefill(asked)
+        chunks, n_parts = model.prefill_in_chunks(asked, most), 0
         while True:
             n_parts += 1
             try:
-                next(reading)
+                next(chunks)
             except StopIteration as done:
                 in_parts, found = done.value
                 break
@@ -327,8 +326,8 @@ def test_reading_in_parts_changes_nothing(model: LanguageModel, most: int, span:
         assert torch.equal(in_parts.attention_mask, batch.attention_mask)
         tokens = [65] * len(asked)
         torch.testing.assert_close(
-            model.advance(in_parts, tokens).logits,
-            model.advance(batch, tokens).logits,
+            model.decode_step(in_parts, tokens).logits,
+            model.decode_step(batch, tokens).logits,
             atol=1e-4,
             rtol=1e-4,
         )
@@ -359,13 +358,13 @@ def test_a_long_prompt_holds_nobody_up(
         assert summary([*begun, *first]) == wanted[0]
         assert second.result(20) == wanted[1]
     assert len(read) > 5
-    assert max(read) <= PART_TOKENS
+    assert max(read) <= CHUNK_TOKENS
     begins = passes.rows.index(0, 2)
     in_turn = passes.rows[begins : begins + 8]
     assert in_turn == [0, 2] * 4, passes.rows
 
 
-def test_a_long_prompt_that_nobody_waits_for_is_not_read_to_its_end(
+def test_a_long_prompt_that_nobody_waits_for_is_not_prefilled_to_its_end(
     model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared, stop, parts = Scheduler(model), threading.Event(), 0
@@ -392,10 +391,10 @@ def test_a_long_prompt_that_fails_is_refused_and_the_next_one_works(model: Langu
     assert idle()
 
 
-def test_what_has_to_be_read_as_a_whole_is() -> None:
-    """A sliding window counts columns, so its rows are read at once however long they are."""
+def test_what_has_to_be_prefilled_as_a_whole_is() -> None:
+    """A sliding window counts columns, so its rows are prefilled at once however long they are."""
     model = family_model("gemma2")
     prompt = model.encode_text("The river is long. " * 12)
-    asked = [Row(prompt_ids=prompt, sampling=Sampling(max_new_tokens=6))]
-    assert list(model.start_in_parts([asked[0].start], 16)) in ([], [None])
+    asked = [Row(prompt, sampling=Sampling(max_new_tokens=6))]
+    assert list(model.prefill_in_chunks(asked, 16)) in ([], [None])
     assert summary(list(Scheduler(model).stream(asked))) == alone(model, asked)

@@ -38,14 +38,14 @@ class SpyEngine:
         self.engine = engine
         self.reset()
         model: Any = engine.language_model
-        advance = model.advance
+        advance = model.decode_step
 
         def slowly(batch: Batch, token_ids: Sequence[int]) -> StepResult:
             time.sleep(self.seconds_per_step)
             result: StepResult = advance(batch, token_ids)
             return result
 
-        model.advance = slowly
+        model.decode_step = slowly
 
     def reset(self) -> None:
         self.seconds_per_step = 0.0
@@ -63,8 +63,8 @@ class SpyEngine:
     def about(self) -> str:
         return self.engine.about
 
-    def forget(self, conversation: str | None = None) -> None:
-        self.engine.forget(conversation)
+    def forget(self, cache_key: str | None = None) -> None:
+        self.engine.forget(cache_key)
 
     def stream(
         self, requests: Sequence[Request], *, cancelled: Callable[[], bool] = never

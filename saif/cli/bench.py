@@ -22,18 +22,18 @@ def bench(
 ) -> None:
     """Measure decoding, first tokens, reading, memory and start-up on this machine."""
     from saif.cli.output import print_json
-    from saif.engine.local import TURN_BYTES, LocalEngine
+    from saif.engine.local import CACHE_BYTES, LocalEngine
     from saif.experiments.bench.concurrent import SIZES
     from saif.experiments.bench.run import run_bench
 
-    engine = LocalEngine(open_engine(model, quantize).language_model, turn_bytes=TURN_BYTES)
+    engine = LocalEngine(open_engine(model, quantize).language_model, cache_bytes=CACHE_BYTES)
     found = run_bench(
         engine,
         quantize,
         rounds=rounds,
         n_steps=steps,
         start_up=model if start_up else "",
-        crowd=SIZES if crowd else (),
+        people=SIZES if crowd else (),
     )
     if as_json:
         print_json(found)

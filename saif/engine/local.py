@@ -1,50 +1,61 @@
-"""The one door to text: requests with whole conversations in, decoding steps out.
+"""The engine in this process: inline for one caller, or scheduled for many."""
 
-`Engine` is a protocol, so that a remote engine can stand behind the app, the command line and
-the experiments as well as the local one.
-"""
-
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
 
 from saif.background import BackgroundQueue
-from saif.decoding import Row, Step, decode, never
+from saif.decoding import Step, decode, never
 from saif.engine.protocol import Request
 from saif.errors import InputError, ModelError
 from saif.presets.preset import ModelRef
-from saif.runtime.batch import RowStart
+from saif.runtime.batch import Row
 from saif.runtime.language_model import LanguageModel
-from saif.runtime.prefix_cache import PrefixCache
 from saif.scheduler import Scheduler
 
-TURN_BYTES = 512_000_000
-"""For what a chat keeps of earlier turns: some ten thousand tokens of the embedded model."""
+CACHE_BYTES = 512_000_000
+"""For the prefix cache of a chat: some ten thousand tokens of the embedded model."""
 
 
 class LocalEngine:
-    """The engine in this process.
+    """The engine in this process; each call decodes in its caller's thread.
 
-    turn_bytes: how much memory may hold what was read in earlier turns, so that a turn reads only
-    what is new in it. It changes no reply, and nothing is kept unless it is given.
+    cache_bytes: memory for a prefix cache, so that a turn prefills only what is new in it. It
+    changes no reply.
     """
 
-    def __init__(self, model: LanguageModel, *, turn_bytes: int = 0) -> None:
+    def __init__(self, model: LanguageModel, *, cache_bytes: int = 0) -> None:
         self.language_model = model
-        model.turns = PrefixCache(turn_bytes) if turn_bytes else None
-        self._settling = BackgroundQueue("saif-settle") if turn_bytes else None
+        self.prefix_cache = model.new_prefix_cache(cache_bytes)
+        self._reprefills = BackgroundQueue("saif-reprefill")
+        self._in_flight = 0
+        self._changed = threading.Condition()
 
-    def settled(self) -> None:
-        """Wait until the replies of the last turns have been read anew."""
-        if self._settling is not None:
-            self._settling.wait()
+    def forget(self, cache_key: str | None = None) -> None:
+        """Drop what is kept under this key, for good, or all that is kept so far; a next turn
+        prefills all of it again."""
+        if self.prefix_cache is not None:
+            self.prefix_cache.evict(cache_key)
 
-    def forget(self, conversation: str | None = None) -> None:
-        """Drop what is kept of this conversation, for good, or of every one so far; a next turn
-        reads all of it again."""
-        if self.language_model.turns is not None:
-            self.language_model.turns.forget(conversation)
+    def background(self, before_pass: Callable[[], None]) -> "LocalEngine":
+        """An engine on the same model for work that gives way to this one's callers.
+
+        `before_pass` is called before each of its forward passes, where the work can
+        `wait_until_idle`, or raise to end. It keeps no prefix cache, which would push out those of
+        conversations.
+        """
+        return LocalEngine(self.language_model.with_before_pass(before_pass))
+
+    def wait_until_idle(self, seconds: float) -> bool:
+        """Whether no request is in flight, after waiting up to so many seconds for that."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._in_flight, seconds)
+
+    def wait_for_reprefills(self) -> None:
+        """Wait until the steered replies of the last turns are in the prefix cache."""
+        self._reprefills.wait()
 
     @property
     def model(self) -> ModelRef:
@@ -75,34 +86,49 @@ class LocalEngine:
     ) -> Iterator[Step]:
         rows = [
             Row(
-                prompt_ids=self._render(request),
-                steering=request.steering,
+                self._render(request),
+                request.steering,
                 sampling=request.sampling,
-                conversation=request.conversation,
+                cache_key=request.cache_key,
             )
             for request in requests
         ]
-        return _while_memory_lasts(self._settled(rows, self._decode(rows, cancelled)))
+        steps = self._steps(rows, cancelled)
+        if self.prefix_cache is not None:
+            steps = self._reprefilled(rows, steps)
+        return self._counted(_while_memory_lasts(steps))
 
-    def _decode(self, rows: Sequence[Row], cancelled: Callable[[], bool]) -> Iterator[Step]:
-        return decode(self.language_model, rows, cancelled=cancelled)
+    def _steps(self, rows: Sequence[Row], cancelled: Callable[[], bool]) -> Iterator[Step]:
+        return decode(self.language_model, rows, cache=self.prefix_cache, cancelled=cancelled)
 
-    def _settled(self, rows: Sequence[Row], steps: Iterator[Step]) -> Iterator[Step]:
-        """The steps; after the last one, steered replies are read anew in the background while a
-        person reads them too. What was steered while it was written mostly is not as history."""
+    def _counted(self, steps: Iterator[Step]) -> Iterator[Step]:
+        with self._changed:
+            self._in_flight += 1
+        try:
+            yield from steps
+        finally:
+            with self._changed:
+                self._in_flight -= 1
+                self._changed.notify_all()
+
+    def _reprefilled(self, rows: Sequence[Row], steps: Iterator[Step]) -> Iterator[Step]:
+        """The steps; after the last one, steered replies are prefilled in the background while a
+        person reads them: as a part of the next prompt, where a `response` span steers nothing."""
         replies: list[list[int]] = [[] for _ in rows]
         for step in steps:
             for each in step:
                 if each.token_id is not None:
                     replies[each.row].append(each.token_id)
             yield step
-        if self._settling is not None:
-            for row, reply in zip(rows, replies, strict=True):
-                if row.steering is not None and reply:
-                    start = RowStart(
-                        [*row.prompt_ids, *reply], row.steering, conversation=row.conversation
-                    )
-                    self._settling.add(partial(self.language_model.settle, start))
+        for row, reply in zip(rows, replies, strict=True):
+            if row.steering is not None and reply:
+                history = Row([*row.token_ids, *reply], row.steering, cache_key=row.cache_key)
+                self._reprefills.add(partial(self._reprefill, history))
+
+    def _reprefill(self, row: Row) -> None:
+        assert self.prefix_cache is not None
+        batch, _ = self.language_model.prefill([row], cache=self.prefix_cache)
+        self.prefix_cache.put(batch, [0])
 
     def _render(self, request: Request) -> list[int]:
         messages = [{"role": m.role, "content": m.text} for m in request.messages]
@@ -119,12 +145,12 @@ class LocalEngine:
 class SharedEngine(LocalEngine):
     """The engine in this process for many callers at once, whose rows decode together."""
 
-    def __init__(self, model: LanguageModel, *, turn_bytes: int = TURN_BYTES) -> None:
-        super().__init__(model, turn_bytes=turn_bytes)
-        self._batch = Scheduler(model)
+    def __init__(self, model: LanguageModel, *, cache_bytes: int = CACHE_BYTES) -> None:
+        super().__init__(model, cache_bytes=cache_bytes)
+        self._scheduler = Scheduler(model, cache=self.prefix_cache)
 
-    def _decode(self, rows: Sequence[Row], cancelled: Callable[[], bool]) -> Iterator[Step]:
-        return self._batch.stream(rows, cancelled=cancelled)
+    def _steps(self, rows: Sequence[Row], cancelled: Callable[[], bool]) -> Iterator[Step]:
+        return self._scheduler.stream(rows, cancelled=cancelled)
 
 
 def _while_memory_lasts(steps: Iterator[Step]) -> Iterator[Step]:

@@ -1,7 +1,7 @@
-"""The one door to text: requests with whole conversations in, decoding steps out.
+"""The engine protocol: requests with whole conversations in, decoding steps out.
 
-`Engine` is a protocol, so that a remote engine can stand behind the app, the command line and
-the experiments as well as the local one.
+A remote engine can stand behind the app, the command line and the experiments as well as the local
+one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,14 +23,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One reply to be made. Carries its whole conversation: no reply depends on what the engine
-    remembers."""
+    """One reply to be made. Carries its whole conversation: no reply depends on what an engine
+    keeps."""
 
     messages: tuple[Message, ...]
     steering: Steering | None = None
     sampling: Sampling = Sampling()
-    conversation: str = ""
-    """Under which name an engine that keeps what it read is asked to forget it."""
+    cache_key: str = ""
+    """What an engine with a prefix cache is asked to `forget` it by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,9 @@ class Engine(Protocol):
         """
         ...
 
-    def forget(self, conversation: str | None = None) -> None:
-        """Drop whatever is kept of a conversation, or of every one."""
+    def forget(self, cache_key: str | None = None) -> None:
+        """Drop whatever is kept under this key, and keep nothing under it that is still to come;
+        or drop all that is kept so far."""
         ...
 
 

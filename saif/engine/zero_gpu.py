@@ -1,7 +1,7 @@
 """ZeroGPU Spaces, where a GPU is lent for one call at a time to a process forked for it.
 
 Nothing that such a call changes outlives it, and nothing outside can reach into it. So a call gets
-plain requests and gives plain steps; Stop ends the reading of them, not the call, whose time is
+plain requests and gives plain steps; Stop ends the listening to them, not the call, whose time is
 bounded by what was asked for.
 """
 
@@ -14,7 +14,7 @@ from saif.engine.protocol import Engine, Request
 from saif.presets.preset import ModelRef
 
 _START_SECONDS = 15
-_SECONDS_PER_TOKEN = 0.15  # several columns of a 9B model, with room to spare
+_SECONDS_PER_TOKEN = 0.15  # several columns of a 9B model, with a margin
 _LONGEST_SECONDS = 120
 
 
@@ -45,7 +45,7 @@ class ZeroGpuEngine:
     def about(self) -> str:
         return self._engine.about
 
-    def forget(self, conversation: str | None = None) -> None:
+    def forget(self, cache_key: str | None = None) -> None:
         """Nothing is kept where every call has a process of its own."""
 
     def stream(

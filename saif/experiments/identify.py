@@ -30,7 +30,7 @@ from saif.presets.preset import (
 )
 from saif.presets.spec import MAX_STORED_LATENTS, LatentSource, SteeringSpec
 from saif.progress import Heard, nobody, track
-from saif.runtime.batch import RowStart, shared_prefix
+from saif.runtime.batch import Row, shared_prefix
 from saif.runtime.language_model import LanguageModel
 from saif.runtime.sae import Sae
 
@@ -185,15 +185,15 @@ def output_scores(model: LanguageModel, decoder: Tensor, layer: int, norm: float
     last prompt token of a neutral message (`saif.core.selection.output_score`)."""
     prompt = model.render([{"role": "user", "content": _NEUTRAL}])
     words = model.raised_tokens(decoder, _WORDS)
-    plain = model.start([RowStart(prompt)])[1].logits[0]
+    plain = model.prefill([Row(prompt)])[1].logits[0]
     pushes = [at_dose(row, _PROBE_DOSE, norm) for row in decoder]
     found: list[float] = []
     for start in range(0, len(pushes), _BATCH):
         rows = [
-            RowStart(prompt, Steering({layer: direction}, "response", {layer: _PROBE_DOSE}))
+            Row(prompt, Steering({layer: direction}, "response", {layer: _PROBE_DOSE}))
             for direction in pushes[start : start + _BATCH]
         ]
-        steered = model.start(rows)[1].logits
+        steered = model.prefill(rows)[1].logits
         found += output_score(plain, steered, words[start : start + _BATCH]).tolist()
     return found
 
@@ -249,7 +249,7 @@ def _vectors(
     layer: int,
 ) -> LayerVectors:
     ids = sorted({latent for statistics in found.values() for latent in statistics.ids.tolist()})
-    encoder, bias, threshold = sae.reader(ids)
+    encoder, bias, threshold = sae.encoder(ids)
     without = readings.plain[instruction.contents][layer].mean(dim=0)
     return LayerVectors(
         ids=ids,

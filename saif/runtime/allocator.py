@@ -1,4 +1,4 @@
-"""The allocator: freed memory is kept for decoding, and returned when a model goes."""
+"""The C allocator: freed memory is kept for decoding, and returned when a model goes."""
 
 import contextlib
 import ctypes

@@ -8,40 +8,35 @@ import torch
 from torch import Tensor
 
 from saif.core.steering import Steering, span_mask, span_weights
+from saif.core.types import Sampling
 from saif.errors import SteeringError
 
 
-@dataclass(frozen=True, slots=True)
-class RowStart:
-    """One row as it enters the batch.
-
-    token_ids: everything the model has to read so far. prompt_length: how many of them are the
-    prompt; fewer than all when a reply is resumed without a cache. conversation: what it is part
-    of, for who wants that forgotten.
-    """
-
-    token_ids: Sequence[int]
-    steering: Steering | None = None
-    prompt_length: int | None = None
-    conversation: str = ""
-
-
 @dataclass(slots=True)
-class BatchRow:
+class Row:
+    """One sequence of a batch: what it holds so far, and how it goes on."""
+
     token_ids: list[int]
-    prompt_length: int
-    steering: Steering | None
-    conversation: str = ""
+    """Prompt, then whatever of the reply is there. A batch appends to copies of the rows given."""
+    steering: Steering | None = None
+    prompt_length: int = 0
+    """How many of the tokens are the prompt; 0 for all of those given."""
+    sampling: Sampling = Sampling()
+    cache_key: str = ""
+    """What its entries in a prefix cache are evicted by."""
+
+    def __post_init__(self) -> None:
+        self.prompt_length = self.prompt_length or len(self.token_ids)
 
 
 @dataclass(slots=True)
 class Batch:
-    """Rows that decode together: their tokens so far and the KV cache behind them.
+    """Rows that decode together, and the KV cache behind them.
 
     Left-padded, so that every row's newest token is in the last column.
     """
 
-    rows: list[BatchRow]
+    rows: list[Row]
     cache: Any
     _mask: Tensor = field(repr=False)
     _newer: int = 0
@@ -49,7 +44,7 @@ class Batch:
 
     @property
     def width(self) -> int:
-        """Columns of the cache, once the newest tokens are read."""
+        """Columns of the KV cache, once the newest tokens are run."""
         return self._mask.shape[1] + self._newer
 
     @property
@@ -67,20 +62,46 @@ class Batch:
         self._newer += 1
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Drop every row but these."""
+        """Drop every row but these, so that finished rows cost nothing more; in this order."""
+        if list(rows) == list(range(len(self.rows))):
+            return
         index = torch.tensor(list(rows), device=self._mask.device)
         self._mask = self.attention_mask[index]
         self.rows = [self.rows[row] for row in rows]
         self.cache.reorder_cache(index)
 
+    def merge(self, other: "Batch") -> "Batch":
+        """Both batches' rows as one, `other`'s after these; neither may be used after that.
+
+        The shorter one is padded on the left, where the mask hides it. So it is only for models in
+        which every position sees all before it (`LanguageModel.rows_can_merge`).
+        """
+        width = max(self.attention_mask.shape[1], other.attention_mask.shape[1])
+        for layer, others in zip(self.cache.layers, other.cache.layers, strict=True):
+            layer.keys = _stacked(layer.keys, others.keys, width, -2)
+            layer.values = _stacked(layer.values, others.values, width, -2)
+        mask = _stacked(self.attention_mask, other.attention_mask, width, -1)
+        return Batch([*self.rows, *other.rows], self.cache, mask)
+
+
+def _stacked(first: Tensor, second: Tensor, width: int, dim: int) -> Tensor:
+    """One above the other, each with zeros before it along `dim` up to `width` columns."""
+    padded = []
+    for x in (first, second):
+        missing = list(x.shape)
+        missing[dim] = width - x.shape[dim]
+        padded.append(torch.cat([x.new_zeros(missing), x], dim=dim) if missing[dim] else x)
+    return torch.cat(padded)
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """logits (batch, vocab) float32 for the next token; steered[row] = positions that were
-    really changed in this step, measured, per steered layer (all layers agree or it raises)."""
+    """What one prefill or decode step gives every row of a batch."""
 
     logits: Tensor
+    """(rows, vocab) float32, for the next token."""
     steered: tuple[int, ...]
+    """Positions of each row that were changed, counted; all steered layers agree."""
 
 
 def left_pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
@@ -94,7 +115,7 @@ def left_pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, T
     return ids, mask
 
 
-def check_directions(rows: Sequence[BatchRow], n_layers: int, d_model: int, model_id: str) -> None:
+def check_directions(rows: Sequence[Row], n_layers: int, d_model: int, model_id: str) -> None:
     """Raise SteeringError unless every direction is one of this model's."""
     for row in rows:
         for layer, direction in (row.steering.directions if row.steering else {}).items():
@@ -107,7 +128,7 @@ def check_directions(rows: Sequence[BatchRow], n_layers: int, d_model: int, mode
 
 
 def steer_weights(
-    rows: Sequence[BatchRow], width: int, control_ids: frozenset[int]
+    rows: Sequence[Row], width: int, control_ids: frozenset[int]
 ) -> list[list[float]]:
     """(batch, width): with what share of its strength each of the newest `width` columns is
     steered, by absolute position. Numbers, because a tensor of so few takes longer to make.
@@ -125,7 +146,7 @@ def steer_weights(
 
 
 def verified(
-    rows: Sequence[BatchRow],
+    rows: Sequence[Row],
     weights: Sequence[Sequence[float]],
     counts: Mapping[int, Sequence[int]],
 ) -> tuple[int, ...]:
@@ -159,9 +180,9 @@ def shared_prefix(sequences: Sequence[Sequence[int]]) -> int:
     )
 
 
-def unsteered_prefix(rows: Sequence[BatchRow], control_ids: frozenset[int]) -> int:
+def unsteered_prefix(rows: Sequence[Row], control_ids: frozenset[int]) -> int:
     """How many leading tokens all rows have in common and no row steers, the newest left out:
-    every row has to read at least one token of its own."""
+    every row has to run at least one token of its own."""
     skip = shared_prefix([row.token_ids[:-1] for row in rows])
     for row in rows:
         if row.steering is not None and row.steering.directions:

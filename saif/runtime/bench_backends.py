@@ -1,4 +1,4 @@
-"""What a person would use instead of this package, timed: transformers' own loop and llama.cpp."""
+"""The bench's baselines, timed: transformers' own loop and llama.cpp."""
 
 import importlib.util
 import time
@@ -9,7 +9,7 @@ import torch
 
 from saif.runtime.language_model import LanguageModel
 
-_CONTEXT = 1024  # positions that a rival makes room for
+_CONTEXT = 1024  # positions that llama.cpp allocates
 
 
 def generate_times(model: LanguageModel, token_ids: list[int], n: int) -> list[float]:
@@ -50,9 +50,9 @@ class LlamaCpp(Protocol):
 
 def llama_cpp(gguf: Path) -> LlamaCpp | None:
     """By whichever of its Python packages is installed; None without one."""
-    for package, rival in (("llama_cpp", _LlamaCppPython), ("xllamacpp", _XLlamaCpp)):
+    for package, backend in (("llama_cpp", _LlamaCppPython), ("xllamacpp", _XLlamaCpp)):
         if importlib.util.find_spec(package) is not None:
-            return rival(gguf)
+            return backend(gguf)
     return None
 
 

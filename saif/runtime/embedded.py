@@ -49,7 +49,7 @@ def converted_folder() -> Path | None:
 
 
 def is_converted() -> bool:
-    """Whether the model is at hand and needs no conversion before it can be loaded."""
+    """Whether the model needs no conversion before it can be loaded."""
     return gguf_file() is not None and _is_whole(_converted_path())
 
 

@@ -41,12 +41,12 @@ def raised_most(model: Any, vectors: Tensor, top: int) -> Tensor:
     """The tokens (n, top) that each (n, d_model) raises most through final norm and head."""
     head = model.get_output_embeddings()
     # On several GPUs a head that is tied to the embedding lies on the first, the norm on the last.
-    device = where_it_runs(head)
+    device = execution_device(head)
     scaled = vectors.to(device) * _final_norm_weight(model).to(device)
     return head(scaled.to(head.weight.dtype)).topk(top, dim=-1).indices.cpu()
 
 
-def where_it_runs(module: nn.Module) -> torch.device:
+def execution_device(module: nn.Module) -> torch.device:
     """The device a module computes on; accelerate may keep its weights elsewhere until then."""
     hook = getattr(module, "_hf_hook", None)
     device = getattr(hook, "execution_device", None)
@@ -63,7 +63,8 @@ def _final_norm_weight(model: Any) -> Tensor:
             continue
         # Measured, because Gemma and Qwen 3.5 store their weights minus one. The probe has mean 0
         # and length 1 per dimension, which leaves it alone in any norm.
-        probe = torch.ones(norm.weight.shape, dtype=norm.weight.dtype, device=where_it_runs(norm))
+        weight, device = norm.weight, execution_device(norm)
+        probe = torch.ones(weight.shape, dtype=weight.dtype, device=device)
         probe[1::2] = -1
         return ((norm(probe) - norm(-probe)) / 2 * probe).float()
     raise ModelError(f"The final norm of {type(model).__name__} was not found.")
@@ -86,8 +87,8 @@ def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(end for end in [*ends, tokenizer.eos_token_id] if end is not None)
 
 
-def readable_window(config: Any) -> int:
-    """Up to how many tokens every position sees all before it, so that a prefix may be read
+def attention_window(config: Any) -> int:
+    """Up to how many tokens every position sees all before it, so that a prefix may be run
     apart; 0 for a model whose state can't tell padding after such a prefix from text."""
     kinds: list[str] = getattr(config, "layer_types", None) or []
     if any("attention" not in kind or "linear" in kind for kind in kinds):

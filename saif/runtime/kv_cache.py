@@ -1,4 +1,4 @@
-"""The KV cache of a batch: keys and values written into room that is made in advance."""
+"""The KV cache of a batch: keys and values written into preallocated buffers."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-_ROOM = 128  # columns that a layer is given beyond what it needs
+_SPARE_COLUMNS = 128  # allocated beyond what a layer holds
 
 _Buffers = tuple[Tensor, Tensor]
 
@@ -22,7 +22,7 @@ class PreallocatedLayer(DynamicLayer):
     def __init__(self) -> None:
         self._buffers: _Buffers | None = None
         self._length = 0
-        self._given: list[Tensor | None] = [None, None]  # what was put in place of the views
+        self._detached: list[Tensor | None] = [None, None]  # what replaced the views
         super().__init__()
 
     @property  # type: ignore[override]
@@ -43,13 +43,13 @@ class PreallocatedLayer(DynamicLayer):
 
     def _part(self, which: int) -> Tensor | None:
         if self._buffers is None:
-            return self._given[which]
+            return self._detached[which]
         return self._buffers[which][:, :, : self._length]
 
     def _replace(self, which: int, tensor: Tensor | None) -> None:
         """Choosing rows, say, puts new tensors in the views' place: the buffers are given up."""
-        self._given = [self.keys, self.values]
-        self._given[which] = tensor
+        self._detached = [self.keys, self.values]
+        self._detached[which] = tensor
         self._buffers = None
 
     def update(
@@ -62,7 +62,7 @@ class PreallocatedLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         filled = self.get_seq_length()
-        keys, values = self._with_room(filled, key_states, value_states)
+        keys, values = self._reserve(filled, key_states, value_states)
         end = filled + key_states.shape[-2]
         keys[:, :, filled:end].copy_(key_states)
         values[:, :, filled:end].copy_(value_states)
@@ -77,27 +77,27 @@ class PreallocatedLayer(DynamicLayer):
         return self._filled
 
     def open_column(self) -> tuple[Tensor, Tensor]:
-        """One more column, for the caller to write: all the room for keys and for values, (rows,
-        heads, room, width), of which that column is the last one filled."""
+        """One more column, for the caller to write: the buffers of keys and of values, (rows,
+        heads, columns, width), of which that column is the last one filled."""
         buffers = self._buffers
         if buffers is None or self._length == buffers[0].shape[2]:
             keys, values = self._filled
-            buffers = self._with_room(keys.shape[2], keys[:, :, :1], values[:, :, :1])
+            buffers = self._reserve(keys.shape[2], keys[:, :, :1], values[:, :, :1])
         self._length += 1
         return buffers
 
-    def _with_room(self, filled: int, key_states: Tensor, value_states: Tensor) -> _Buffers:
-        """The buffers, with room for these after what is filled."""
+    def _reserve(self, filled: int, key_states: Tensor, value_states: Tensor) -> _Buffers:
+        """The buffers, with space for these after what is filled."""
         end = filled + key_states.shape[-2]
         buffers = self._buffers
         if buffers is None or end > buffers[0].shape[-2]:
-            room = end + _ROOM
-            buffers = (_roomy(key_states, room), _roomy(value_states, room))
+            columns = end + _SPARE_COLUMNS
+            buffers = (_allocate(key_states, columns), _allocate(value_states, columns))
             for buffer, had in zip(buffers, self._filled, strict=True):
                 if filled:
                     buffer[:, :, :filled].copy_(had)
             self._buffers, self._length = buffers, filled
-            self._given = [None, None]
+            self._detached = [None, None]
         return buffers
 
     @property
@@ -108,9 +108,9 @@ class PreallocatedLayer(DynamicLayer):
         return keys, values
 
 
-def _roomy(like: Tensor, room: int) -> Tensor:
+def _allocate(like: Tensor, columns: int) -> Tensor:
     batch, heads, _, width = like.shape
-    return torch.empty(batch, heads, room, width, dtype=like.dtype, device=like.device)
+    return torch.empty(batch, heads, columns, width, dtype=like.dtype, device=like.device)
 
 
 def new_cache(config: Any) -> DynamicCache:

@@ -1,9 +1,11 @@
-"""A loaded causal language model: its tokens, its forward passes plain and steered, its scores."""
+"""A loaded causal language model: tokens, residuals, log-probabilities, prefill and decode."""
 
+import copy
 import sys
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from ctypes import CDLL
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -11,11 +13,10 @@ import torch
 from torch import Tensor
 
 from saif.errors import InputError
-from saif.runtime import introspect, likelihood
+from saif.runtime import introspect
 from saif.runtime.batch import (
     Batch,
-    BatchRow,
-    RowStart,
+    Row,
     StepResult,
     check_directions,
     left_pad,
@@ -29,20 +30,20 @@ from saif.runtime.chat_template import Message, is_chat, render, turn_end
 from saif.runtime.cpu.c_step import NativeDecoder, fits
 from saif.runtime.cpu.torch_step import LeanDecoder, can_be_lean
 from saif.runtime.hooks import Edit, edit_outputs, read_outputs
-from saif.runtime.prefix_cache import NOTHING, PrefixCache, Remembered, restore
+from saif.runtime.prefix_cache import NO_PREFIX, CachedPrefix, PrefixCache, restore
 from saif.runtime.steering_hook import SteeringHook, steering_hooks
 
 _T = TypeVar("_T")
 
 
-def finished(steps: Generator[None, None, _T]) -> _T:
+def _run_to_end(chunks: Generator[None, None, _T]) -> _T:
     """What a generator returns, without the pauses it makes."""
     while True:
         try:
-            next(steps)
+            next(chunks)
         except StopIteration as done:
-            found: _T = done.value
-            return found
+            result: _T = done.value
+            return result
 
 
 _Forward = Callable[[Mapping[int, SteeringHook]], Tensor]
@@ -52,8 +53,9 @@ _Forward = Callable[[Mapping[int, SteeringHook]], Tensor]
 class LanguageModel:
     """A causal language model, its tokenizer and its decoder blocks.
 
-    Between calls the model is always the plain model, whatever happened: hooks, lock and
-    inference mode open and close inside one forward pass.
+    It keeps nothing between calls, and is always the plain model then, whatever happened: hooks,
+    lock and inference mode open and close inside one forward pass. Safe to use from several
+    threads, whose passes take turns.
     """
 
     def __init__(
@@ -73,19 +75,26 @@ class LanguageModel:
         self.n_layers = len(self.blocks)
         self.d_model: int = config.hidden_size
         self.context_length: int = getattr(config, "max_position_embeddings", 0) or 1 << 30
-        self._window = introspect.readable_window(config)
+        self._window = introspect.attention_window(config)
         self.control_ids = introspect.control_ids(tokenizer)
         self.end_ids = introspect.end_ids(model, tokenizer)
         self._pad_id = tokenizer.pad_token_id or tokenizer.eos_token_id or 0
         self.fingerprint = introspect.fingerprint(model)
         self.revision = ""  # the commit on the hub that the weights came from, if they did
         self.lean: LeanDecoder | NativeDecoder | None = None
-        self.turns: PrefixCache | None = None
+        self._before_pass: Callable[[], None] | None = None
+
+    def with_before_pass(self, before_pass: Callable[[], None]) -> "LanguageModel":
+        """The same model for background work: `before_pass` is called before each forward pass,
+        outside the lock, and may wait there or raise. Weights and lock are shared."""
+        model = copy.copy(self)
+        model._before_pass = before_pass
+        return model
 
     @property
     def device(self) -> torch.device:
         """Where token ids have to be."""
-        return introspect.where_it_runs(self._model.get_input_embeddings())
+        return introspect.execution_device(self._model.get_input_embeddings())
 
     @property
     def memory(self) -> int:
@@ -105,7 +114,7 @@ class LanguageModel:
         with self._tokenizing:
             return list(self.tokenizer.encode(text, **options))
 
-    # Reading
+    # Residuals and log-probabilities
 
     def residuals(
         self, sequences: Sequence[Sequence[int]], layers: Sequence[int], *, skip: int = 0
@@ -118,7 +127,7 @@ class LanguageModel:
         """
         if shared_prefix(sequences) < skip or any(len(s) <= skip for s in sequences):
             raise InputError(f"The sequences don't share their first {skip} tokens.")
-        apart = self._readable_apart(sequences, skip)
+        apart = self._separable_prefix(sequences, skip)
         input_ids, mask, attention_mask, cache = self._after_prefix(sequences, apart)
         found: dict[int, Tensor] = {}
         readers = {layer: partial(found.__setitem__, layer) for layer in layers}
@@ -131,9 +140,9 @@ class LanguageModel:
     def log_probabilities(
         self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]
     ) -> list[Tensor]:
-        """log p of every continuation token given all before it, for (prompt, continuation)
-        rows, under the plain model. Natural logarithm. A prompt of several rows is read once, and
-        what all prompts share once for all of them."""
+        """log p (natural) of every continuation token given all before it, for (prompt,
+        continuation) rows, under the plain model. A prompt of several rows is run once, and what
+        all prompts share once for all of them."""
         full = [[*prompt, *continuation] for prompt, continuation in rows]
         heads = [tuple(prompt[:-1]) for prompt, _ in rows]
         apart = all(heads) and max(map(len, full)) <= self._window
@@ -141,11 +150,19 @@ class LanguageModel:
         input_ids, mask = self._left_pad(
             [row[start:] for row, start in zip(full, starts, strict=True)]
         )
-        cache, read = self._read(heads) if apart else (None, mask[:, :0])
-        attention_mask = torch.cat([read, mask], dim=1)
+        cache, head_mask = self._run_heads(heads) if apart else (None, mask[:, :0])
+        attention_mask = torch.cat([head_mask, mask], dim=1)
         keep = max(len(continuation) for _, continuation in rows) + 1
         out = self._forward(input_ids, attention_mask, cache, {}, {}, logits_to_keep=keep)
-        return likelihood.of_continuations(out.logits, [continuation for _, continuation in rows])
+        found = []
+        for logits, (_, continuation) in zip(out.logits, rows, strict=True):
+            n = len(continuation)
+            targets = torch.tensor(list(continuation), dtype=torch.long, device=logits.device)
+            # Of a row as wide as the vocabulary only one number is wanted.
+            before = logits[-n - 1 : -1].float()
+            picked = before.gather(1, targets[:, None])[:, 0]
+            found.append((picked - before.logsumexp(dim=-1)).cpu())
+        return found
 
     def next_token_loss(
         self,
@@ -161,7 +178,10 @@ class LanguageModel:
         input_ids, mask = self._left_pad(sequences)
         every = input_ids.shape[1]
         out = self._forward(input_ids, mask, None, replace or {}, {}, logits_to_keep=every)
-        return likelihood.mean_loss(out.logits, input_ids, mask, skip)
+        scores = out.logits[:, :-1].float().log_softmax(dim=-1)
+        per_token = scores.gather(2, input_ids[:, 1:, None])[:, :, 0]
+        counted = mask.cumsum(dim=1)[:, 1:] > max(skip, 1)
+        return float(-per_token[counted].mean())
 
     def logit_lens(self, vectors: Tensor, top: int) -> list[list[str]]:
         """The words each residual direction (n, d_model) raises most if it is the last thing
@@ -186,6 +206,8 @@ class LanguageModel:
         *,
         logits_to_keep: int = 1,
     ) -> Any:
+        if self._before_pass is not None:
+            self._before_pass()
         positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
         with (
             self._lock,
@@ -201,39 +223,39 @@ class LanguageModel:
                 logits_to_keep=logits_to_keep,
             )
 
-    def _readable_apart(self, sequences: Sequence[Sequence[int]], skip: int) -> int:
-        """How much of a shared prefix may be read on its own: all of it, or nothing.
+    def _separable_prefix(self, sequences: Sequence[Sequence[int]], skip: int) -> int:
+        """How much of a shared prefix may be run on its own: all of it, or nothing.
 
         A sliding window counts columns, and a short row's padding then stands between prefix and
-        rest; sequences that outgrow the window have to be read whole.
+        rest; sequences that outgrow the window have to be run whole.
         """
         return skip if max(len(sequence) for sequence in sequences) <= self._window else 0
 
     def _after_prefix(
         self, sequences: Sequence[Sequence[int]], skip: int
     ) -> tuple[Tensor, Tensor, Tensor, Any]:
-        """What is left to read once the first `skip` tokens, the same in all, have been read as
-        a single row: token ids, their mask, the whole attention mask, and the cache."""
-        return finished(self._after_prefix_in_parts(sequences, skip, [slice(0, skip)]))
+        """What is left to run once the first `skip` tokens, the same in all, have been run as a
+        single row: token ids, their mask, the whole attention mask, and the KV cache."""
+        return _run_to_end(self._after_prefix_in_chunks(sequences, skip, [slice(0, skip)]))
 
-    def _after_prefix_in_parts(
-        self, sequences: Sequence[Sequence[int]], skip: int, parts: Sequence[slice]
+    def _after_prefix_in_chunks(
+        self, sequences: Sequence[Sequence[int]], skip: int, chunks: Sequence[slice]
     ) -> Generator[None, None, tuple[Tensor, Tensor, Tensor, Any]]:
-        """As `_after_prefix`, with a pause after each of these parts of the prefix."""
+        """As `_after_prefix`, with a pause after each of these chunks of the prefix."""
         cache = self._new_cache()
         input_ids, mask = self._left_pad([sequence[skip:] for sequence in sequences])
         if not skip:
             return input_ids, mask, mask, cache
         prefix, ones = self._left_pad([sequences[0][:skip]])
-        for part in parts:
-            self._forward(prefix[:, part], ones[:, : part.stop], cache, {}, {})
+        for chunk in chunks:
+            self._forward(prefix[:, chunk], ones[:, : chunk.stop], cache, {}, {})
             yield
         cache.reorder_cache(torch.zeros(len(sequences), dtype=torch.long, device=self.device))
         attention_mask = torch.cat([ones.expand(len(sequences), -1), mask], dim=1)
         return input_ids, mask, attention_mask, cache
 
-    def _read(self, sequences: Sequence[tuple[int, ...]]) -> tuple[Any, Tensor]:
-        """The cache of what rows start with, and its attention mask. Equal ones are read once."""
+    def _run_heads(self, sequences: Sequence[tuple[int, ...]]) -> tuple[Any, Tensor]:
+        """The KV cache of what rows start with, and its attention mask. Equal ones run once."""
         distinct = list(dict.fromkeys(sequences))
         skip = min(shared_prefix(distinct), min(map(len, distinct)) - 1)
         input_ids, _, mask, cache = self._after_prefix(distinct, skip)
@@ -251,7 +273,7 @@ class LanguageModel:
         ids, mask = left_pad(sequences, self._pad_id)
         return ids.to(self.device), mask.to(self.device)
 
-    # Decoding
+    # Prefill and decode
 
     def make_lean(self, *, packed: bool, library: CDLL | None = None) -> None:
         """Decode without the class's overhead, and with weights in 4 or 8 bits if `packed`, where
@@ -272,102 +294,89 @@ class LanguageModel:
             torch.set_num_threads(threads)
 
     @property
-    def rows_can_join(self) -> bool:
-        """Whether rows may join a running batch, and part of a row may be read apart: in models
+    def rows_can_merge(self) -> bool:
+        """Whether running batches may merge, and a row's prefix may come out of a cache: in models
         where every position sees all before it, however much padding stands between."""
         return self._window >= self.context_length
 
-    def start(self, starts: Sequence[RowStart]) -> tuple[Batch, StepResult]:
-        """Read every row's tokens and give the logits for the token after them."""
-        return finished(self.start_in_parts(starts, sys.maxsize))
+    def new_prefix_cache(self, limit: int) -> PrefixCache | None:
+        """A prefix cache of up to `limit` bytes for this model; None if that is 0, or if its
+        prefixes can't be cached (see `rows_can_merge`)."""
+        return PrefixCache(limit, self.control_ids) if limit and self.rows_can_merge else None
 
-    def start_in_parts(
-        self, starts: Sequence[RowStart], most: int
+    def prefill(
+        self, rows: Sequence[Row], *, cache: PrefixCache | None = None
+    ) -> tuple[Batch, StepResult]:
+        """Run the model on every row's tokens; the logits are for the token after them.
+
+        cache: where a row's prefix may be found, which is then not run again. Raises InputError if
+        a row is empty, and SteeringError if one is not, or can't be, steered as asked.
+        """
+        return _run_to_end(self.prefill_in_chunks(rows, sys.maxsize, cache=cache))
+
+    def prefill_in_chunks(
+        self, rows: Sequence[Row], chunk_tokens: int, *, cache: PrefixCache | None = None
     ) -> Generator[None, None, tuple[Batch, StepResult]]:
-        """As `start`, with a pause whenever `most` tokens of all rows together have been read.
-        What is steered in a part is verified with it."""
-        if not starts or any(not start.token_ids for start in starts):
+        """As `prefill`, with a pause whenever `chunk_tokens` of all rows together have been run.
+        What is steered in a chunk is verified with it."""
+        if not rows or any(not row.token_ids for row in rows):
             raise InputError("There is nothing to read: a prompt is empty.")
-        rows = [
-            BatchRow(
-                list(start.token_ids),
-                len(start.token_ids) if start.prompt_length is None else start.prompt_length,
-                start.steering,
-                start.conversation,
-            )
-            for start in starts
-        ]
+        rows = [replace(row, token_ids=list(row.token_ids)) for row in rows]
         check_directions(rows, self.n_layers, self.d_model, self.model_id)
-        found = [self._recall(row) for row in rows]
-        batch, input_ids = yield from self._begun(rows, found, most)
-        # What was steered when it was read in an earlier turn counts as ever.
-        steered = [old.steered for old in found]
+        prefixes = [NO_PREFIX if cache is None else cache.get(row) for row in rows]
+        batch, input_ids, steered = yield from self._new_batch(rows, prefixes, chunk_tokens)
         width = input_ids.shape[1]
         weights = steer_weights(rows, width, self.control_ids)
-        # A row that has less to read than the others begins with padding.
+        # A row that has fewer tokens left than the others begins with padding.
         own = batch.attention_mask[:, -width:].tolist()
         weights = [
             [w * n for w, n in zip(*pair, strict=True)] for pair in zip(weights, own, strict=True)
         ]
-        for part in self._parts(width, len(rows), most):
-            if part.start:
+        for chunk in self._chunks(width, len(rows), chunk_tokens):
+            if chunk.start:
                 yield
-            read = batch.attention_mask[:, : batch.width - width + part.stop]
-            so_far = Batch(rows, batch.cache, read)
-            forward = partial(self._forward_all, so_far, input_ids[:, part])
-            result = self._step(rows, [row[part] for row in weights], forward)
+            mask = batch.attention_mask[:, : batch.width - width + chunk.stop]
+            so_far = Batch(rows, batch.cache, mask)
+            forward = partial(self._forward_all, so_far, input_ids[:, chunk])
+            result = self._step(rows, [row[chunk] for row in weights], forward)
             steered = [n + before for n, before in zip(result.steered, steered, strict=True)]
         return batch, StepResult(result.logits, tuple(steered))
 
-    def _parts(self, width: int, n_rows: int, most: int) -> list[slice]:
-        """Columns to read at once. A sliding window wants all of them together."""
-        step = max(1, most // n_rows if self.rows_can_join else width)
+    def _chunks(self, width: int, n_rows: int, chunk_tokens: int) -> list[slice]:
+        """Columns to run at once. A sliding window wants all of them together."""
+        step = max(1, chunk_tokens // n_rows if self.rows_can_merge else width)
         return [slice(first, min(first + step, width)) for first in range(0, width, step)]
 
-    def _begun(
-        self, rows: list[BatchRow], found: list[Remembered], most: int
-    ) -> Generator[None, None, tuple[Batch, Tensor]]:
-        """A batch with as much read as can be had cheaply, and the token ids that are left.
+    def _new_batch(
+        self, rows: list[Row], prefixes: Sequence[CachedPrefix], chunk_tokens: int
+    ) -> Generator[None, None, tuple[Batch, Tensor, list[int]]]:
+        """A batch with as much of its rows as can be had cheaply, the token ids that are left, and
+        how many positions of each row were steered so far.
 
-        Either what is remembered of each row, or what all rows share and none steers, read once
-        as a single row: whichever leaves less to read.
+        Either each row's cached prefix, or what all rows share and none steers, run once as a
+        single row: whichever leaves less to run.
         """
         sequences = [row.token_ids for row in rows]
         # A reply may outgrow a sliding window later: no padding may stand between prefix and rest.
-        apart = self.rows_can_join or len(set(map(len, sequences))) == 1
+        apart = self.rows_can_merge or len(set(map(len, sequences))) == 1
         skip = unsteered_prefix(rows, self.control_ids) if apart and len(rows) > 1 else 0
-        left = max(len(row.token_ids) - old.length for row, old in zip(rows, found, strict=True))
+        left = max(len(ids) - old.length for ids, old in zip(sequences, prefixes, strict=True))
         if len(rows) * left < skip + len(rows) * (max(map(len, sequences)) - skip):
             cache = self._new_cache()
-            read = restore(cache, found, self.device)
+            restored = restore(cache, prefixes, self.device)
             input_ids, mask = self._left_pad(
-                [row[old.length :] for row, old in zip(sequences, found, strict=True)]
+                [ids[old.length :] for ids, old in zip(sequences, prefixes, strict=True)]
             )
-            return Batch(rows, cache, torch.cat([read, mask], dim=1)), input_ids
-        found[:] = [NOTHING] * len(rows)
-        input_ids, _, attention_mask, cache = yield from self._after_prefix_in_parts(
-            sequences, skip, self._parts(skip, 1, most)
+            batch = Batch(rows, cache, torch.cat([restored, mask], dim=1))
+            return batch, input_ids, [old.steered for old in prefixes]
+        input_ids, _, attention_mask, cache = yield from self._after_prefix_in_chunks(
+            sequences, skip, self._chunks(skip, 1, chunk_tokens)
         )
-        return Batch(rows, cache, attention_mask), input_ids
+        return Batch(rows, cache, attention_mask), input_ids, [0] * len(rows)
 
-    def _recall(self, row: BatchRow) -> Remembered:
-        if self.turns is None or not self.rows_can_join:
-            return NOTHING
-        return self.turns.recall(row, self.control_ids, len(row.token_ids) - 1)
-
-    def remember(self, batch: Batch, rows: Sequence[int]) -> None:
-        """Keep what these rows have read for the next turn, if turns are kept at all."""
-        if self.turns is not None and self.rows_can_join:
-            self.turns.remember(batch, rows, self.control_ids)
-
-    def settle(self, reply: RowStart) -> None:
-        """Read a finished reply as the next turn will: as part of the prompt, where a `response`
-        span steers nothing."""
-        batch, _ = self.start([reply])
-        self.remember(batch, [0])
-
-    def advance(self, batch: Batch, token_ids: Sequence[int]) -> StepResult:
-        """Append one token to every row and give the logits for the one after it."""
+    def decode_step(self, batch: Batch, token_ids: Sequence[int]) -> StepResult:
+        """Append one token to every row; the logits are for the one after it. Raises SteeringError
+        if a row was not steered as asked."""
         batch.append(token_ids)
         if self.lean:
             forward = partial(self._forward_lean, batch)
@@ -376,17 +385,12 @@ class LanguageModel:
             forward = partial(self._forward_all, batch, input_ids)
         return self._step(batch.rows, steer_weights(batch.rows, 1, self.control_ids), forward)
 
-    def keep(self, batch: Batch, rows: Sequence[int]) -> None:
-        """Drop every row but these, so that finished rows cost nothing more."""
-        if list(rows) != list(range(len(batch.rows))):
-            batch.keep(rows)
-
     def _step(
-        self, rows: Sequence[BatchRow], weights: Sequence[Sequence[float]], forward: _Forward
+        self, rows: Sequence[Row], weights: Sequence[Sequence[float]], forward: _Forward
     ) -> StepResult:
         edits = steering_hooks(rows, weights)
         logits = forward(edits)
-        counts = {layer: push.counts for layer, push in edits.items()}
+        counts = {layer: hook.counts for layer, hook in edits.items()}
         return StepResult(logits, verified(rows, weights, counts))
 
     def _forward_all(
@@ -398,5 +402,7 @@ class LanguageModel:
     @torch.inference_mode()
     def _forward_lean(self, batch: Batch, edits: Mapping[int, SteeringHook]) -> Tensor:
         assert self.lean is not None
+        if self._before_pass is not None:
+            self._before_pass()
         with self._lock:
             return self.lean.step(batch, edits)

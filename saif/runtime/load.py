@@ -79,7 +79,7 @@ def _is_room_to_pack(n_bytes: int) -> bool:
 def check_loadable(name: str, quantize: QuantizeOrAuto, freed: int = 0) -> None:
     """Raise ModelError as `load_model` would, where that shows before any weight is read.
 
-    freed: bytes that will be free by then, because another model makes room.
+    freed: bytes that will be free by then, because another model goes.
     """
     with _refusals_in_words(name):
         _fitting(_resolve(name), quantize, freed)
@@ -128,7 +128,7 @@ def _fitting(source: _Source, quantize: QuantizeOrAuto, freed: int = 0) -> Quant
             )
         quantize = "none"
     size = memory_budget.size_of(config)
-    free = memory_budget.room(freed)
+    free = memory_budget.free_memory(freed)
     bits = (
         memory_budget.choose(size, free, _bytes_per_weight("none"))
         if quantize == "auto"

@@ -1,4 +1,4 @@
-"""Will a model fit? Counted from its config, before any weight is read."""
+"""The memory budget: will a model fit? Counted from its config, before any weight is read."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,11 @@ _FEWER_BITS: tuple[Quantize, ...] = ("int8", "4bit")
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """Memory that is free, in bytes. cuda: of all devices together, None without one."""
+class FreeMemory:
+    """Free memory in bytes."""
 
     cuda: int | None
+    """Of all GPUs together; None without one."""
     ram: int
 
     @property
@@ -36,16 +37,16 @@ def needed(size: Size, quantize: Quantize, per_weight: int = 2) -> float:
     return size.bytes(quantize, per_weight) * _HEADROOM + _RESERVE
 
 
-def room(freed: int = 0) -> Room:
+def free_memory(freed: int = 0) -> FreeMemory:
     """What is free now, and `freed` bytes more where the model will go."""
     import psutil
     import torch
 
     ram = psutil.virtual_memory().available
     if not torch.cuda.is_available():
-        return Room(None, ram + freed)
+        return FreeMemory(None, ram + freed)
     cuda = sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
-    return Room(cuda + freed, ram)
+    return FreeMemory(cuda + freed, ram)
 
 
 def size_of(config: Any) -> Size:
@@ -67,7 +68,9 @@ def size_of(config: Any) -> Size:
     return Size(linear, total - linear)
 
 
-def check_fits(name: str, size: Size, quantize: Quantize, per_weight: int, free: Room) -> None:
+def check_fits(
+    name: str, size: Size, quantize: Quantize, per_weight: int, free: FreeMemory
+) -> None:
     """Raise ModelError, with the numbers and what would fit, if the model won't."""
     wanted = needed(size, quantize, per_weight)
     # Weights that aren't quantized may spill from the GPU into the computer's memory.
@@ -95,7 +98,7 @@ def check_fits(name: str, size: Size, quantize: Quantize, per_weight: int, free:
     )
 
 
-def choose(size: Size, free: Room, per_weight: int) -> Quantize:
+def choose(size: Size, free: FreeMemory, per_weight: int) -> Quantize:
     """As many bits as fit: none taken away if possible, then 8, then 4.
 
     On a CPU always none: bitsandbytes is slower there than full precision (measured).

@@ -1,5 +1,5 @@
-"""Keys and values kept from one turn of a conversation to the next, so that a turn reads only what
-is new. Bounded in bytes; what was used longest ago goes first."""
+"""The prefix cache: keys and values of prompts and replies, so that the next turn of a conversation
+prefills only what is new in it. Bounded in bytes; the least recently used entry goes first."""
 
 import hashlib
 import threading
@@ -12,22 +12,22 @@ import torch
 from torch import Tensor
 
 from saif.core.steering import Steering, span_weights
-from saif.runtime.batch import Batch, BatchRow
+from saif.runtime.batch import Batch, Row
 
-_MOST_ENTRIES = 64  # each is looked through at every turn
-_MOST_FORGOTTEN = 4096  # conversations; what of them may still be on its way ends within seconds
+_MAX_ENTRIES = 64  # each is compared at every look-up
+_MAX_EVICTED_KEYS = 4096  # rows of an evicted key that still run end within seconds
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
-    """What was read: tokens, with what share of its strength each was steered, and by what."""
+class _Prefix:
+    """Tokens, with what share of its strength each was steered, and by what."""
 
     token_ids: Sequence[int]
     weights: Sequence[float]
     steering: str
 
-    def shared(self, other: "_Read") -> int:
-        """How many leading positions were read in the very same way."""
+    def shared(self, other: "_Prefix") -> int:
+        """How many leading positions have the very same keys and values."""
         n = 0
         for mine, theirs, weight, other_weight in zip(
             self.token_ids, other.token_ids, self.weights, other.weights, strict=False
@@ -42,8 +42,8 @@ class _Read:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Entry:
-    read: _Read
-    conversation: str
+    prefix: _Prefix
+    cache_key: str
     layers: list[tuple[Tensor, Tensor]]
     """Keys and values (heads, positions, width) per layer."""
 
@@ -51,33 +51,37 @@ class _Entry:
     def bytes(self) -> int:
         return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
 
-    def is_start_of(self, other: "_Entry") -> bool:
-        """Whether the other makes it superfluous: it says the same and more, for as long."""
-        return self.conversation == other.conversation and self.read.shared(other.read) == len(
-            self.read.token_ids
+    def is_covered_by(self, other: "_Entry") -> bool:
+        """Whether the other holds all of it, for as long."""
+        return self.cache_key == other.cache_key and self.prefix.shared(other.prefix) == len(
+            self.prefix.token_ids
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
-    """The first `length` positions of a row, of which the keys and values are at hand. steered: how
-    many of them were."""
+class CachedPrefix:
+    """Keys and values of the first `length` positions of a row."""
 
     length: int
     steered: int
+    """How many of the positions were steered."""
     layers: list[tuple[Tensor, Tensor]]
 
 
-NOTHING = Remembered(0, 0, [])
+NO_PREFIX = CachedPrefix(0, 0, [])
 
 
 class PrefixCache:
-    """Safe to use from several threads. limit: bytes of keys and values."""
+    """Safe to use from several threads.
 
-    def __init__(self, limit: int) -> None:
+    limit: bytes of keys and values. control_ids: of the model's tokenizer, see `span_mask`.
+    """
+
+    def __init__(self, limit: int, control_ids: Collection[int]) -> None:
         self._limit = limit
-        self._entries: list[_Entry] = []  # used longest ago first
-        self._forgotten: deque[str] = deque(maxlen=_MOST_FORGOTTEN)
+        self._control_ids = control_ids
+        self._entries: list[_Entry] = []  # least recently used first
+        self._evicted: deque[str] = deque(maxlen=_MAX_EVICTED_KEYS)
         self._lock = threading.Lock()
 
     @property
@@ -85,76 +89,76 @@ class PrefixCache:
         with self._lock:
             return sum(entry.bytes for entry in self._entries)
 
-    def recall(self, row: BatchRow, control_ids: Collection[int], most: int) -> Remembered:
-        """The longest part of the row's first `most` tokens that was read as it would be now."""
-        wanted = _read_of(row, control_ids)
+    def get(self, row: Row) -> CachedPrefix:
+        """The longest prefix of the row that was steered as it would be now. Never the whole row:
+        its last token has to be run for the logits after it."""
+        wanted, most = self._prefix(row), len(row.token_ids) - 1
         with self._lock:
-            lengths = [min(entry.read.shared(wanted), most) for entry in self._entries]
+            lengths = [min(entry.prefix.shared(wanted), most) for entry in self._entries]
             if not any(lengths):
-                return NOTHING
+                return NO_PREFIX
             best = lengths.index(max(lengths))
             entry = self._entries.pop(best)
             self._entries.append(entry)
         length = lengths[best]
         steered = sum(weight > 0 for weight in wanted.weights[:length])
-        return Remembered(length, steered, entry.layers)
+        return CachedPrefix(length, steered, entry.layers)
 
-    def remember(self, batch: Batch, rows: Sequence[int], control_ids: Collection[int]) -> None:
-        """Keep what these rows of a batch have read, unless that was to be forgotten."""
+    def put(self, batch: Batch, rows: Sequence[int]) -> None:
+        """Keep what these rows of a batch hold, unless their key was evicted."""
         columns = batch.attention_mask.bool()
-        for row in rows:
-            conversation = batch.rows[row].conversation
-            if conversation in self._forgotten:
+        for index in rows:
+            row = batch.rows[index]
+            if row.cache_key in self._evicted:
                 continue
             layers = [
-                (layer.keys[row][:, columns[row]], layer.values[row][:, columns[row]])
+                (layer.keys[index][:, columns[index]], layer.values[index][:, columns[index]])
                 for layer in batch.cache.layers
             ]
-            self._add(_Entry(_read_of(batch.rows[row], control_ids), conversation, layers))
+            self._add(_Entry(self._prefix(row), row.cache_key, layers))
+
+    def evict(self, cache_key: str | None = None) -> None:
+        """Drop a key's entries, and whatever of it is still to come; or all entries so far."""
+        with self._lock:
+            if cache_key is None:
+                self._entries.clear()
+                return
+            self._evicted.append(cache_key)
+            self._entries = [entry for entry in self._entries if entry.cache_key != cache_key]
 
     def _add(self, new: _Entry) -> None:
         with self._lock:
-            if new.conversation in self._forgotten:  # while it was copied
+            if new.cache_key in self._evicted:  # while it was copied
                 return
-            kept = [entry for entry in self._entries if not entry.is_start_of(new)]
-            self._entries = [*kept, new][-_MOST_ENTRIES:]
+            kept = [entry for entry in self._entries if not entry.is_covered_by(new)]
+            self._entries = [*kept, new][-_MAX_ENTRIES:]
             while sum(entry.bytes for entry in self._entries) > self._limit:
                 self._entries.pop(0)
 
-    def forget(self, conversation: str | None = None) -> None:
-        """Drop a conversation, and whatever of it may still come; or all that is kept so far."""
-        with self._lock:
-            if conversation is None:
-                self._entries.clear()
-                return
-            self._forgotten.append(conversation)
-            self._entries = [e for e in self._entries if e.conversation != conversation]
+    def _prefix(self, row: Row) -> _Prefix:
+        token_ids = tuple(row.token_ids)
+        if row.steering is None:
+            return _Prefix(token_ids, (0.0,) * len(token_ids), "")
+        weights = span_weights(row.steering, token_ids, row.prompt_length, self._control_ids)
+        return _Prefix(token_ids, weights, _digest(row.steering))
 
 
-def restore(cache: Any, found: Sequence[Remembered], device: torch.device) -> Tensor:
-    """Fill an empty cache with what is remembered of each row, left-padded; its attention mask."""
-    width = max(row.length for row in found)
-    mask = torch.zeros(len(found), width, dtype=torch.long, device=device)
-    for place, row in enumerate(found):
-        mask[place, width - row.length :] = 1
-    some = next(row.layers for row in found if row.length)
+def restore(kv_cache: Any, prefixes: Sequence[CachedPrefix], device: torch.device) -> Tensor:
+    """Fill an empty KV cache with one prefix per row, left-padded; returns its attention mask."""
+    width = max(prefix.length for prefix in prefixes)
+    mask = torch.zeros(len(prefixes), width, dtype=torch.long, device=device)
+    for row, prefix in enumerate(prefixes):
+        mask[row, width - prefix.length :] = 1
+    some = next(prefix.layers for prefix in prefixes if prefix.length)
     for layer, (like, _) in enumerate(some):
-        both = like.new_zeros(2, len(found), like.shape[0], width, like.shape[2])
-        for place, row in enumerate(found):
-            if row.length:
+        both = like.new_zeros(2, len(prefixes), like.shape[0], width, like.shape[2])
+        for row, prefix in enumerate(prefixes):
+            if prefix.length:
                 for which in (0, 1):
-                    kept = row.layers[layer][which][:, : row.length]
-                    both[which, place, :, width - row.length :] = kept
-        cache.update(both[0], both[1], layer)
+                    kept = prefix.layers[layer][which][:, : prefix.length]
+                    both[which, row, :, width - prefix.length :] = kept
+        kv_cache.update(both[0], both[1], layer)
     return mask
-
-
-def _read_of(row: BatchRow, control_ids: Collection[int]) -> _Read:
-    token_ids = tuple(row.token_ids)
-    if row.steering is None:
-        return _Read(token_ids, (0.0,) * len(token_ids), "")
-    weights = span_weights(row.steering, token_ids, row.prompt_length, control_ids)
-    return _Read(token_ids, weights, _digest(row.steering))
 
 
 def _digest(steering: Steering) -> str:

@@ -1,4 +1,4 @@
-"""Load a sparse autoencoder through sae-lens and read it as plain tensors.
+"""Load a sparse autoencoder through sae-lens, and give out its weights as plain tensors.
 
 sae-lens takes ten seconds and half a gigabyte to import, so it is imported only when an SAE is
 loaded; chatting never does.
@@ -20,7 +20,7 @@ from saif.errors import SaeError
 WEIGHTS = "sae_weights.safetensors"
 
 ARCHITECTURES = ("standard", "jumprelu", "topk")
-"""What `Sae.reader` can read one latent at a time; a gated or temporal SAE, say, it can't."""
+"""Those whose latents can be encoded one at a time; a gated or temporal SAE's, say, can't."""
 
 _NORMALIZATIONS = ("none", "expected_average_only_in")
 """Scalings of the input that are part of the weights by the time an SAE is loaded."""
@@ -28,13 +28,11 @@ _NORMALIZATIONS = ("none", "expected_average_only_in")
 
 @dataclass(frozen=True, eq=False)
 class Sae:
-    """A sparse autoencoder of one residual-stream site.
-
-    sha256: of the weights file, or of the decoder where there is no file at hand.
-    """
+    """A sparse autoencoder of one residual-stream site."""
 
     id: str
     sha256: str
+    """Of the weights file, or of the decoder where there is no file."""
     site: Site
     _sae: Any
 
@@ -60,9 +58,9 @@ class Sae:
         """Decoder rows (m, d_model) float32, at the scale the latents' activations are in."""
         return self._sae.W_dec.detach()[torch.as_tensor(ids)].float()
 
-    def reader(self, ids: Sequence[int] | Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What it takes to read these latents without the SAE: encoder rows (m, d_model),
-        biases (m,) and thresholds (m,), such that a = pre where pre > threshold, else 0, with
+    def encoder(self, ids: Sequence[int] | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What it takes to encode these latents alone: encoder rows (m, d_model), biases (m,) and
+        thresholds (m,), such that a = pre where pre > threshold, else 0, with
         pre = encoder @ z + bias.
 
         A TopK SAE also sets to zero what is not among a token's k largest, which no threshold
@@ -82,7 +80,7 @@ def load_sae(source: str | Path) -> Sae:
     """An SAE from a local folder in sae-lens' format, or from sae-lens' registry as RELEASE/ID.
 
     Raises SaeError if there is none, if it doesn't read a residual stream, or if it is of a kind
-    whose latents can't be read one by one.
+    whose latents can't be encoded one by one.
     """
     folder = Path(source)
     from safetensors import SafetensorError

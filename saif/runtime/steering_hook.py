@@ -1,4 +1,4 @@
-"""What a step does to the residual stream: one push per steered layer, for all rows at once."""
+"""What a step does to the residual stream: one edit per steered layer, for all rows at once."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from saif.core.steering import add_direction
-from saif.runtime.batch import BatchRow
+from saif.runtime.batch import Row
 
 
 class SteeringHook:
@@ -15,9 +15,7 @@ class SteeringHook:
     weights (batch, pos): see `saif.runtime.batch.steer_weights`.
     """
 
-    def __init__(
-        self, layer: int, rows: Sequence[BatchRow], weights: Sequence[Sequence[float]]
-    ) -> None:
+    def __init__(self, layer: int, rows: Sequence[Row], weights: Sequence[Sequence[float]]) -> None:
         self._layer = layer
         self._weights = weights
         self._steerings = {
@@ -67,11 +65,11 @@ class SteeringHook:
 
 
 def steering_hooks(
-    rows: Sequence[BatchRow], weights: Sequence[Sequence[float]]
+    rows: Sequence[Row], weights: Sequence[Sequence[float]]
 ) -> dict[int, SteeringHook]:
     """layer -> its edit.
 
-    A step with nothing to push (a prompt chunk outside the span) needs no hook at all.
+    A step with nothing to steer (a prompt chunk outside the span) needs no hook at all.
     """
     if not any(map(any, weights)):
         return {}

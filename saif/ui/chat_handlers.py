@@ -113,8 +113,8 @@ class ChatHandlers:
         fallback = talk if instead_of is None else instead_of
         after = fallback
         yield {**self._busy(run), **self._views(talk, waiting=text)}
-        conversation = self.services.visits.conversation(request.session_hash)
-        steps = partial(self._steps, conversation, text, talk, shown, values, run.cancel)
+        cache_key = self.services.visits.cache_key(request.session_hash)
+        steps = partial(self._steps, cache_key, text, talk, shown, values, run.cancel)
         try:
             async with contextlib.aclosing(newest(steps, run.cancel)) as exchanges:
                 async for exchange in exchanges:
@@ -142,7 +142,7 @@ class ChatHandlers:
 
     def _steps(
         self,
-        conversation: str,
+        cache_key: str,
         text: str,
         talk: Talk,
         shown: str | None,
@@ -165,7 +165,7 @@ class ChatHandlers:
             controls=values.controls,
             sampling=values.sampling,
             with_prompted=values.with_prompted,
-            conversation=conversation,
+            cache_key=cache_key,
         )
         engine = current.wait_for_engine(cancel.is_set)
         if engine is None:

@@ -36,22 +36,22 @@ class Current:
 
 
 class Visits:
-    """Which conversation each open page is in, so that it can be forgotten when that ends."""
+    """The prefix-cache key of each open page's conversation, to forget it by when that ends."""
 
     def __init__(self, engine: "Callable[[], Future[Engine]]") -> None:
         self._engine = engine
         self._open: dict[str, str] = {}
         self._numbers = itertools.count(1)
 
-    def conversation(self, session: str | None) -> str:
-        """The name of what this page's visitor says until it is forgotten."""
-        # Never the same again: what is still being read when it is forgotten stays forgotten.
+    def cache_key(self, session: str | None) -> str:
+        """The key of what this page's visitor says until it is forgotten."""
+        # Never the same again: what is still on its way when it is forgotten stays forgotten.
         return self._open.setdefault(session or "", f"{session}/{next(self._numbers)}")
 
     def forget(self, session: str | None) -> None:
-        conversation, engine = self._open.pop(session or "", None), self._engine()
-        if conversation and engine.done() and engine.exception() is None:
-            engine.result().forget(conversation)
+        cache_key, engine = self._open.pop(session or "", None), self._engine()
+        if cache_key and engine.done() and engine.exception() is None:
+            engine.result().forget(cache_key)
 
 
 class Services:
@@ -65,7 +65,7 @@ class Services:
         self.library = library
         self.current = Current(model_id, engine)
         self.visits = Visits(lambda: self.current.engine)
-        self._replies_under_way = 0
+        self._turns_under_way = 0
         self._counting = threading.Lock()
 
     def cards(self) -> tuple[dict[str, Preset], list[str]]:
@@ -113,18 +113,18 @@ class Services:
 
     @contextmanager
     def replying(self) -> Iterator[None]:
-        """While a reply is being made, for what can wait until it is over."""
+        """While a turn is being answered: the model can't be changed."""
         with self._counting:
-            self._replies_under_way += 1
+            self._turns_under_way += 1
         try:
             yield
         finally:
             with self._counting:
-                self._replies_under_way -= 1
+                self._turns_under_way -= 1
 
     @property
     def busy(self) -> bool:
-        return self._replies_under_way > 0
+        return self._turns_under_way > 0
 
 
 def no_preset(model_id: str, *, makeable: bool) -> PresetError:
@@ -138,7 +138,7 @@ def no_preset(model_id: str, *, makeable: bool) -> PresetError:
 
 
 def load_in_background(load: "Callable[[], Engine]", engine: "Future[Engine]") -> None:
-    """Run `load` in a thread of its own and settle `engine` with what becomes of it."""
+    """Run `load` in a thread of its own and resolve `engine` with what comes of it."""
 
     def work() -> None:
         try:

@@ -12,7 +12,7 @@ UPDATE_SECONDS = 0.1
 """The least time between two updates of a page."""
 
 STOP_GRACE_SECONDS = 1.0
-"""How long a stopped iterator may take to say its last word; reading a long prompt takes longer
+"""How long a stopped iterator may take to say its last word; prefilling a long prompt takes longer
 and can't be interrupted."""
 
 

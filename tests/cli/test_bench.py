@@ -84,31 +84,31 @@ def test_too_few_rounds_are_refused(bench: Any) -> None:
 
 
 def test_nothing_runs_beside_a_round_that_is_timed() -> None:
-    """A steered reply is read anew in the background; that has to be over before the next round."""
-    engine = LocalEngine(tiny_model(), turn_bytes=1 << 24)
-    settle, settled = engine.language_model.settle, []
+    """A steered reply is prefilled in the background; that has to be over before the next round."""
+    engine = LocalEngine(tiny_model(), cache_bytes=1 << 24)
+    reprefill, done = engine._reprefill, []
 
-    def slow(*of: Any) -> None:
+    def slow(row: Any) -> None:
         time.sleep(0.2)
-        settle(*of)
-        settled.append(of)
+        reprefill(row)
+        done.append(row)
 
-    engine.language_model.settle = slow
+    engine._reprefill = slow
     module.Bench(engine, n_steps=4).round()
-    assert len(settled) == 1
+    assert len(done) == 1
 
 
 def test_our_cases_take_their_steps_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = LocalEngine(tiny_model())
     engine.language_model.end_ids = frozenset()
     bench, rows = module.Bench(engine, n_steps=5), []
-    advance = engine.language_model.advance
+    advance = engine.language_model.decode_step
 
     def counted(batch: Any, token_ids: Any) -> Any:
         rows.append(len(batch.rows))
         return advance(batch, token_ids)
 
-    monkeypatch.setattr(engine.language_model, "advance", counted)
+    monkeypatch.setattr(engine.language_model, "decode_step", counted)
     found = bench.round()
     assert rows == [2, 3, 2, 1, 1, 2, 3, 2] * 2  # there and back
     assert {name: len(found[name]) for name in module.OURS} == dict.fromkeys(module.OURS, 4)

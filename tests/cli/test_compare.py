@@ -134,13 +134,13 @@ def test_what_libraries_print_does_not_spoil_the_json(compare, monkeypatch):
     def chatty(*arguments: Any, **options: Any) -> Any:
         print("Loading weights: 100%")  # noqa: T201
         model = real(*arguments, **options)
-        step = model.advance
+        step = model.decode_step
 
         def advance(*rest: Any) -> Any:
             print("Using a slow kernel")  # noqa: T201
             return step(*rest)
 
-        model.advance = advance
+        model.decode_step = advance
         return model
 
     monkeypatch.setattr(load, "load_model", chatty)

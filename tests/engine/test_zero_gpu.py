@@ -1,12 +1,9 @@
-"""On ZeroGPU replies are made in a process that shares nothing; played here with copies."""
+"""What is special about replies made in a lent process; the rest is in `contract/test_engines`."""
 
-import pickle
-import sys
-from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lent_gpu import lend_gpus
 from tiny import tiny_steering
 
 from saif.decoding import Sampling
@@ -26,30 +23,7 @@ REQUESTS = [
 
 @pytest.fixture
 def durations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A stand-in for the `spaces` package: whatever goes in or comes out is a copy. Notes for how
-    long a GPU was asked for."""
-    asked: list[int] = []
-
-    def gpu(duration: Callable[..., int]) -> Callable[[Any], Any]:
-        def decorate(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-            def call(*arguments: Any) -> Iterator[Any]:
-                asked.append(duration(*arguments))
-                for value in function(*pickle.loads(pickle.dumps(arguments))):
-                    yield pickle.loads(pickle.dumps(value))
-
-            return call
-
-        return decorate
-
-    monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU=gpu))
-    return asked
-
-
-def test_replies_are_those_of_the_engine_inside(engine: LocalEngine, durations: list[int]) -> None:
-    lent = ZeroGpuEngine(engine)
-    assert complete(lent, REQUESTS) == complete(engine, REQUESTS)
-    assert complete(lent, REQUESTS)[0].steered > 0
-    assert (lent.model, lent.about) == (engine.model, engine.about)
+    return lend_gpus(monkeypatch)
 
 
 def test_a_gpu_is_asked_for_as_long_as_the_longest_reply_may_take(

@@ -184,7 +184,7 @@ def test_placements_and_layers_are_kept_apart(engine: LocalEngine) -> None:
 def test_stored_vectors_are_the_rows_of_the_stored_latents(preset: LoadedPreset) -> None:
     sae = planted_sae(3)
     vectors = preset.vectors[3]
-    encoder, bias, threshold = sae.reader(vectors.ids)
+    encoder, bias, threshold = sae.encoder(vectors.ids)
     assert torch.equal(vectors.decoder, sae.decoder(vectors.ids))
     assert torch.equal(vectors.encoder, encoder)
     assert torch.equal(vectors.bias, bias)

@@ -12,8 +12,9 @@ from saif.decoding import Sampling
 from saif.engine.local import LocalEngine
 from saif.engine.protocol import Message, Request, complete
 from saif.errors import ModelError
+from saif.runtime.batch import Row
 from saif.runtime.introspect import decoder_blocks
-from saif.runtime.language_model import LanguageModel, RowStart
+from saif.runtime.language_model import LanguageModel
 
 
 @pytest.fixture(params=FAMILIES)
@@ -48,7 +49,7 @@ def test_the_blocks_are_found_in_order(family: LanguageModel) -> None:
         block.register_forward_hook(lambda *_, index=index: seen.append(index))
         for index, block in enumerate(family.blocks)
     ]
-    family.start([RowStart(IDS)])
+    family.prefill([Row(IDS)])
     assert seen == list(range(N_LAYERS))
     for handle in handles:
         handle.remove()
@@ -63,7 +64,7 @@ def test_steering_the_last_layer_is_final_norm_and_head_of_the_pushed_residual(
     with torch.no_grad():
         expected = final_logits(family, residuals[last][:, -1] + steering.directions[last])
         plain = final_logits(family, residuals[last][:, -1])
-    _, result = family.start([RowStart(IDS, steering), RowStart(IDS)])
+    _, result = family.prefill([Row(IDS, steering), Row(IDS)])
     torch.testing.assert_close(result.logits, torch.cat([expected, plain]), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(expected, plain, atol=1e-2)
 
@@ -76,7 +77,7 @@ def test_in_its_real_depth_a_push_at_any_layer_is_the_manual_computation(name: s
     plain = by_hand(model, IDS, len(IDS))
     for layer in (0, depth // 2, depth - 1):
         steering = tiny_steering(layer)
-        _, result = model.start([RowStart(IDS, steering)])
+        _, result = model.prefill([Row(IDS, steering)])
         expected = by_hand(model, IDS, len(IDS), steering)
         torch.testing.assert_close(result.logits[0], expected, atol=1e-5, rtol=1e-5)
         assert not torch.allclose(expected, plain, atol=1e-3)
@@ -106,28 +107,28 @@ def test_a_left_padded_row_equals_its_solo_run_past_the_sliding_window(
 ) -> None:
     # Linear attention sums in chunks, and padding moves their bounds.
     close = 1e-3 if "qwen3.5" in family.model_id else 1e-4
-    starts = [RowStart(IDS[:5]), RowStart(IDS, tiny_steering(1)), RowStart(IDS[:12])]
-    batch, result = family.start(starts)
-    alone = [family.start([start]) for start in starts]
+    starts = [Row(IDS[:5]), Row(IDS, tiny_steering(1)), Row(IDS[:12])]
+    batch, result = family.prefill(starts)
+    alone = [family.prefill([start]) for start in starts]
     for token in list(b"0123456789abcdef"):
         for row, (_, solo) in enumerate(alone):
             torch.testing.assert_close(result.logits[row], solo.logits[0], atol=close, rtol=close)
         if token == ord("8"):
-            family.keep(batch, [0, 1])
+            batch.keep([0, 1])
             alone = alone[:2]
-        result = family.advance(batch, [token] * len(alone))
-        alone = [(one, family.advance(one, [token])) for one, _ in alone]
+        result = family.decode_step(batch, [token] * len(alone))
+        alone = [(one, family.decode_step(one, [token])) for one, _ in alone]
 
 
 def test_cached_steps_equal_recomputing_everything(family: LanguageModel) -> None:
     steering = tiny_steering(1, span="all")
-    batch, result = family.start([RowStart(IDS, steering)])
+    batch, result = family.prefill([Row(IDS, steering)])
     reply: list[int] = []
     for token in list(b"0123456789"):
-        _, again = family.start([RowStart([*IDS, *reply], steering, len(IDS))])
+        _, again = family.prefill([Row([*IDS, *reply], steering, len(IDS))])
         torch.testing.assert_close(result.logits, again.logits, atol=1e-4, rtol=1e-4)
         reply.append(token)
-        result = family.advance(batch, [token])
+        result = family.decode_step(batch, [token])
 
 
 def test_a_prefix_that_is_read_once_changes_no_residual(family: LanguageModel) -> None:
@@ -176,7 +177,7 @@ def test_a_push_beyond_the_soft_cap_gives_capped_logits() -> None:
     with torch.no_grad():
         wanted = uncapped_logits(model, resid + loud.directions[last])
     assert wanted.abs().max() > cap
-    logits = model.start([RowStart(IDS, loud)])[1].logits[0]
+    logits = model.prefill([Row(IDS, loud)])[1].logits[0]
     assert logits.abs().max() <= cap
     torch.testing.assert_close(logits, cap * torch.tanh(wanted / cap), atol=1e-5, rtol=1e-5)
 

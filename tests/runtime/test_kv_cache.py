@@ -1,10 +1,10 @@
-"""A cache that grows in place holds what one that is concatenated holds."""
+"""A KV cache that grows in place holds what one that is concatenated holds."""
 
 import torch
 from tiny import tiny_model
 from transformers import DynamicCache
 
-from saif.runtime.kv_cache import _ROOM, PreallocatedLayer, new_cache
+from saif.runtime.kv_cache import _SPARE_COLUMNS, PreallocatedLayer, new_cache
 
 
 def columns(n: int, seed: int, rows: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -17,7 +17,7 @@ def test_it_holds_what_a_concatenated_cache_holds() -> None:
     config = tiny_model()._model.config
     ours, theirs = new_cache(config), DynamicCache(config=config)
     assert {type(layer) for layer in ours.layers} == {PreallocatedLayer}
-    n_steps = _ROOM + 5  # past the first room
+    n_steps = _SPARE_COLUMNS + 5  # past the first buffers
     for step in range(n_steps):
         if step == 7:  # rows are repeated, as after a prefix that was read once
             for cache in (ours, theirs):
@@ -33,11 +33,11 @@ def test_it_holds_what_a_concatenated_cache_holds() -> None:
     assert ours.get_seq_length(1) == theirs.get_seq_length(1) == 9 + n_steps - 1
 
 
-def test_a_step_copies_nothing_while_there_is_room() -> None:
+def test_a_step_copies_nothing_while_columns_are_spare() -> None:
     layer = PreallocatedLayer()
     layer.update(*columns(5, 0))
     before = layer._buffers
-    for step in range(_ROOM):
+    for step in range(_SPARE_COLUMNS):
         layer.update(*columns(1, step))
     assert layer._buffers is before
     layer.update(*columns(1, 0))
@@ -56,7 +56,7 @@ def test_a_column_is_appended_as_it_would_be_in_an_update() -> None:
     one, other = PreallocatedLayer(), PreallocatedLayer()
     for layer in (one, other):
         layer.update(*columns(5, 0))
-    for step in range(_ROOM + 3):  # past the first room
+    for step in range(_SPARE_COLUMNS + 3):  # past the first buffers
         keys, values = columns(1, step)
         if step == 9:
             for layer in (one, other):

@@ -5,7 +5,8 @@ import torch
 from tiny import N_LAYERS, tiny_model
 
 from saif.errors import InputError
-from saif.runtime.language_model import LanguageModel, RowStart
+from saif.runtime.batch import Row
+from saif.runtime.language_model import LanguageModel
 
 TEXTS = [list(b"Once upon a time there was a fox."), list(b"Once upon a hill"), list(b"Once u")]
 
@@ -123,7 +124,7 @@ def test_the_fingerprint_survives_quantization_but_not_finetuning() -> None:
 
 
 def test_reading_leaves_the_model_plain(model: LanguageModel) -> None:
-    before = model.start([RowStart(TEXTS[0])])[1].logits
+    before = model.prefill([Row(TEXTS[0])])[1].logits
     model.residuals(TEXTS, [0, 1])
     model.log_probabilities([(TEXTS[0], TEXTS[1])])
-    assert torch.equal(model.start([RowStart(TEXTS[0])])[1].logits, before)
+    assert torch.equal(model.prefill([Row(TEXTS[0])])[1].logits, before)

@@ -10,7 +10,7 @@ from tiny import tiny_model
 
 from saif.errors import ModelError
 from saif.runtime import embedded, load
-from saif.runtime.batch import RowStart
+from saif.runtime.batch import Row
 from saif.runtime.load import DEFAULT_MODEL, check_loadable, load_model, model_id
 
 
@@ -43,7 +43,7 @@ def test_a_local_folder_is_loaded_as_it_was_saved(folder: Path) -> None:
     assert loaded.fingerprint == saved.fingerprint
     prompt = saved.render([{"role": "user", "content": "Hi"}])
     assert loaded.render([{"role": "user", "content": "Hi"}]) == prompt
-    logits = [m.start([RowStart(prompt)])[1].logits for m in (saved, loaded)]
+    logits = [m.prefill([Row(prompt)])[1].logits for m in (saved, loaded)]
     torch.testing.assert_close(*logits)
 
 

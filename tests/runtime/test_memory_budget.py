@@ -9,7 +9,15 @@ from transformers import Gemma2Config, LlamaConfig, Qwen2Config
 from saif.errors import ModelError
 from saif.runtime import memory_budget
 from saif.runtime.catalog import Size, known
-from saif.runtime.memory_budget import GB, Room, check_disk, check_fits, choose, needed, size_of
+from saif.runtime.memory_budget import (
+    GB,
+    FreeMemory,
+    check_disk,
+    check_fits,
+    choose,
+    needed,
+    size_of,
+)
 
 LLAMA_8B = LlamaConfig(
     vocab_size=128_256,
@@ -64,7 +72,7 @@ SIZE = Size(linear=7_000_000_000, other=1_000_000_000)
 
 def test_what_does_not_fit_is_refused_with_the_numbers_and_the_ways_out() -> None:
     with pytest.raises(ModelError) as refused:
-        check_fits("org/big", SIZE, "none", 2, Room(cuda=int(12 * GB), ram=int(3 * GB)))
+        check_fits("org/big", SIZE, "none", 2, FreeMemory(cuda=int(12 * GB), ram=int(3 * GB)))
     assert str(refused.value) == (
         "org/big needs 17.9 GB in 16 bits, and 12.0 GB of GPU memory are free."
     )
@@ -76,29 +84,29 @@ def test_what_does_not_fit_is_refused_with_the_numbers_and_the_ways_out() -> Non
 
 def test_on_a_small_machine_the_hint_names_what_fits_there() -> None:
     with pytest.raises(ModelError) as refused:
-        check_fits("org/big", SIZE, "4bit", 2, Room(cuda=None, ram=int(2 * GB)))
+        check_fits("org/big", SIZE, "4bit", 2, FreeMemory(cuda=None, ram=int(2 * GB)))
     assert "needs 6.5 GB in 4bit, and 2.0 GB of this computer's memory are free" in str(
         refused.value
     )
     assert refused.value.hint == "Try a smaller model, such as gemma-3-270m-it (0.9 GB)."
     with pytest.raises(ModelError) as refused:
-        check_fits("org/big", SIZE, "none", 4, Room(cuda=None, ram=int(0.1 * GB)))
+        check_fits("org/big", SIZE, "none", 4, FreeMemory(cuda=None, ram=int(0.1 * GB)))
     assert refused.value.hint == "Use a machine with more memory."
 
 
 def test_weights_in_full_may_spill_from_the_gpu_and_quantized_ones_may_not() -> None:
-    free = Room(cuda=int(6 * GB), ram=int(32 * GB))
+    free = FreeMemory(cuda=int(6 * GB), ram=int(32 * GB))
     check_fits("org/big", SIZE, "none", 2, free)
     with pytest.raises(ModelError, match="in 4bit"):
         check_fits("org/big", SIZE, "4bit", 2, free)
-    check_fits("org/big", SIZE, "4bit", 2, Room(cuda=int(7 * GB), ram=0))
+    check_fits("org/big", SIZE, "4bit", 2, FreeMemory(cuda=int(7 * GB), ram=0))
 
 
 @pytest.mark.parametrize(
     ("cuda", "way"), [(18, "none"), (17, "int8"), (10, "4bit"), (1, "4bit"), (None, "none")]
 )
 def test_auto_takes_as_many_bits_as_fit(cuda: int | None, way: str) -> None:
-    free = Room(cuda=None if cuda is None else int(cuda * GB), ram=0)
+    free = FreeMemory(cuda=None if cuda is None else int(cuda * GB), ram=0)
     assert choose(SIZE, free, 2) == way
 
 
@@ -113,9 +121,9 @@ def test_a_full_disk_is_told_before_the_download(tmp_path: Path) -> None:
 
 
 def test_this_machine_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert memory_budget.room().ram > 0
+    assert memory_budget.free_memory().ram > 0
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda i: (5 + i, 100))
-    assert memory_budget.room().cuda == 11
-    assert memory_budget.room().free == 11
+    assert memory_budget.free_memory().cuda == 11
+    assert memory_budget.free_memory().free == 11

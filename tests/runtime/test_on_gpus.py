@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 from saif.core.steering import LatentEncoder, Steering
 from saif.core.types import Schedule
 from saif.experiments.identify import output_scores
-from saif.runtime.batch import RowStart
+from saif.runtime.batch import Row
 from saif.runtime.catalog import Quantize, known
 from saif.runtime.language_model import LanguageModel
 from saif.runtime.load import load_model
@@ -40,10 +40,10 @@ def test_a_model_over_two_gpus_is_steered_like_one_on_the_cpu(name: str, tmp_pat
     moved = LanguageModel(plain.model_id, split, plain.tokenizer)
     for layer in (0, DEPTH // 2 - 1, DEPTH // 2, DEPTH - 1):
         steering = tiny_steering(layer, size=1.0)
-        batch, result = moved.start([RowStart(IDS, steering), RowStart(IDS[:5])])
+        batch, result = moved.prefill([Row(IDS, steering), Row(IDS[:5])])
         assert result.steered == (1, 0)
-        moved.keep(batch, [1, 0])
-        again = moved.advance(batch, [65, 66])
+        batch.keep([1, 0])
+        again = moved.decode_step(batch, [65, 66])
         expected = by_hand(plain, IDS, len(IDS), steering)
         torch.testing.assert_close(result.logits[0].cpu(), expected, atol=1e-4, rtol=1e-4)
         later = by_hand(plain, [*IDS, 66], len(IDS), steering)
@@ -52,7 +52,7 @@ def test_a_model_over_two_gpus_is_steered_like_one_on_the_cpu(name: str, tmp_pat
     reader = LatentEncoder(torch.ones(shape), torch.ones(4), torch.zeros(4), torch.ones(shape))
     kept = Schedule(keep_norm=True)
     clamping = replace(tiny_steering(DEPTH - 1), clamped={DEPTH - 1: reader}, schedule=kept)
-    clamped = [m.start([RowStart(IDS, clamping)])[1].logits.cpu() for m in (moved, plain)]
+    clamped = [m.prefill([Row(IDS, clamping)])[1].logits.cpu() for m in (moved, plain)]
     torch.testing.assert_close(*clamped, atol=1e-4, rtol=1e-4)
     vectors = torch.randn(3, plain.d_model, generator=torch.Generator().manual_seed(0))
     assert torch.equal(moved.raised_tokens(vectors, 4), plain.raised_tokens(vectors, 4))
@@ -107,7 +107,7 @@ def test_a_model_of_gemma_2_2bs_size_is_steered_in_every_mode(
         model.blocks[layer].register_forward_hook(lambda _, __, out: before.append(out)),
         norm_after.register_forward_pre_hook(lambda _, given: after.append(given[0])),
     ]
-    batch, result = model.start([RowStart(IDS, steering), RowStart(IDS)])
+    batch, result = model.prefill([Row(IDS, steering), Row(IDS)])
     for handle in handles:
         handle.remove()
     assert result.steered == (1, 0)
@@ -116,11 +116,11 @@ def test_a_model_of_gemma_2_2bs_size_is_steered_in_every_mode(
     step = 2**-7 * float(after[-1].abs().max())  # bfloat16 has eight bits
     torch.testing.assert_close(moved, wanted, atol=step, rtol=0.01)
 
-    model.advance(batch, [65, 65])
+    model.decode_step(batch, [65, 65])
     torch.cuda.synchronize()
     started = time.perf_counter()
     for _ in range(32):
-        assert model.advance(batch, [65, 65]).steered == (1, 0)
+        assert model.decode_step(batch, [65, 65]).steered == (1, 0)
     torch.cuda.synchronize()
     record_property("steps_per_second", round(32 / (time.perf_counter() - started), 1))
     record_property("memory_gb", round(model.memory / 1e9, 2))

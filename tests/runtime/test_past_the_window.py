@@ -8,7 +8,7 @@ from torch import Tensor
 
 from saif.core.steering import Steering
 from saif.core.types import Span
-from saif.runtime.batch import RowStart
+from saif.runtime.batch import Row
 from saif.runtime.language_model import LanguageModel
 
 N_STEPS = 2 * WINDOW + 4
@@ -46,16 +46,16 @@ def test_rows_of_unequal_length_decode_as_if_everything_were_read_anew(
     model = deep_model(name)
     middle, last = model.n_layers // 2, model.n_layers - 1
     starts = [
-        RowStart(IDS[:3], push(model, {0: 1}, span)),
-        RowStart(IDS),
-        RowStart(IDS[: WINDOW - 2], push(model, {1: 2}, span)),
-        RowStart(IDS, push(model, {middle: 3, last: 4}, span)),
-        RowStart(IDS[: WINDOW + 4], push(model, {last - 1: 5}, span)),
+        Row(IDS[:3], push(model, {0: 1}, span)),
+        Row(IDS),
+        Row(IDS[: WINDOW - 2], push(model, {1: 2}, span)),
+        Row(IDS, push(model, {middle: 3, last: 4}, span)),
+        Row(IDS[: WINDOW + 4], push(model, {last - 1: 5}, span)),
     ]
     tokens = torch.randint(0, 256, (N_STEPS, 5), generator=torch.Generator().manual_seed(1))
     alive = list(range(5))
     sequences = [list(start.token_ids) for start in starts]
-    batch, result = model.start(starts)
+    batch, result = model.prefill(starts)
     for step in range(N_STEPS):
         if step % 5 == 0 or step == N_STEPS - 1:
             for logits, row in zip(result.logits, alive, strict=True):
@@ -64,11 +64,11 @@ def test_rows_of_unequal_length_decode_as_if_everything_were_read_anew(
                 torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
         if step == WINDOW // 2:
             alive = [3, 0, 2, 4]
-            model.keep(batch, alive)
+            batch.keep(alive)
         new = tokens[step][alive].tolist()
         for row, token in zip(alive, new, strict=True):
             sequences[row].append(token)
-        result = model.advance(batch, new)
+        result = model.decode_step(batch, new)
     for logits, row in zip(result.logits, alive, strict=True):
         plain = by_hand(model, sequences[row], len(starts[row].token_ids))
         assert (logits - plain).abs().max() > 0.01, "the push makes no difference"
@@ -89,7 +89,7 @@ def test_rows_of_one_length_share_what_they_start_with(
         return forward(input_ids, *rest, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(model, "_forward", count)
-    batch, result = model.start([RowStart(IDS), RowStart(IDS, steering), RowStart(IDS)])
+    batch, result = model.prefill([Row(IDS), Row(IDS, steering), Row(IDS)])
     assert read == [len(IDS) - 1, 3]
     sequence = list(IDS)
     for token in [*IDS[:N_STEPS], None]:
@@ -98,7 +98,7 @@ def test_rows_of_one_length_share_what_they_start_with(
             torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
         if token is not None:
             sequence.append(token)
-            result = model.advance(batch, [token] * 3)
+            result = model.decode_step(batch, [token] * 3)
 
 
 @pytest.mark.parametrize("name", SLIDING)

@@ -1,4 +1,4 @@
-"""What is kept from turn to turn changes the work, never the reply."""
+"""The prefix cache changes the work, never the reply."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,18 +9,19 @@ from tiny import tiny_model, tiny_steering
 
 from saif.core.steering import LatentEncoder, Steering
 from saif.core.types import SPANS, Schedule, Span
-from saif.decoding import Row, Sampling, decode
-from saif.engine.local import LocalEngine
+from saif.decoding import Sampling, decode
+from saif.engine.local import LocalEngine, SharedEngine
 from saif.engine.protocol import Message, Reply, Request, complete
-from saif.runtime.batch import BatchRow, RowStart
+from saif.runtime import prefix_cache
+from saif.runtime.batch import Row
 from saif.runtime.language_model import LanguageModel
 from saif.runtime.prefix_cache import PrefixCache
 
 TURNS = ["Hi, who are you?", "Tell me about the sea.", "And its fishes?", "Go on."]
 
 
-def read_tokens(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many tokens each forward pass reads from now on, padding included."""
+def tokens_run(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens each forward pass runs from now on, padding included."""
     seen: list[int] = []
     forward = model._forward
 
@@ -38,7 +39,7 @@ def talk(
     sampling: Sampling,
     turns: Any = TURNS,
 ) -> list[list[Reply]]:
-    """A conversation in columns, each with its own history. Settles after each turn."""
+    """A conversation in columns, each with its own history. Waits for the reprefills."""
     histories: list[tuple[Message, ...]] = [() for _ in steerings]
     found = []
     for text in turns:
@@ -50,7 +51,7 @@ def talk(
                 for history, steering in zip(histories, steerings, strict=True)
             ],
         )
-        engine.settled()
+        engine.wait_for_reprefills()
         found.append(replies)
         histories = [
             (*history, Message("assistant", reply.text))
@@ -62,7 +63,7 @@ def talk(
 @pytest.mark.parametrize("lean", [False, True])
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize("span", SPANS)
-def test_a_conversation_is_the_same_with_and_without_memory(
+def test_a_conversation_is_the_same_with_and_without_a_prefix_cache(
     span: Span, temperature: float, lean: bool
 ) -> None:
     steerings = [None, tiny_steering(1, span=span), tiny_steering(2, span=span, seed=3)]
@@ -71,17 +72,18 @@ def test_a_conversation_is_the_same_with_and_without_memory(
     if lean:
         fast.make_lean(packed=False)
     expected = talk(LocalEngine(slow), steerings, sampling)
-    assert talk(LocalEngine(fast, turn_bytes=1 << 24), steerings, sampling) == expected
-    assert fast.turns is not None
-    assert fast.turns.bytes > 0
+    engine = LocalEngine(fast, cache_bytes=1 << 24)
+    assert talk(engine, steerings, sampling) == expected
+    assert engine.prefix_cache is not None
+    assert engine.prefix_cache.bytes > 0
 
 
 @pytest.mark.parametrize("span", SPANS)
-def test_a_turn_reads_only_what_is_new(span: Span, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_turn_prefills_only_what_is_new(span: Span, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
     model.end_ids = frozenset()  # long replies
-    engine = LocalEngine(model, turn_bytes=1 << 24)
-    seen = read_tokens(model, monkeypatch)
+    engine = LocalEngine(model, cache_bytes=1 << 24)
+    seen = tokens_run(model, monkeypatch)
     steerings = [None, tiny_steering(1, span=span)]
     sampling = Sampling(max_new_tokens=60)
     talk(engine, steerings, sampling, TURNS[:3])
@@ -91,34 +93,33 @@ def test_a_turn_reads_only_what_is_new(span: Span, monkeypatch: pytest.MonkeyPat
     around = len(model.render([{"role": "user", "content": ""}])) + 20
     most = 2 * (max(map(len, TURNS)) + around)
     assert max(seen) <= most
-    plain = read_tokens(model, monkeypatch)
-    model.turns = None
+    plain = tokens_run(model, monkeypatch)
     talk(LocalEngine(model), steerings, sampling, TURNS)
     assert max(plain) > 3 * most
 
 
 @pytest.mark.parametrize("span", SPANS)
-def test_a_steered_reply_is_at_hand_as_history(span: Span) -> None:
-    """A `response` span leaves history alone, so the reply has to be read once more unsteered."""
+def test_a_steered_reply_is_cached_as_history(span: Span) -> None:
+    """A `response` span leaves history alone, so the reply is prefilled once more unsteered."""
     model = tiny_model()
     model.end_ids = frozenset()
-    engine = LocalEngine(model, turn_bytes=1 << 24)
+    engine = LocalEngine(model, cache_bytes=1 << 24)
     messages = (Message("user", TURNS[1]),)
     push = tiny_steering(1, span=span)
     sampling = Sampling(max_new_tokens=30)
     (reply,) = complete(engine, [Request(messages=messages, steering=push, sampling=sampling)])
-    engine.settled()
+    engine.wait_for_reprefills()
     prompt = model.render([{"role": "user", "content": TURNS[1]}])
     read = [*prompt, *reply.token_ids]
-    later = BatchRow([*read, 65, 66], len(read) + 2, push)
-    assert model._recall(later).length >= len(read) - 1
+    assert engine.prefix_cache is not None
+    assert engine.prefix_cache.get(Row([*read, 65, 66], push)).length >= len(read) - 1
 
 
 CLAMP = LatentEncoder(torch.randn(2, 32), torch.zeros(2), torch.zeros(2), torch.randn(2, 32))
 
 
 def variants() -> dict[str, Steering | None]:
-    """Ways to steer the same tokens; none may use what another has read where it is steered."""
+    """Ways to steer the same tokens; none may use another's keys where it is steered."""
     base = tiny_steering(1, span="all")
     other = dict(base.directions), base.span, dict(base.dose)
     return {
@@ -137,128 +138,166 @@ def variants() -> dict[str, Steering | None]:
 
 @pytest.mark.parametrize("first", variants())
 @pytest.mark.parametrize("second", variants())
-def test_what_was_read_with_another_steering_is_not_taken(first: str, second: str) -> None:
+def test_a_prefix_of_another_steering_is_not_used(first: str, second: str) -> None:
     model = tiny_model()
     ids = model.render([{"role": "user", "content": TURNS[1]}])
     before, now = variants()[first], variants()[second]
-    _, expected = model.start([RowStart(ids, now)])
-    model.turns = PrefixCache(1 << 24)
+    _, expected = model.prefill([Row(ids, now)])
+    cache = model.new_prefix_cache(1 << 24)
     sampling = Sampling(max_new_tokens=4)
-    list(decode(model, [Row(prompt_ids=ids, steering=before, sampling=sampling)]))
-    _, found = model.start([RowStart(ids, now)])
+    list(decode(model, [Row(ids, steering=before, sampling=sampling)], cache=cache))
+    _, found = model.prefill([Row(ids, now)], cache=cache)
     torch.testing.assert_close(found.logits, expected.logits, atol=1e-5, rtol=1e-5)
     assert found.steered == expected.steered
 
 
-def test_logits_after_remembered_tokens_are_those_of_reading_all() -> None:
+def test_logits_after_a_cached_prefix_are_those_of_running_all() -> None:
     model = tiny_model()
     ids = model.render([{"role": "user", "content": TURNS[1] * 3}])
-    starts = [RowStart(ids), RowStart(ids[:60], tiny_steering(1)), RowStart(ids[:20])]
-    _, expected = model.start(starts)
-    model.turns = PrefixCache(1 << 24)
+    starts = [Row(ids), Row(ids[:60], tiny_steering(1)), Row(ids[:20])]
+    _, expected = model.prefill(starts)
+    cache = PrefixCache(1 << 24, model.control_ids)
     for cut in (50, 15):
-        batch, _ = model.start([RowStart(ids[:cut])])
-        model.remember(batch, [0])
-    _, found = model.start(starts)
+        batch, _ = model.prefill([Row(ids[:cut])])
+        cache.put(batch, [0])
+    _, found = model.prefill(starts, cache=cache)
     torch.testing.assert_close(found.logits, expected.logits, atol=1e-5, rtol=1e-5)
     assert found.steered == expected.steered
 
 
-def entry(model: LanguageModel, text: str) -> None:
-    batch, _ = model.start([RowStart(list(text.encode()))])
-    model.remember(batch, [0])
+def put(cache: PrefixCache, model: LanguageModel, text: str, cache_key: str = "") -> None:
+    batch, _ = model.prefill([Row(list(text.encode()), cache_key=cache_key)])
+    cache.put(batch, [0])
 
 
-def recalled(model: LanguageModel, text: str) -> int:
-    ids = list(text.encode())
-    return model._recall(BatchRow(ids, len(ids), None)).length
+def cached(cache: PrefixCache, text: str) -> int:
+    return cache.get(Row(list(text.encode()))).length
 
 
 def test_what_was_used_longest_ago_goes_first() -> None:
     model = tiny_model()
-    model.turns = PrefixCache(1 << 24)
-    entry(model, "a" * 40)
-    one = model.turns.bytes
-    model.turns = PrefixCache(2 * one)
+    cache = PrefixCache(1 << 24, model.control_ids)
+    put(cache, model, "a" * 40)
+    one = cache.bytes
+    cache = PrefixCache(2 * one, model.control_ids)
     for letter in "ab":
-        entry(model, letter * 40)
-    assert recalled(model, "a" * 60) == 40  # used again
-    entry(model, "c" * 40)
-    assert [recalled(model, letter * 60) for letter in "abc"] == [40, 0, 40]
-    assert model.turns.bytes <= 2 * one
-    entry(model, "d" * 200)  # more than fits at all
-    assert recalled(model, "d" * 300) == 0
+        put(cache, model, letter * 40)
+    assert cached(cache, "a" * 60) == 40  # used again
+    put(cache, model, "c" * 40)
+    assert [cached(cache, letter * 60) for letter in "abc"] == [40, 0, 40]
+    assert cache.bytes == 2 * one
+    put(cache, model, "d" * 200)  # more than fits at all
+    assert cached(cache, "d" * 300) == 0
 
 
-def test_a_longer_reading_takes_the_place_of_a_shorter_one() -> None:
+def test_a_longer_prefix_takes_the_place_of_a_shorter_one_of_its_key() -> None:
     model = tiny_model()
-    model.turns = PrefixCache(1 << 24)
+    cache = PrefixCache(1 << 24, model.control_ids)
     for text in ("Hello", "Hello there", "Hello there, you"):
-        entry(model, text)
-    assert len(model.turns._entries) == 1
-    assert recalled(model, "Hello there, you and me") == len("Hello there, you")
-    assert recalled(model, "Hello there, you") == len("Hello there, you") - 1  # one is read anew
+        put(cache, model, text)
+    assert len(cache._entries) == 1
+    assert cached(cache, "Hello there, you and me") == len("Hello there, you")
+    assert cached(cache, "Hello there, you") == len("Hello there, you") - 1  # one is run anew
+    put(cache, model, "Hello there, you and me", "another")
+    assert len(cache._entries) == 2
 
 
-def test_what_is_forgotten_is_read_again_and_nothing_is_kept_unasked() -> None:
-    engine = LocalEngine(tiny_model(), turn_bytes=1 << 24)
+def test_the_least_recently_used_of_too_many_entries_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(prefix_cache, "_MAX_ENTRIES", 2)
+    model = tiny_model()
+    cache = PrefixCache(1 << 24, model.control_ids)
+    for letter in "abc":
+        put(cache, model, letter * 40)
+    assert [cached(cache, letter * 60) for letter in "abc"] == [0, 40, 40]
+
+
+def test_what_an_evicted_key_still_brings_is_not_kept() -> None:
+    model = tiny_model()
+    cache = PrefixCache(1 << 24, model.control_ids)
+    put(cache, model, "mine", "mine")
+    put(cache, model, "yours", "yours")
+    cache.evict("mine")
+    put(cache, model, "mine again", "mine")
+    assert [cached(cache, text) for text in ("mine again", "yours too")] == [0, 5]
+    cache.evict()
+    put(cache, model, "yours", "yours")  # all so far, not for good
+    assert cached(cache, "yours too") == 5
+
+
+def test_what_is_forgotten_is_gone_and_nothing_is_kept_unasked() -> None:
+    engine = LocalEngine(tiny_model(), cache_bytes=1 << 24)
     talk(engine, [None], Sampling(max_new_tokens=4), TURNS[:1])
-    assert engine.language_model.turns.bytes > 0
+    assert engine.prefix_cache is not None
+    assert engine.prefix_cache.bytes > 0
     engine.forget()
-    assert engine.language_model.turns.bytes == 0
+    assert engine.prefix_cache.bytes == 0
     plain = LocalEngine(tiny_model())
     talk(plain, [None], Sampling(max_new_tokens=4), TURNS[:1])
     plain.forget()
-    assert plain.language_model.turns is None
+    assert plain.prefix_cache is None
 
 
 def test_a_model_with_a_sliding_window_keeps_nothing() -> None:
     model = tiny_model()
     model._window = 16
-    model.turns = PrefixCache(1 << 24)
-    entry(model, "Hello there")
-    assert model.turns.bytes == 0
-    assert recalled(model, "Hello there, you") == 0
+    engine = LocalEngine(model, cache_bytes=1 << 24)
+    talk(engine, [None], Sampling(max_new_tokens=4), TURNS[:2])
+    assert engine.prefix_cache is None
+
+
+def test_an_engine_leaves_its_model_and_the_other_engines_of_it_alone() -> None:
+    model = tiny_model()
+    engine = LocalEngine(model, cache_bytes=1 << 24)
+    before = dict(vars(model))
+    talk(engine, [tiny_steering(1)], Sampling(max_new_tokens=4), TURNS[:1])
+    assert engine.prefix_cache is not None
+    kept = engine.prefix_cache.bytes
+    for other in (LocalEngine(model), SharedEngine(model, cache_bytes=0)):
+        talk(other, [None], Sampling(max_new_tokens=4), TURNS[:1])
+        assert other.prefix_cache is None
+    assert engine.prefix_cache.bytes == kept
+    assert vars(model) == before
 
 
 def test_one_conversation_is_forgotten_and_the_others_stay() -> None:
-    engine = LocalEngine(tiny_model(), turn_bytes=1 << 24)
-    memory = engine.language_model.turns
-    assert memory is not None
+    engine = LocalEngine(tiny_model(), cache_bytes=1 << 24)
+    cache = engine.prefix_cache
+    assert cache is not None
 
-    def say(text: str, conversation: str) -> None:
+    def say(text: str, cache_key: str) -> None:
         message = (Message("user", text),)
-        steering_hooks = (None, tiny_steering(1))
         complete(
             engine,
             [
-                Request(messages=message, steering=p, conversation=conversation)
-                for p in steering_hooks
+                Request(messages=message, steering=steering, cache_key=cache_key)
+                for steering in (None, tiny_steering(1))
             ],
         )
-        engine.settled()
+        engine.wait_for_reprefills()
 
     say(TURNS[0], "mine")
-    before = memory.bytes
+    before = cache.bytes
     say(TURNS[1], "yours")
     say(TURNS[0], "yours")  # what I said too
     engine.forget("yours")
-    assert memory.bytes == before
+    assert cache.bytes == before
     say(TURNS[2], "yours")  # it was forgotten for good
-    assert memory.bytes == before
+    assert cache.bytes == before
     engine.forget("mine")
-    assert memory.bytes == 0
+    assert cache.bytes == 0
 
 
-def test_what_is_still_being_read_when_it_is_forgotten_stays_forgotten() -> None:
-    engine = LocalEngine(tiny_model(), turn_bytes=1 << 24)
+def test_what_is_still_being_decoded_when_it_is_forgotten_stays_forgotten() -> None:
+    engine = LocalEngine(tiny_model(), cache_bytes=1 << 24)
     request = Request(
-        messages=(Message("user", TURNS[1]),), steering=tiny_steering(1), conversation="mine"
+        messages=(Message("user", TURNS[1]),), steering=tiny_steering(1), cache_key="mine"
     )
     steps = engine.stream([request])
     next(steps)
     engine.forget("mine")
     assert list(steps)
-    engine.settled()
-    assert engine.language_model.turns is not None
-    assert engine.language_model.turns.bytes == 0
+    engine.wait_for_reprefills()
+    assert engine.prefix_cache is not None
+    assert engine.prefix_cache.bytes == 0

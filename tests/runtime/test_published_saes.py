@@ -41,7 +41,7 @@ def check(sae: Sae, layer: int, latents: Tensor, decoder: Tensor) -> None:
         found[:, :, None] * rows, latents[:, :, None] * decoder, atol=1e-4, rtol=1e-3
     )
     # One latent can be read without the others.
-    encoder, bias, threshold = sae.reader(range(D_SAE))
+    encoder, bias, threshold = sae.encoder(range(D_SAE))
     pre = RESID @ encoder.T + bias
     torch.testing.assert_close(jumprelu(pre, threshold), found, atol=1e-4, rtol=1e-4)
 

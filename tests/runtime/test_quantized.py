@@ -23,8 +23,8 @@ from transformers import (
 )
 
 from saif.core.steering import Steering
-from saif.decoding import Row, Sampling, decode
-from saif.runtime.batch import RowStart
+from saif.decoding import Sampling, decode
+from saif.runtime.batch import Row
 from saif.runtime.catalog import Quantize
 from saif.runtime.language_model import LanguageModel
 from saif.runtime.load import load_model
@@ -102,7 +102,7 @@ def dequantized(module: Any) -> Tensor:
 
 
 def logits(model: LanguageModel, steering: Steering | None = None) -> Tensor:
-    return model.start([RowStart(IDS, steering)])[1].logits[0]
+    return model.prefill([Row(IDS, steering)])[1].logits[0]
 
 
 def drift(found: Tensor, wanted: Tensor) -> float:
@@ -169,8 +169,8 @@ def test_the_block_puts_out_what_it_did_plus_the_direction(quantized: LanguageMo
         quantized.blocks[LAYER].register_forward_hook(lambda _, __, out: before.append(out)),
         quantized.blocks[LAYER + 1].register_forward_pre_hook(lambda _, a: after.append(a[0])),
     ]
-    batch, result = quantized.start([RowStart(IDS, steering), RowStart(IDS)])
-    quantized.advance(batch, [65, 65])
+    batch, result = quantized.prefill([Row(IDS, steering), Row(IDS)])
+    quantized.decode_step(batch, [65, 65])
     for handle in handles:
         handle.remove()
     assert result.steered == (1, 0)
@@ -190,7 +190,7 @@ def test_a_plain_row_writes_the_same_text_whatever_is_done_to_its_neighbour(
     def replies(*steerings: Steering | None) -> list[tuple[list[int], str, int]]:
         """(tokens, text, steered positions) of each row."""
         length = Sampling(max_new_tokens=12)
-        rows = [Row(prompt_ids=IDS, steering=each, sampling=length) for each in steerings]
+        rows = [Row(IDS, steering=each, sampling=length) for each in steerings]
         parts = [part for step in decode(quantized, rows) for part in step]
         own = [[part for part in parts if part.row == row] for row in range(len(rows))]
         return [

@@ -15,8 +15,9 @@ import saif.runtime.steering_hook as edits_module
 from saif.core.steering import Steering, add_direction
 from saif.core.types import SPANS, Span
 from saif.errors import InputError, SteeringError
+from saif.runtime.batch import Row
 from saif.runtime.hooks import edit_outputs
-from saif.runtime.language_model import LanguageModel, RowStart
+from saif.runtime.language_model import LanguageModel
 
 LONG = "Please tell me something about the sea and its many fishes."
 CONTROL = {256, 257}
@@ -75,10 +76,10 @@ def edits_at(model: LanguageModel, layer: int) -> Iterator[list[tuple[Tensor, Te
             handle.remove()
 
 
-def changed(model: LanguageModel, starts: list[RowStart], layer: int) -> list[list[bool]]:
+def changed(model: LanguageModel, starts: list[Row], layer: int) -> list[list[bool]]:
     """For every row, which of its tokens' residuals are edited. Fails if padding is."""
     with edits_at(model, layer) as seen:
-        model.start(starts)
+        model.prefill(starts)
     passes = [(before != after).any(dim=-1).expand(len(starts), -1) for before, after in seen]
     n_shared = sum(edited.shape[1] for edited in passes[:-1])  # a prefix that was read once
     found = []
@@ -112,16 +113,16 @@ def test_a_steered_step_equals_the_computation_by_hand(
 ) -> None:
     ids = chat(model, LONG)
     steering = tiny_steering(layer, span=span)
-    _, result = model.start([RowStart(ids, steering)])
+    _, result = model.prefill([Row(ids, steering)])
     expected = by_hand(model, ids, len(ids), steering)
     torch.testing.assert_close(result.logits[0], expected, atol=1e-5, rtol=1e-5)
-    plain = model.start([RowStart(ids)])[1].logits[0]
+    plain = model.prefill([Row(ids)])[1].logits[0]
     assert not torch.allclose(plain, expected, atol=1e-2) or span == "prompt"
 
 
 def test_several_layers_at_once_equal_the_computation_by_hand(model: LanguageModel) -> None:
     ids = chat(model, LONG)
-    _, result = model.start([RowStart(ids, BOTH)])
+    _, result = model.prefill([Row(ids, BOTH)])
     expected = by_hand(model, ids, len(ids), BOTH)
     torch.testing.assert_close(result.logits[0], expected, atol=1e-5, rtol=1e-5)
 
@@ -130,55 +131,55 @@ def test_several_layers_at_once_equal_the_computation_by_hand(model: LanguageMod
 def test_cached_steps_equal_recomputing_everything(model: LanguageModel, span: Span) -> None:
     prompt = chat(model, LONG)
     steering = together(tiny_steering(1, span=span), tiny_steering(3, span=span, seed=5))
-    batch, result = model.start([RowStart(prompt, steering)])
+    batch, result = model.prefill([Row(prompt, steering)])
     reply: list[int] = []
     for _ in range(8):
         ids = [*prompt, *reply]
-        _, again = model.start([RowStart(ids, steering, len(prompt))])
+        _, again = model.prefill([Row(ids, steering, len(prompt))])
         torch.testing.assert_close(result.logits, again.logits, atol=1e-4, rtol=1e-4)
         expected = by_hand(model, ids, len(prompt), steering)
         torch.testing.assert_close(result.logits[0], expected, atol=1e-4, rtol=1e-4)
         reply.append(int(result.logits[0].argmax()))
-        result = model.advance(batch, reply[-1:])
+        result = model.decode_step(batch, reply[-1:])
 
 
 @pytest.mark.parametrize("span", SPANS)
 def test_a_row_equals_its_solo_run_in_any_company(model: LanguageModel, span: Span) -> None:
     """Mixed lengths, left padding, other steerings, other layers, rows that drop out."""
     starts = [
-        RowStart(chat(model, "Hi"), tiny_steering(1, span=span)),
-        RowStart(chat(model, LONG)),
-        RowStart(chat(model, "What is this?"), tiny_steering(2, span="all", seed=7)),
-        RowStart(chat(model, LONG * 2), tiny_steering(1, span="prompt", seed=8)),
+        Row(chat(model, "Hi"), tiny_steering(1, span=span)),
+        Row(chat(model, LONG)),
+        Row(chat(model, "What is this?"), tiny_steering(2, span="all", seed=7)),
+        Row(chat(model, LONG * 2), tiny_steering(1, span="prompt", seed=8)),
     ]
     script = torch.randint(0, 256, (6, 4), generator=torch.Generator().manual_seed(2)).tolist()
-    batch, result = model.start(starts)
+    batch, result = model.prefill(starts)
     together = {row: [result.logits[row]] for row in range(4)}
     alive = [0, 1, 2, 3]
     for step, tokens in enumerate(script):
         if step in (2, 4):  # two rows finish on the way
             kept = [0, 1, 3] if step == 2 else [0, 2]
-            model.keep(batch, kept)
+            batch.keep(kept)
             alive = [alive[row] for row in kept]
-        result = model.advance(batch, [tokens[row] for row in alive])
+        result = model.decode_step(batch, [tokens[row] for row in alive])
         for place, row in enumerate(alive):
             together[row].append(result.logits[place])
     for row, start in enumerate(starts):
-        batch, result = model.start([start])
+        batch, result = model.prefill([start])
         solo = [result.logits[0]]
         for tokens in script[: len(together[row]) - 1]:
-            solo.append(model.advance(batch, [tokens[row]]).logits[0])
+            solo.append(model.decode_step(batch, [tokens[row]]).logits[0])
         for mine, alone in zip(together[row], solo, strict=True):
             torch.testing.assert_close(mine, alone, atol=1e-4, rtol=1e-4)
 
 
 def test_keep_may_also_put_rows_in_another_order(model: LanguageModel) -> None:
-    starts = [RowStart(chat(model, "Hi"), tiny_steering()), RowStart(chat(model, LONG))]
-    batch, _ = model.start(starts)
-    straight = model.advance(batch, [65, 66]).logits
-    batch, _ = model.start(starts)
-    model.keep(batch, [1, 0])
-    torch.testing.assert_close(model.advance(batch, [66, 65]).logits.flip(0), straight)
+    starts = [Row(chat(model, "Hi"), tiny_steering()), Row(chat(model, LONG))]
+    batch, _ = model.prefill(starts)
+    straight = model.decode_step(batch, [65, 66]).logits
+    batch, _ = model.prefill(starts)
+    batch.keep([1, 0])
+    torch.testing.assert_close(model.decode_step(batch, [66, 65]).logits.flip(0), straight)
 
 
 @pytest.mark.parametrize("span", SPANS)
@@ -187,9 +188,9 @@ def test_only_the_positions_of_the_span_change(model: LanguageModel, span: Span)
     short, long = chat(model, "Hi"), chat(model, LONG)
     prompt = long[:-3]  # as if three tokens were generated already
     starts = [
-        RowStart(short, tiny_steering(span=span)),
-        RowStart(long, tiny_steering(span=span, seed=1), len(prompt)),
-        RowStart(short),
+        Row(short, tiny_steering(span=span)),
+        Row(long, tiny_steering(span=span, seed=1), len(prompt)),
+        Row(short),
     ]
     assert changed(model, starts, 1) == [
         steered_by_hand(span, short, len(short)),
@@ -202,9 +203,7 @@ def test_the_last_prompt_token_is_steered_even_if_it_is_a_control_token(
     model: LanguageModel,
 ) -> None:
     ids = [*chat(model, "Hi"), 256]
-    columns = {
-        span: changed(model, [RowStart(ids, tiny_steering(span=span))], 1)[0] for span in SPANS
-    }
+    columns = {span: changed(model, [Row(ids, tiny_steering(span=span))], 1)[0] for span in SPANS}
     assert columns["response"] == [False] * (len(ids) - 1) + [True]
     assert columns["all"][-1]
     assert not columns["prompt"][-1]
@@ -216,22 +215,22 @@ def test_the_reported_number_of_steered_positions_is_what_the_span_says(
     model: LanguageModel,
 ) -> None:
     ids = chat(model, LONG)
-    starts = [RowStart(ids, tiny_steering(span=span)) for span in SPANS]
-    batch, first = model.start([*starts, RowStart(ids)])
+    starts = [Row(ids, tiny_steering(span=span)) for span in SPANS]
+    batch, first = model.prefill([*starts, Row(ids)])
     n_text = sum(token not in CONTROL for token in ids)
     assert first.steered == (1, n_text, n_text, 0)
-    assert model.advance(batch, [65] * 4).steered == (1, 0, 1, 0)
+    assert model.decode_step(batch, [65] * 4).steered == (1, 0, 1, 0)
 
 
 def test_the_first_generated_token_is_steered(model: LanguageModel) -> None:
     """A push towards one token's unembedding at the last layer makes it the first word."""
     ids = chat(model, "Hi")
-    plain = int(model.start([RowStart(ids)])[1].logits[0].argmax())
+    plain = int(model.prefill([Row(ids)])[1].logits[0].argmax())
     head = model._model.get_output_embeddings().weight.detach()
     target = (plain + 1) % 256
     direction = 1000 * head[target] / head[target].norm()
     steering = Steering({N_LAYERS - 1: direction}, "response", {N_LAYERS - 1: 100.0})
-    result = model.start([RowStart(ids, steering)])[1]
+    result = model.prefill([Row(ids, steering)])[1]
     assert int(result.logits[0].argmax()) == target
 
 
@@ -239,12 +238,12 @@ def test_a_nan_forced_past_the_check_stays_in_its_row(model: LanguageModel) -> N
     ids = chat(model, LONG)
     forced = tiny_steering()
     object.__setattr__(forced, "directions", {1: torch.full((D_MODEL,), float("nan"))})
-    batch, result = model.start([RowStart(ids), RowStart(ids, forced)])
-    clean_batch, clean = model.start([RowStart(ids), RowStart(ids, tiny_steering())])
+    batch, result = model.prefill([Row(ids), Row(ids, forced)])
+    clean_batch, clean = model.prefill([Row(ids), Row(ids, tiny_steering())])
     assert torch.equal(result.logits[0], clean.logits[0])
-    later = model.advance(batch, [65, 65]).logits[0]
+    later = model.decode_step(batch, [65, 65]).logits[0]
     assert later.isfinite().all()
-    assert torch.equal(later, model.advance(clean_batch, [65, 65]).logits[0])
+    assert torch.equal(later, model.decode_step(clean_batch, [65, 65]).logits[0])
 
 
 @pytest.mark.parametrize(
@@ -259,13 +258,13 @@ def test_a_direction_that_does_not_fit_the_model_is_refused(
     model: LanguageModel, steering: Steering
 ) -> None:
     with pytest.raises(SteeringError, match="doesn't fit tests/tiny-llama"):
-        model.start([RowStart(chat(model, "Hi"), steering)])
+        model.prefill([Row(chat(model, "Hi"), steering)])
 
 
 def test_an_empty_prompt_is_refused(model: LanguageModel) -> None:
-    for starts in ([], [RowStart([])], [RowStart([65]), RowStart([])]):
+    for starts in ([], [Row([])], [Row([65]), Row([])]):
         with pytest.raises(InputError, match="nothing to read"):
-            model.start(starts)
+            model.prefill(starts)
 
 
 # A hook that doesn't do its work is an error, never fluent text under a wrong label.
@@ -274,14 +273,14 @@ def test_an_empty_prompt_is_refused(model: LanguageModel) -> None:
 def test_a_hook_that_does_not_fire_is_an_error(model: LanguageModel) -> None:
     model.blocks = copy.deepcopy(model.blocks)  # modules that the forward pass never calls
     with pytest.raises(SteeringError, match=r"layer 1 changed \[0\] positions instead of \[1\]"):
-        model.start([RowStart(chat(model, "Hi"), tiny_steering())])
+        model.prefill([Row(chat(model, "Hi"), tiny_steering())])
 
 
 def test_a_hook_that_stops_firing_in_mid_reply_is_an_error(model: LanguageModel) -> None:
-    batch, _ = model.start([RowStart(chat(model, "Hi"), tiny_steering(3))])
+    batch, _ = model.prefill([Row(chat(model, "Hi"), tiny_steering(3))])
     model._model.model.config.num_hidden_layers = 3  # early exit: the last block is skipped
     with pytest.raises(SteeringError, match="layer 3"):
-        model.advance(batch, [65])
+        model.decode_step(batch, [65])
 
 
 def test_an_edit_that_changes_too_few_positions_is_an_error(
@@ -294,7 +293,7 @@ def test_an_edit_that_changes_too_few_positions_is_an_error(
 
     monkeypatch.setattr(edits_module, "add_direction", forgetful)
     with pytest.raises(SteeringError):
-        model.start([RowStart(chat(model, LONG), tiny_steering(span="all"))])
+        model.prefill([Row(chat(model, LONG), tiny_steering(span="all"))])
 
 
 def test_a_plain_row_that_was_changed_is_an_error(
@@ -307,7 +306,7 @@ def test_a_plain_row_that_was_changed_is_an_error(
     monkeypatch.setattr(edits_module, "add_direction", leaky)
     ids = chat(model, "Hi")
     with pytest.raises(SteeringError, match=r"changed \[1, 1\] positions instead of \[0, 1\]"):
-        model.start([RowStart(ids), RowStart(ids, tiny_steering())])
+        model.prefill([Row(ids), Row(ids, tiny_steering())])
 
 
 def test_an_edit_that_is_added_twice_is_an_error(
@@ -320,15 +319,15 @@ def test_an_edit_that_is_added_twice_is_an_error(
 
     monkeypatch.setattr(reading_module, "edit_outputs", doubled)
     with pytest.raises(SteeringError, match=r"changed \[2\] positions instead of \[1\]"):
-        model.start([RowStart(chat(model, "Hi"), tiny_steering())])
+        model.prefill([Row(chat(model, "Hi"), tiny_steering())])
 
 
 # Between steps the model is the plain model.
 
 
 def test_a_step_leaves_no_hook_no_lock_and_no_inference_mode(model: LanguageModel) -> None:
-    batch, _ = model.start([RowStart(chat(model, "Hi"), tiny_steering())])
-    model.advance(batch, [65])
+    batch, _ = model.prefill([Row(chat(model, "Hi"), tiny_steering())])
+    model.decode_step(batch, [65])
     assert n_hooks(model) == 0
     assert not model._lock.locked()
     assert not torch.is_inference_mode_enabled()
@@ -343,10 +342,10 @@ def test_a_step_that_fails_leaves_no_hook_and_no_lock(
     monkeypatch.setattr(edits_module, "add_direction", broken)
     ids = chat(model, "Hi")
     with pytest.raises(RuntimeError, match="out of memory"):
-        model.start([RowStart(ids, tiny_steering())])
+        model.prefill([Row(ids, tiny_steering())])
     assert n_hooks(model) == 0
     assert not model._lock.locked()
-    model.start([RowStart(ids)])
+    model.prefill([Row(ids)])
 
 
 def test_a_plain_step_registers_no_hook_at_all(
@@ -362,9 +361,9 @@ def test_a_plain_step_registers_no_hook_at_all(
 
     monkeypatch.setattr(first, "forward", spy)
     ids = chat(model, "Hi")
-    model.start([RowStart(ids)])
-    batch, _ = model.start([RowStart(ids, tiny_steering(span="prompt"))])
-    model.advance(batch, [65])  # nothing of a `prompt` span is left to steer
+    model.prefill([Row(ids)])
+    batch, _ = model.prefill([Row(ids, tiny_steering(span="prompt"))])
+    model.decode_step(batch, [65])  # nothing of a `prompt` span is left to steer
     assert seen == [0, 1, 0]
 
 
@@ -373,8 +372,8 @@ def test_a_bfloat16_model_is_steered_in_bfloat16() -> None:
     ids = chat(model, LONG)
     steering = tiny_steering(1, span="all")
     with edits_at(model, 1) as seen:
-        batch, result = model.start([RowStart(ids, steering), RowStart(ids)])
-        model.advance(batch, [65, 65])
+        batch, result = model.prefill([Row(ids, steering), Row(ids)])
+        model.decode_step(batch, [65, 65])
     assert {resid.dtype for pair in seen for resid in pair} == {torch.bfloat16}
     assert result.steered == (sum(token not in CONTROL for token in ids), 0)
     before, after = seen[-1]  # the generated token

@@ -10,7 +10,7 @@ from tiny import D_MODEL, N_LAYERS, tiny_model, tiny_steering
 from transformers import AutoModelForCausalLM
 
 from saif.core.steering import add_direction
-from saif.runtime.batch import RowStart
+from saif.runtime.batch import Row
 from saif.runtime.language_model import LanguageModel
 
 PROMPT = list(b"Tell me about the sea.")
@@ -40,11 +40,12 @@ def test_offloaded_blocks_are_steered_like_the_others(offload: object, tmp_path:
     moved = LanguageModel(made.model_id, made._model, made.tokenizer)
     assert moved.device == torch.device("cpu")
     for layer in (0, 1, N_LAYERS - 1):
-        starts = [RowStart(PROMPT, tiny_steering(layer)), RowStart(PROMPT)]
-        results = [model.start(starts) for model in (plain, moved)]
+        starts = [Row(PROMPT, tiny_steering(layer)), Row(PROMPT)]
+        results = [model.prefill(starts) for model in (plain, moved)]
         torch.testing.assert_close(results[0][1].logits, results[1][1].logits)
         assert results[1][1].steered == (1, 0)
-        again = [m.advance(b, [65, 66]) for m, (b, _) in zip((plain, moved), results, strict=True)]
+        (one, _), (other, _) = results
+        again = [plain.decode_step(one, [65, 66]), moved.decode_step(other, [65, 66])]
         torch.testing.assert_close(again[0].logits, again[1].logits)
     residuals = [model.residuals([PROMPT], [1])[0][1] for model in (plain, moved)]
     torch.testing.assert_close(*residuals)
@@ -74,7 +75,7 @@ def test_a_model_is_steered_wherever_its_device_map_puts_each_block(
         seen: list[torch.Tensor] = []
         block = moved.blocks[layer]
         handle = block.register_forward_hook(lambda _, __, out, seen=seen: seen.append(out))
-        _, result = moved.start([RowStart(PROMPT, steering)])
+        _, result = moved.prefill([Row(PROMPT, steering)])
         handle.remove()
         assert (seen[0].dtype, seen[0].device.type) == (dtype, "cpu")
         assert result.steered == (1,)

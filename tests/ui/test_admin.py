@@ -5,6 +5,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from saif.engine.protocol import Engine, Message, Request, complete
 from saif.errors import InputError, ModelError, SaeError
 from saif.experiments import build
 from saif.presets.library import Library
-from saif.ui.admin.build_job import BuildJob, giving_way
+from saif.ui.admin.build_job import BuildJob
 from saif.ui.describe import about_time
 from saif.ui.services import Services
 
@@ -51,6 +52,17 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
+@contextmanager
+def answering(services: Services) -> Iterator[None]:
+    """While the engine has a request in flight."""
+    engine = services.current.engine.result()
+    request = Request(messages=(Message("user", "hi"),), sampling=Sampling(max_new_tokens=50))
+    steps = engine.stream([request])
+    next(steps)
+    yield
+    steps.close()  # type: ignore[attr-defined]
+
+
 # Another model
 
 
@@ -63,7 +75,7 @@ def test_another_model_takes_the_place_of_the_present_one(services: Services) ->
 
 
 def test_the_present_model_is_gone_before_the_next_one_comes(services: Services) -> None:
-    engine = SharedEngine(tiny_model(), turn_bytes=10**6)
+    engine = SharedEngine(tiny_model(), cache_bytes=10**6)
     complete(engine, [Request(messages=(Message("user", "hi"),))])
     services = Services(services.library, MODEL_ID, loaded(engine))
     present = weakref.ref(engine.language_model)
@@ -111,7 +123,7 @@ def test_the_model_stays_while_it_loads_and_while_a_preset_is_made(services: Ser
     with pytest.raises(InputError, match="still loading"):
         admin(still, models()).change_model(OTHER, "none")
     shop = admin(services, models())
-    with services.replying():  # so that the preset isn't done at once
+    with answering(services):  # so that the preset isn't done at once
         making = shop.make("letter", "quick")
         with pytest.raises(InputError, match="“Write a letter” is being made"):
             shop.change_model(OTHER, "none")
@@ -162,7 +174,7 @@ def test_without_an_sae_nothing_is_begun(services: Services) -> None:
 
 def test_a_cancelled_preset_ends_at_the_next_pass_and_goes_on_later(services: Services) -> None:
     shop = admin(services, models())
-    with services.replying():
+    with answering(services):
         making = shop.make("letter", "quick")
         making.cancel.set()
         until(lambda: not making.running, seconds=5)
@@ -203,10 +215,7 @@ def step() -> Iterator[threading.Semaphore]:
 
 
 def test_progress_is_a_share_of_the_expected_time(step: threading.Semaphore) -> None:
-    making = BuildJob(
-        "a", "A", {"prompts": 10, "replies": 10}, {"prompts": 1.0, "replies": 3.0},
-        busy=lambda: False,
-    )  # fmt: skip
+    making = BuildJob("a", "A", {"prompts": 10, "replies": 10}, {"prompts": 1.0, "replies": 3.0})
 
     def work(heard: Any, _: Any) -> None:
         step.acquire()
@@ -216,7 +225,7 @@ def test_progress_is_a_share_of_the_expected_time(step: threading.Semaphore) -> 
         step.acquire()
 
     assert making.seconds_left == 40
-    thread = making.run(work)
+    thread = making.run(work, lambda _: True)
     step.release()
     until(lambda: making.share == 0.25)
     time.sleep(0.3)
@@ -231,7 +240,8 @@ def test_progress_is_a_share_of_the_expected_time(step: threading.Semaphore) -> 
 def test_work_waits_while_someone_is_answered(
     services: Services, step: threading.Semaphore
 ) -> None:
-    making = BuildJob("a", "A", {"replies": 2}, {"replies": 1.0}, busy=lambda: services.busy)
+    making = BuildJob("a", "A", {"replies": 2}, {"replies": 1.0})
+    engine: Any = services.current.engine.result()
     passed: list[float] = []
 
     def work(heard: Any, _: Any) -> None:
@@ -239,8 +249,8 @@ def test_work_waits_while_someone_is_answered(
         passed.append(time.monotonic())
         step.acquire()
 
-    with services.replying():
-        thread = making.run(work)
+    with answering(services):
+        thread = making.run(work, engine.wait_until_idle)
         until(lambda: making.paused)
         time.sleep(1)
         assert passed == []
@@ -250,20 +260,33 @@ def test_work_waits_while_someone_is_answered(
     assert making.seconds_left < 0.9  # the second of waiting says nothing of how fast the work is
     step.release()
     thread.join(10)
-    assert (making.state, making.paused, services.busy) == ("done", False, False)
+    assert (making.state, making.paused, engine.wait_until_idle(0)) == ("done", False, True)
 
 
-def test_every_pass_of_the_model_is_announced() -> None:
-    model, passes = tiny_model(), []
-    engine = LocalEngine(giving_way(model, lambda: passes.append(1)))
-    request = Request(messages=(Message("user", "hi"),), sampling=Sampling(max_new_tokens=5))
-    replies = complete(engine, [request])
-    assert replies == complete(LocalEngine(model), [request])
-    assert len(passes) >= len(replies[0].token_ids)
-    before = len(passes)
-    engine.language_model.residuals([[1, 2, 3]], [0])
-    engine.language_model.log_probabilities([([1, 2], [3])])
-    assert len(passes) == before + 2
+def test_a_preset_in_the_making_takes_no_pass_while_a_chat_is_answered(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the pass is for: residuals, log-probabilities or replies."""
+    shop = admin(services, models())
+    local: Any = services.current.engine.result()
+    model, passes = local.language_model, []
+    forward = model._model.forward
+    monkeypatch.setattr(
+        model._model, "forward", lambda **given: passes.append(1) or forward(**given)
+    )
+    making = shop.make("letter", "quick")
+    for _ in range(6):
+        n = len(passes)
+        until(lambda n=n: len(passes) > n + 3 or not making.running)  # type: ignore[misc]
+        if not making.running:
+            break
+        with answering(services):
+            until(lambda: making.paused)
+            n = len(passes)
+            time.sleep(0.1)
+            assert len(passes) == n
+    until(lambda: not making.running)
+    assert making.state == "done"
 
 
 @pytest.mark.parametrize(

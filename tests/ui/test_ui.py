@@ -243,7 +243,7 @@ def test_memory_that_runs_out_is_explained_and_the_next_message_works(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     with monkeypatch.context() as full:
-        full.setattr(spy.engine.language_model, "advance", run_out)
+        full.setattr(spy.engine.language_model, "decode_step", run_out)
         with pytest.raises(AppError, match="Memory ran out before the reply was finished"):
             visitor.send("hello")
     assert len(visitor.send("hello").column(STEERED)) == 3
@@ -307,11 +307,11 @@ def test_clear_and_a_closed_page_free_what_was_kept_of_that_conversation(
     model = tiny_model()
     engine = SharedEngine(model)
     library = tiny_library(tmp_path_factory.mktemp("presets"), model)
-    memory = model.turns
+    memory = engine.prefix_cache
     assert memory is not None
 
     def kept() -> int:
-        engine.settled()
+        engine.wait_for_reprefills()
         return memory.bytes
 
     with page(library, MODEL_ID, loaded(engine)) as address:

@@ -32,17 +32,19 @@ class _Answer:
     tokens: int
 
 
-def measure_crowd(
-    engine: LocalEngine, push: Steering, *, sizes: Sequence[int] = SIZES, n_steps: int
+def measure_concurrent(
+    engine: LocalEngine, steering: Steering, *, sizes: Sequence[int] = SIZES, n_steps: int
 ) -> list[dict[str, Any]]:
     """Per size: tokens per second of all together, and what one of them waits for."""
-    shared = SharedEngine(engine.language_model, turn_bytes=0)
-    _ask_all(shared, push, 1, n_steps)  # warm-up
-    return [_summary(_ask_all(shared, push, size, n_steps)) for size in sizes]
+    if not sizes:
+        return []
+    shared = SharedEngine(engine.language_model, cache_bytes=0)
+    _ask_all(shared, steering, 1, n_steps)  # warm-up
+    return [_summary(_ask_all(shared, steering, size, n_steps)) for size in sizes]
 
 
 def _ask_all(
-    shared: SharedEngine, push: Steering, size: int, n_steps: int
+    shared: SharedEngine, steering: Steering, size: int, n_steps: int
 ) -> tuple[float, list[_Answer]]:
     """Seconds until everyone was answered, and each one's answer."""
     together = threading.Barrier(size)
@@ -51,8 +53,8 @@ def _ask_all(
         message = Message("user", f"{_QUESTIONS[number % len(_QUESTIONS)]} ({number})")
         sampling = Sampling(max_new_tokens=n_steps, seed=number)
         requests = [
-            Request(messages=(message,), steering=steering, sampling=sampling)
-            for steering in (None, push)
+            Request(messages=(message,), steering=each, sampling=sampling)
+            for each in (None, steering)
         ]
         together.wait()
         started = time.perf_counter()

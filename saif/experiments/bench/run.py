@@ -1,4 +1,4 @@
-"""How fast a model answers on this machine: everything in one process, turn by turn, so that what
+"""How fast a model answers on this machine: everything in one process, interleaved, so that what
 else the machine does falls on all alike. Only ratios mean something beyond it."""
 
 import itertools
@@ -18,7 +18,7 @@ from saif.decoding import Sampling
 from saif.engine.local import LocalEngine
 from saif.engine.protocol import Message, Request
 from saif.errors import InputError, ModelError
-from saif.experiments.bench.concurrent import measure_crowd
+from saif.experiments.bench.concurrent import measure_concurrent
 from saif.progress import track
 from saif.runtime import embedded
 from saif.runtime.bench_backends import generate_times, llama_cpp
@@ -71,46 +71,46 @@ class Bench:
         self._model = engine.language_model
         self._n = n_steps
         self._sampling = Sampling(max_new_tokens=n_steps)
-        self.push = _some_push(engine)
+        self.steering = _random_steering(engine)
         gguf = embedded.gguf_file() if self._model.model_id == embedded.MODEL_ID else None
         self._llama = llama_cpp(gguf) if gguf is not None else None
 
     def round(self) -> dict[str, list[float]]:
         """case -> seconds of each of its steps. What else the machine does falls on all alike: our
-        cases take their steps in turn, and what others run comes right before."""
+        cases take turns at their steps, and what others run comes right before."""
         found = {BASELINE: _steps(generate_times(self._model, self._prompt(), self._n))}
         if self._llama is not None:
             found[LLAMA_CPP] = _steps(self._llama.times(self._prompt(), self._n))
-        return found | self._in_turn()
+        return found | self._interleaved()
 
-    def _in_turn(self) -> dict[str, list[float]]:
+    def _interleaved(self) -> dict[str, list[float]]:
         cases = {name: self._engine.stream(self._requests(name)) for name in OURS}
         for steps in cases.values():
-            next(steps)  # the prompt is read
+            next(steps)  # the prefill
         found: dict[str, list[float]] = {name: [] for name in OURS}
-        whole, order = True, list(OURS)
-        while whole:
+        complete, order = True, list(OURS)
+        while complete:
             order.reverse()  # what comes right before leaves its traces in the processor's caches
             for name in order:
                 started = time.perf_counter()
                 step = next(cases[name], ())
-                # A row may end before its time; only whole batches count.
-                whole &= len(step) == len(OURS[name])
-                if whole:
+                # A row may end before its time; only complete batches count.
+                complete &= len(step) == len(OURS[name])
+                if complete:
                     found[name].append(time.perf_counter() - started)
         n = min(map(len, found.values()))
         for steps in cases.values():
             for _ in steps:
                 pass
-        self._engine.settled()  # what goes on in the background is no part of the next round
-        return {name: _some(seconds[:n]) for name, seconds in found.items()}
+        self._engine.wait_for_reprefills()  # they are no part of the next round
+        return {name: _checked(seconds[:n]) for name, seconds in found.items()}
 
     def _requests(self, case: str) -> list[Request]:
         message = (Message("user", _PROMPT),)
         return [
             Request(
                 messages=message,
-                steering=self.push if steered else None,
+                steering=self.steering if steered else None,
                 sampling=self._sampling,
             )
             for steered in OURS[case]
@@ -128,8 +128,8 @@ class Bench:
             asked = Message("user", f"{_PROMPT} This is chapter {turn + 1}.")
             columns = [(*messages, asked) for messages in columns]
             requests = [
-                Request(messages=messages, steering=push, sampling=self._sampling)
-                for messages, push in zip(columns, (None, self.push), strict=True)
+                Request(messages=messages, steering=steering, sampling=self._sampling)
+                for messages, steering in zip(columns, (None, self.steering), strict=True)
             ]
             started = time.perf_counter()
             texts = ["", ""]
@@ -138,15 +138,15 @@ class Bench:
                     found.append(time.perf_counter() - started)
                 for row in step:
                     texts[row.row] += row.text
-            self._engine.settled()
+            self._engine.wait_for_reprefills()
             columns = [
                 (*messages, Message("assistant", text))
                 for messages, text in zip(columns, texts, strict=True)
             ]
         return found
 
-    def read_seconds(self) -> float:
-        """Seconds to read some hundred tokens of text as one row."""
+    def prefill_seconds(self) -> float:
+        """Seconds per token to prefill some hundred tokens of text as one row."""
         ids = self._model.encode_text(_PASSAGE * 8)
         started = time.perf_counter()
         self._model.residuals([ids], [])
@@ -160,20 +160,20 @@ def run_bench(
     rounds: int,
     n_steps: int,
     start_up: str = "",
-    crowd: Sequence[int] = (),
+    people: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Everything measured, ready for JSON. start_up: the model's name, to also start a fresh
-    process that loads it. crowd: how many people to answer at once."""
+    process that loads it. people: how many to answer at once."""
     if rounds < 1 or n_steps < 4:
         raise InputError("At least one round of four steps is needed.")
     bench = Bench(engine, n_steps=n_steps)
     bench.round()  # warm-up
-    decoding, turns, reading, bandwidth = [], [], [], []
+    decoding, turns, prefills, bandwidth = [], [], [], []
     for _ in track(range(rounds), "Rounds"):
         decoding.append(bench.round())
         bandwidth.append(_read_bandwidth())
         turns.append(bench.first_tokens())
-        reading.append(bench.read_seconds())
+        prefills.append(bench.prefill_seconds())
     first_tokens = [statistics.median(turn) for turn in zip(*turns, strict=True)]
     return {
         "model": engine.model.id,
@@ -187,9 +187,9 @@ def run_bench(
         "bandwidth": _bandwidth(engine, decoding, statistics.median(bandwidth)),
         "first_token_seconds": first_tokens,
         "last_turn_to_first": statistics.median(turn[-1] / turn[0] for turn in turns),
-        "read_tokens_per_second": 1 / statistics.median(reading),
+        "read_tokens_per_second": 1 / statistics.median(prefills),
         "memory_bytes": {"model": engine.language_model.memory, "process_peak": _peak_memory()},
-        "crowd": measure_crowd(engine, bench.push, sizes=crowd, n_steps=n_steps) if crowd else [],
+        "crowd": measure_concurrent(engine, bench.steering, sizes=people, n_steps=n_steps),
         "start_up_seconds": _start_up(start_up, quantize) if start_up else None,
     }
 
@@ -251,17 +251,17 @@ def _read_bandwidth() -> float:
 
 
 def _steps(times: Sequence[float]) -> list[float]:
-    return _some([after - before for before, after in itertools.pairwise(times)])
+    return _checked([after - before for before, after in itertools.pairwise(times)])
 
 
-def _some(seconds: list[float]) -> list[float]:
+def _checked(seconds: list[float]) -> list[float]:
     if not seconds:
         raise ModelError("The model ended its reply before two tokens, so nothing can be timed.")
     return seconds
 
 
-def _some_push(engine: LocalEngine) -> Steering:
-    """A random push at two thirds of the depth, small enough that the text stays text."""
+def _random_steering(engine: LocalEngine) -> Steering:
+    """A random direction at two thirds of the depth, small enough that the text stays text."""
     model = engine.language_model
     layer = 2 * model.n_layers // 3
     ids = model.render([{"role": "user", "content": _PROMPT}])

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saif.core.types import PLACEMENTS
-from saif.decoding import Row, Sampling, decode
+from saif.decoding import Sampling, decode
 from saif.experiments.datasets import read_contents, sentence_pairs, stories
 from saif.files import replace_file
 from saif.presets.instructions import ContentKind, Instruction, place
 from saif.progress import track
+from saif.runtime.batch import Row
 from saif.runtime.language_model import LanguageModel
 
 _PLAIN_LENGTH = 128
@@ -104,7 +105,7 @@ def _with_replies(
         batch = sorted((next(prompts) for _ in range(_REPLY_BATCH)), key=len)
         # The prompts differ, so rows may share their noise, which is costly to draw per row.
         sampling = Sampling(max_new_tokens=_REPLY_TOKENS, temperature=0.7, seed=number)
-        rows = [Row(prompt_ids=ids, sampling=sampling) for ids in batch]
+        rows = [Row(ids, sampling=sampling) for ids in batch]
         replies: list[list[int]] = [[] for _ in rows]
         for step in decode(model, rows):
             for row_step in step:

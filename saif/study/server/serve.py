@@ -55,7 +55,7 @@ def _serve(
     check_presets(version, library)
     say("Loading the study's model …")
     engine = SharedEngine(
-        load_model(version.study.model, quantize=version.study.generation.quantize), turn_bytes=0
+        load_model(version.study.model, quantize=version.study.generation.quantize), cache_bytes=0
     )
     check_fingerprint(version, engine.model.fingerprint)
     streams = Streams(store, Answering(version.study, library, engine))

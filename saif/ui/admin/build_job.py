@@ -1,21 +1,19 @@
-"""A preset in the making: a thread that works between replies, and how far it is."""
+"""A preset in the making: a thread that works while nobody is answered, and its progress."""
 
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 from saif.ui.errors import explain
 
 if TYPE_CHECKING:
     from saif.progress import Heard, Part
-    from saif.runtime.language_model import LanguageModel
 
 State = Literal["running", "done", "cancelled", "failed"]
 
-_POLL_SECONDS = 0.05
-_PASSES = ("start", "advance", "residuals", "log_probabilities")
+_CANCEL_SECONDS = 0.05  # how long a wait goes on once cancelled
 
 
 class BuildJob:
@@ -31,8 +29,6 @@ class BuildJob:
         title: str,
         work: "Mapping[Part, int]",
         pace: "Mapping[Part, float]",
-        *,
-        busy: Callable[[], bool],
     ) -> None:
         self.name, self.title = name, title
         self.state: State = "running"
@@ -40,18 +36,31 @@ class BuildJob:
         self.cancel = threading.Event()
         self.paused = False
         self._work, self._pace = work, pace
-        self._busy = busy
         self._done: Counter[Part] = Counter()
         self._started = time.monotonic()
         self._seconds_paused = 0.0
 
-    def run(self, make: "Callable[[Heard, Callable[[], None]], None]") -> threading.Thread:
+    def run(
+        self,
+        make: "Callable[[Heard, Callable[[], None]], None]",
+        wait_until_idle: Callable[[float], bool],
+    ) -> threading.Thread:
         """Work in a thread. `make` gets what hears of progress, and what has to be called before
-        each pass of the model."""
+        each pass of the model; both wait until nobody is answered, and raise once cancelled.
+
+        wait_until_idle: see `LocalEngine.wait_until_idle`.
+        """
+
+        def before_pass() -> None:
+            self._pause(wait_until_idle)
+
+        def heard(part: "Part", n: int) -> None:
+            self._done[part] += n
+            before_pass()
 
         def work() -> None:
             try:
-                make(self._heard, self._give_way)
+                make(heard, before_pass)
             except _CancelledError:
                 self.state = "cancelled"
             except Exception as error:  # noqa: BLE001 - told to whoever looks at the page
@@ -85,15 +94,11 @@ class BuildJob:
         worked = time.monotonic() - self._started - self._seconds_paused
         return worked / share * (1 - share)
 
-    def _heard(self, part: "Part", n: int) -> None:
-        self._done[part] += n
-        self._give_way()
-
-    def _give_way(self) -> None:
-        """Wait while someone's reply is being made. Raises what ends the work once cancelled."""
+    def _pause(self, wait_until_idle: Callable[[float], bool]) -> None:
         began = time.monotonic()
-        while self._busy() and not self.cancel.wait(_POLL_SECONDS):
+        while not (self.cancel.is_set() or wait_until_idle(0)):
             self.paused = True
+            wait_until_idle(_CANCEL_SECONDS)
         if self.paused:
             self._seconds_paused += time.monotonic() - began
             self.paused = False
@@ -103,22 +108,3 @@ class BuildJob:
 
 class _CancelledError(Exception):
     pass
-
-
-def giving_way(model: "LanguageModel", before_each_pass: Callable[[], None]) -> "LanguageModel":
-    """The same model for someone who works on it in the background."""
-    return cast("LanguageModel", _GivingWay(model, before_each_pass))
-
-
-class _GivingWay:
-    def __init__(self, model: "LanguageModel", before_each_pass: Callable[[], None]) -> None:
-        self._model = model
-        self._before_each_pass = before_each_pass
-
-    def remember(self, *_: Any) -> None:
-        """What is read in the background is no conversation, and would push those out."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name in _PASSES:
-            self._before_each_pass()
-        return getattr(self._model, name)

@@ -10,7 +10,7 @@ from saif.core.types import Thoroughness
 from saif.errors import InputError, SaifError
 from saif.presets.instructions import Instruction
 from saif.runtime.load import QuantizeOrAuto, model_id
-from saif.ui.admin.build_job import BuildJob, giving_way
+from saif.ui.admin.build_job import BuildJob
 from saif.ui.services import Current, Services
 
 if TYPE_CHECKING:
@@ -118,22 +118,16 @@ class Admin:
 
     def make(self, name: str, effort: Thoroughness) -> BuildJob:
         """Begin to make a preset. Raises SaifError if it can't be made."""
-        from saif.engine.local import LocalEngine
         from saif.experiments.build import make_presets
 
         with self._one_at_a_time:
             self._check_idle()
             engine, library = self._local_engine(), self.services.library
-            making = BuildJob(
-                name,
-                library.instruction(name).title,
-                *self._work(name, effort),
-                busy=lambda: self.services.busy,
-            )
+            making = BuildJob(name, library.instruction(name).title, *self._work(name, effort))
 
-            def work(heard: "Heard", before_each_pass: Callable[[], None]) -> None:
+            def work(heard: "Heard", before_pass: Callable[[], None]) -> None:
                 make_presets(
-                    LocalEngine(giving_way(engine.language_model, before_each_pass)),
+                    engine.background(before_pass),
                     library,
                     None,
                     [name],
@@ -144,7 +138,7 @@ class Admin:
                 )
 
             self.making = making
-            making.run(work)
+            making.run(work, engine.wait_until_idle)
             return making
 
     def _check_idle(self) -> None:
@@ -161,7 +155,7 @@ class Admin:
         engine, library = self._local_engine(), self.services.library
         work = work_left(engine, library, name, effort)
         if self._pace is None:
-            self._pace = measure_pace(engine, library.instruction(name))
+            self._pace = measure_pace(engine.background(lambda: None), library.instruction(name))
         return work, self._pace
 
     def _local_engine(self) -> "LocalEngine":

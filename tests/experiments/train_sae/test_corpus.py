@@ -4,11 +4,12 @@ from pathlib import Path
 import pytest
 from made_up import instructions, sentences
 
-from saif.decoding import Row, RowStep, Step
+from saif.decoding import RowStep, Step
 from saif.experiments.datasets import split_of
 from saif.experiments.train_sae import corpus as module
 from saif.experiments.train_sae.corpus import Sequences, build_corpus
 from saif.presets.instructions import Instruction
+from saif.runtime.batch import Row
 from saif.runtime.language_model import LanguageModel
 
 N_TOKENS = 12_000
@@ -89,7 +90,7 @@ def test_every_reply_continues_its_own_prompt(
         # The last rows end first; every row says the third last letter of its own message.
         for length in (1, 2):
             yield tuple(
-                RowStep(i, row.prompt_ids[-15], "", 0, None)
+                RowStep(i, row.token_ids[-15], "", 0, None)
                 for i, row in enumerate(rows)
                 if length == 1 or i < 2
             )

@@ -286,7 +286,7 @@ def test_the_reader_gives_what_encoding_gives(tmp_path: Path, kind: str, apply_b
     sae = load_sae(tmp_path)
     rows = torch.randn(50, D_MODEL)
     ids = [7, 90, 3]
-    encoder, bias, threshold = sae.reader(ids)
+    encoder, bias, threshold = sae.encoder(ids)
     pre = rows @ encoder.T + bias
     read = torch.where(pre > threshold, pre, 0)
     expected = sae.encode(rows)[:, ids]

@@ -11,8 +11,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from saif.core.steering import Steering
 from saif.core.types import Span
-from saif.decoding import Row, Sampling, decode
-from saif.runtime.batch import RowStart
+from saif.decoding import Sampling, decode
+from saif.runtime.batch import Row
 from saif.runtime.cpu.c_step import NativeDecoder
 from saif.runtime.language_model import LanguageModel
 
@@ -54,7 +54,7 @@ def steering(model: LanguageModel, layer: int, span: Span, seed: int = 0) -> Ste
 def rows_of(model: LanguageModel, span: Span = "response", **sampling: Any) -> list[Row]:
     """Mixed lengths, steerings and layers, and rows that end on the way."""
     return [
-        Row(prompt_ids=ids, steering=push, sampling=Sampling(max_new_tokens=n, **sampling))
+        Row(ids, steering=push, sampling=Sampling(max_new_tokens=n, **sampling))
         for ids, push, n in [
             (PROMPTS[0], steering(model, 1, span), 24),
             (PROMPTS[1], None, 9),
@@ -72,11 +72,11 @@ def run(model: LanguageModel, rows: Sequence[Row]) -> list[list[tuple[Any, ...]]
     return found
 
 
-def logits_of(model: LanguageModel, starts: list[RowStart], n_steps: int = 6) -> torch.Tensor:
-    batch, result = model.start(starts)
+def logits_of(model: LanguageModel, starts: list[Row], n_steps: int = 6) -> torch.Tensor:
+    batch, result = model.prefill(starts)
     every = [result.logits]
     for token in range(65, 65 + n_steps):
-        every.append(model.advance(batch, [token] * len(starts)).logits)
+        every.append(model.decode_step(batch, [token] * len(starts)).logits)
     return torch.stack(every)
 
 

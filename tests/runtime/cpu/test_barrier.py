@@ -8,14 +8,14 @@ import time
 import torch
 from step_models import PROMPTS, logits_of, native, steering
 
-from saif.runtime.batch import Batch, RowStart
+from saif.runtime.batch import Batch, Row
 
 
 def test_two_models_step_at_once(library: ctypes.CDLL) -> None:
     torch.set_num_threads(2)
     models = [native("llama", library), native("qwen3", library)]
     starts = [
-        [RowStart(ids), RowStart(ids, steering(model, 1, "all"))]
+        [Row(ids), Row(ids, steering(model, 1, "all"))]
         for model, ids in zip(models, PROMPTS, strict=False)
     ]
     alone = [logits_of(model, each, 40) for model, each in zip(models, starts, strict=True)]
@@ -37,16 +37,16 @@ def test_two_models_step_at_once(library: ctypes.CDLL) -> None:
 def test_any_number_of_threads_gives_the_same_bits(library: ctypes.CDLL) -> None:
     """More than there are cores, too, and after a while in which they went to sleep."""
     model = native("llama", library)
-    starts = [RowStart(ids) for ids in PROMPTS]
+    starts = [Row(ids) for ids in PROMPTS]
 
     def replies(batch: Batch, threads: int) -> torch.Tensor:
         torch.set_num_threads(threads)
-        return torch.stack([model.advance(batch, [65] * len(starts)).logits for _ in range(6)])
+        return torch.stack([model.decode_step(batch, [65] * len(starts)).logits for _ in range(6)])
 
     for threads in (2, 5, 3):
         # Prompts are read by the model itself, which promises no equal bits.
         torch.set_num_threads(1)
-        one, many = model.start(starts)[0], model.start(starts)[0]
+        one, many = model.prefill(starts)[0], model.prefill(starts)[0]
         expected = replies(one, 1)
         assert expected.isfinite().all()
         assert torch.equal(replies(many, threads), expected)
@@ -71,10 +71,10 @@ def test_what_others_read_in_the_background_does_not_put_it_to_sleep(library: ct
         other.start()
     for _ in others:
         used.acquire(timeout=60)
-    batch, _ = model.start([RowStart(PROMPTS[0])])
+    batch, _ = model.prefill([Row(PROMPTS[0])])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
     for _ in range(100):
-        model.advance(batch, [65])
+        model.decode_step(batch, [65])
     sleeps = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before
     ended.set()
     for other in others:

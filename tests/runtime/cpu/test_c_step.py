@@ -21,11 +21,11 @@ from step_models import (
 from torch import Tensor, nn
 
 from saif.core.types import SPANS, Span
-from saif.decoding import Row, Sampling
+from saif.decoding import Sampling
 from saif.engine.local import LocalEngine, SharedEngine
 from saif.engine.protocol import Message, Request, complete
 from saif.errors import ModelError
-from saif.runtime.batch import Batch, RowStart
+from saif.runtime.batch import Batch, Row
 from saif.runtime.cpu import build
 from saif.runtime.cpu.torch_step import LeanDecoder
 from saif.runtime.cpu.weights import GroupedLinear
@@ -34,11 +34,11 @@ from saif.runtime.cpu.weights import GroupedLinear
 @pytest.mark.parametrize("kind", LEAN_KINDS)
 def test_its_logits_are_the_models_own(kind: str, library: ctypes.CDLL) -> None:
     starts = [
-        RowStart(PROMPTS[0], steering(small(kind), 1, "response")),
-        RowStart(PROMPTS[1]),
-        RowStart(PROMPTS[2], steering(small(kind), 2, "all", 4)),
-        RowStart(PROMPTS[0] * 3),
-        RowStart(PROMPTS[1]),
+        Row(PROMPTS[0], steering(small(kind), 1, "response")),
+        Row(PROMPTS[1]),
+        Row(PROMPTS[2], steering(small(kind), 2, "all", 4)),
+        Row(PROMPTS[0] * 3),
+        Row(PROMPTS[1]),
     ]
     plain = logits_of(on_a_grid(small(kind)), starts)
     model = native(kind, library)
@@ -61,7 +61,7 @@ def test_its_replies_are_the_models_own(
 def test_a_reply_outgrows_the_room_that_its_cache_has(library: ctypes.CDLL) -> None:
     plain, model = on_a_grid(small("llama")), native("llama", library)
     plain.end_ids = model.end_ids = frozenset()
-    row = Row(prompt_ids=PROMPTS[1] * 4, sampling=Sampling(max_new_tokens=300))
+    row = Row(PROMPTS[1] * 4, sampling=Sampling(max_new_tokens=300))
     assert run(model, [row]) == run(plain, [row])
 
 
@@ -81,26 +81,26 @@ def test_a_row_gets_the_same_bits_in_any_company(
 ) -> None:
     """Beside longer rows, behind padding and with either number of threads."""
     model = native(kind, library)
-    own = RowStart(PROMPTS[1], steering(model, 1, "response"))
-    batch, _ = model.start([own])
+    own = Row(PROMPTS[1], steering(model, 1, "response"))
+    batch, _ = model.prefill([own])
     tokens = range(66, 74)
-    expected = [model.advance(batch, [token]).logits[0] for token in tokens]
-    long = RowStart(PROMPTS[1] * 3, steering(model, 0, "all"))
-    company = [RowStart(PROMPTS[0]), own, long, RowStart(PROMPTS[2]), long, own]
+    expected = [model.decode_step(batch, [token]).logits[0] for token in tokens]
+    long = Row(PROMPTS[1] * 3, steering(model, 0, "all"))
+    company = [Row(PROMPTS[0]), own, long, Row(PROMPTS[2]), long, own]
     torch.set_num_threads(threads)
     for n in (2, 3, 6):
-        batch, _ = model.start(company[:n])
-        copy_cache(batch, 1, model.start([own])[0])
+        batch, _ = model.prefill(company[:n])
+        copy_cache(batch, 1, model.prefill([own])[0])
         for token, alone in zip(tokens, expected, strict=True):
-            found = model.advance(batch, [token - 20, token, *[token + 9] * (n - 2)]).logits[1]
+            found = model.decode_step(batch, [token - 20, token, *[token + 9] * (n - 2)]).logits[1]
             assert torch.equal(found, alone)
 
 
 def test_an_unsteered_row_is_not_touched_by_the_steered_one(library: ctypes.CDLL) -> None:
     model = native("llama", library)
-    plain = Row(prompt_ids=PROMPTS[1], sampling=Sampling(max_new_tokens=24))
+    plain = Row(PROMPTS[1], sampling=Sampling(max_new_tokens=24))
     pushed = Row(
-        prompt_ids=PROMPTS[1],
+        token_ids=PROMPTS[1],
         sampling=Sampling(max_new_tokens=24),
         steering=steering(model, 1, "all"),
     )
@@ -118,12 +118,12 @@ def test_many_people_get_what_each_would_get_alone(library: ctypes.CDLL) -> None
         )
     ]
     expected = [complete(LocalEngine(model), [request])[0] for request in requests]
-    assert complete(SharedEngine(model, turn_bytes=1 << 24), requests) == expected
+    assert complete(SharedEngine(model, cache_bytes=1 << 24), requests) == expected
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_weights_on_no_grid_lose_little(kind: str, library: ctypes.CDLL) -> None:
-    starts = [RowStart(ids) for ids in PROMPTS]
+    starts = [Row(ids) for ids in PROMPTS]
     plain, model = small(kind), small(kind)
     model.make_lean(packed=True, library=library)
     assert {linear.bits for linear in model.lean._linears} == {8}

@@ -12,7 +12,7 @@ import saif.runtime.steering_hook as edits_module
 from saif.core.steering import LatentEncoder, Steering
 from saif.core.types import Schedule
 from saif.errors import SteeringError
-from saif.runtime.batch import RowStart
+from saif.runtime.batch import Row
 from saif.runtime.language_model import LanguageModel
 from saif.runtime.steering_hook import SteeringHook
 
@@ -49,10 +49,10 @@ def test_every_shape_of_push_gives_what_the_model_gives(shape: str, library: cty
     model = native("llama", library)
     other = steering(model, 1, "response", 7)
     starts = [
-        RowStart(PROMPTS[0], shapes(model)[shape]),
-        RowStart(PROMPTS[1]),
-        RowStart(PROMPTS[2], other),
-        RowStart(PROMPTS[1], replace(other, schedule=Schedule(keep_norm=True))),
+        Row(PROMPTS[0], shapes(model)[shape]),
+        Row(PROMPTS[1]),
+        Row(PROMPTS[2], other),
+        Row(PROMPTS[1], replace(other, schedule=Schedule(keep_norm=True))),
     ]
     plain = logits_of(on_a_grid(small("llama")), starts, 12)
     torch.testing.assert_close(logits_of(model, starts, 12), plain, atol=5e-4, rtol=1e-4)
@@ -63,26 +63,26 @@ def test_what_only_adds_is_added_in_compiled_code(
 ) -> None:
     model = native("llama", library)
     every = shapes(model)
-    batch, _ = model.start([RowStart(PROMPTS[0], every["fading"]), RowStart(PROMPTS[1])])
-    other, _ = model.start([RowStart(PROMPTS[0], every["clamped in the middle"])])
+    batch, _ = model.prefill([Row(PROMPTS[0], every["fading"]), Row(PROMPTS[1])])
+    other, _ = model.prefill([Row(PROMPTS[0], every["clamped in the middle"])])
     calls: list[int] = []
     monkeypatch.setattr(
         edits_module, "add_direction", lambda resid, *_, **__: calls.append(1) or resid + 1
     )
-    assert model.advance(batch, [65, 66]).steered == (1, 0)
+    assert model.decode_step(batch, [65, 66]).steered == (1, 0)
     assert not calls
-    model.advance(other, [65])
+    model.decode_step(other, [65])
     assert len(calls) == 1  # the one layer of three whose latents are clamped
 
 
 def test_a_push_that_changes_nothing_is_an_error(library: ctypes.CDLL) -> None:
     model = native("llama", library)
     faint = steering(model, 1, "response")
-    batch, _ = model.start([RowStart(PROMPTS[1]), RowStart(PROMPTS[0], faint)])
+    batch, _ = model.prefill([Row(PROMPTS[1]), Row(PROMPTS[0], faint)])
     batch.rows[1].steering = replace(faint, directions={1: faint.directions[1] * 1e-30})
     wanted = r"layer 1 changed \[0, 0\] positions instead of \[0, 1\]"
     with pytest.raises(SteeringError, match=wanted):
-        model.advance(batch, [65, 66])
+        model.decode_step(batch, [65, 66])
     assert not model._lock.locked()
 
 
@@ -90,11 +90,11 @@ def test_a_plain_row_that_was_changed_is_an_error(
     library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = native("llama", library)
-    batch, _ = model.start([RowStart(PROMPTS[1]), RowStart(PROMPTS[0], steering(model, 1, "all"))])
+    batch, _ = model.prefill([Row(PROMPTS[1]), Row(PROMPTS[0], steering(model, 1, "all"))])
     own = SteeringHook.added
     monkeypatch.setattr(SteeringHook, "added", lambda self: {0: own(self)[1], 1: own(self)[1]})
     with pytest.raises(SteeringError, match=r"changed \[1, 1\] positions instead of \[0, 1\]"):
-        model.advance(batch, [65, 66])
+        model.decode_step(batch, [65, 66])
 
 
 def test_what_was_added_in_one_step_is_not_added_in_the_next(library: ctypes.CDLL) -> None:
@@ -102,12 +102,12 @@ def test_what_was_added_in_one_step_is_not_added_in_the_next(library: ctypes.CDL
     model, plain = native("llama", library), on_a_grid(small("llama"))
     fading = replace(steering(model, 1, "response"), schedule=Schedule(half_life=1))
     steered = []
-    batch, result = model.start([RowStart(PROMPTS[0], fading)])
-    expected, _ = plain.start([RowStart(PROMPTS[0], fading)])
+    batch, result = model.prefill([Row(PROMPTS[0], fading)])
+    expected, _ = plain.prefill([Row(PROMPTS[0], fading)])
     for token in range(65, 75):
-        result = model.advance(batch, [token])
+        result = model.decode_step(batch, [token])
         steered.append(result.steered[0])
-        other = plain.advance(expected, [token])
+        other = plain.decode_step(expected, [token])
         torch.testing.assert_close(result.logits, other.logits, atol=1e-4, rtol=1e-4)
     assert steered == [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
 
@@ -115,23 +115,23 @@ def test_what_was_added_in_one_step_is_not_added_in_the_next(library: ctypes.CDL
 def test_a_nan_forced_past_the_check_stays_in_its_row(library: ctypes.CDLL) -> None:
     model = native("llama", library)
     push = steering(model, 1, "response")
-    starts = [RowStart(PROMPTS[0]), RowStart(PROMPTS[0], push)]
-    batch, clean = model.start(starts)[0], model.start(starts)[0]
+    starts = [Row(PROMPTS[0]), Row(PROMPTS[0], push)]
+    batch, clean = model.prefill(starts)[0], model.prefill(starts)[0]
     broken = replace(push)
     object.__setattr__(broken, "directions", {1: torch.full((model.d_model,), torch.nan)})
     batch.rows[1].steering = broken
-    found = model.advance(batch, [65, 65]).logits
-    assert torch.equal(found[0], model.advance(clean, [65, 65]).logits[0])
+    found = model.decode_step(batch, [65, 65]).logits
+    assert torch.equal(found[0], model.decode_step(clean, [65, 65]).logits[0])
     assert found[1].isnan().all()
 
 
 def test_a_nan_is_not_added_where_its_row_is_not_steered(library: ctypes.CDLL) -> None:
     model = native("llama", library)
     push = steering(model, 1, "prompt")
-    batch, _ = model.start([RowStart(PROMPTS[0], push), RowStart(PROMPTS[0], push)])
+    batch, _ = model.prefill([Row(PROMPTS[0], push), Row(PROMPTS[0], push)])
     object.__setattr__(push, "directions", {1: torch.full((model.d_model,), torch.nan)})
     batch.rows[1].steering = steering(model, 1, "response")
-    result = model.advance(batch, [65, 65])
+    result = model.decode_step(batch, [65, 65])
     assert result.steered == (0, 1)
     assert result.logits.isfinite().all()
 
@@ -140,9 +140,9 @@ def test_a_token_that_does_not_exist_is_refused(library: ctypes.CDLL) -> None:
     """Its embedding would be read from beyond the end."""
     model = native("llama", library)
     for token in (-1, len(model.tokenizer)):
-        batch, _ = model.start([RowStart(PROMPTS[0])])
+        batch, _ = model.prefill([Row(PROMPTS[0])])
         with pytest.raises(IndexError):
-            model.advance(batch, [token])
+            model.decode_step(batch, [token])
 
 
 @pytest.mark.parametrize("rope_type", ["dynamic", "yarn"])
@@ -151,7 +151,7 @@ def test_turns_that_depend_on_the_length_are_left_to_the_other_step(
 ) -> None:
     rope = {"rope_type": rope_type, "rope_theta": 1e4, "factor": 2.0}
     model = on_a_grid(small("llama", rope_parameters=rope))
-    starts = [RowStart(ids * 5) for ids in PROMPTS]
+    starts = [Row(ids * 5) for ids in PROMPTS]
     plain = logits_of(model, starts, 180)
     model.make_lean(packed=True, library=library)
     assert model.lean is not None

@@ -9,9 +9,9 @@ from tiny import tiny_model, tiny_steering
 
 import saif.runtime.steering_hook as edits_module
 from saif.core.types import SPANS, Span
-from saif.decoding import Row, Sampling
+from saif.decoding import Sampling
 from saif.errors import SteeringError
-from saif.runtime.batch import RowStart
+from saif.runtime.batch import Row
 from saif.runtime.cpu.torch_step import can_be_lean
 
 
@@ -19,9 +19,9 @@ from saif.runtime.cpu.torch_step import can_be_lean
 def test_its_logits_are_the_models_own(kind: str) -> None:
     model = small(kind)
     starts = [
-        RowStart(PROMPTS[0], steering(model, 1, "response")),
-        RowStart(PROMPTS[1]),
-        RowStart(PROMPTS[2], steering(model, 2, "all", 4)),
+        Row(PROMPTS[0], steering(model, 1, "response")),
+        Row(PROMPTS[1]),
+        Row(PROMPTS[2], steering(model, 2, "all", 4)),
     ]
     plain = logits_of(model, starts)
     model.make_lean(packed=False)
@@ -58,8 +58,8 @@ def test_an_unsteered_row_is_not_touched_by_the_steered_one(
     model = small("llama")
     model.make_lean(packed=packed)
     sampling = Sampling(max_new_tokens=24, temperature=temperature)
-    plain = Row(prompt_ids=PROMPTS[1], sampling=sampling)
-    pushed = Row(prompt_ids=PROMPTS[1], sampling=sampling, steering=steering(model, 1, "all"))
+    plain = Row(PROMPTS[1], sampling=sampling)
+    pushed = Row(PROMPTS[1], sampling=sampling, steering=steering(model, 1, "all"))
     first, steered, second = run(model, [plain, pushed, plain])
     assert first == second == run(model, [plain])[0]
     assert steered != first
@@ -67,7 +67,7 @@ def test_an_unsteered_row_is_not_touched_by_the_steered_one(
 
 def test_packed_weights_change_little() -> None:
     model = small("llama")
-    starts = [RowStart(ids) for ids in PROMPTS]
+    starts = [Row(ids) for ids in PROMPTS]
     plain = logits_of(model, starts)
     model.make_lean(packed=True)
     packed = logits_of(model, starts)
@@ -88,15 +88,15 @@ def test_reading_is_left_to_the_model_itself() -> None:
 def test_a_push_that_gets_lost_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
     model.make_lean(packed=True)
-    batch, _ = model.start([RowStart(PROMPTS[0], tiny_steering(3))])
+    batch, _ = model.prefill([Row(PROMPTS[0], tiny_steering(3))])
     model.lean._blocks.pop()  # the last block is skipped, and the edit with it
     with pytest.raises(SteeringError, match=r"layer 3 changed \[0\] positions instead of \[1\]"):
-        model.advance(batch, [65])
+        model.decode_step(batch, [65])
     assert not model._lock.locked()
     monkeypatch.setattr(edits_module, "pushed", lambda resid, *_, **__: resid)
     model = tiny_model()
     with pytest.raises(SteeringError):
-        model.start([RowStart(PROMPTS[0], tiny_steering(1))])
+        model.prefill([Row(PROMPTS[0], tiny_steering(1))])
 
 
 @pytest.mark.parametrize(

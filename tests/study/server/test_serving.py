@@ -108,7 +108,7 @@ def test_a_study_is_put_together_so_that_a_code_waits_and_nothing_is_left_open(
         Housekeeper.is_safe_to_finish,
         Housekeeper.wake,
     ]
-    assert desk.streams._answering.engine.language_model.turns is None  # type: ignore[attr-defined]
+    assert desk.streams._answering.engine.prefix_cache is None  # type: ignore[attr-defined]
     assert desk.streams._threads._shutdown
     assert not list(opening.folder.glob("*.db-wal"))
 

@@ -180,6 +180,18 @@ def test_noise_differs_from_step_to_step_and_is_shared_within_one() -> None:
 # What is drawn
 
 
+def test_every_step_draws_anew() -> None:
+    """Where all tokens are equally likely, noise that stayed would repeat one of them."""
+
+    class Undecided(ScriptedModel):
+        def _result(self) -> StepResult:
+            return StepResult(torch.zeros(len(self.alive), 256), (0,) * len(self.alive))
+
+    sampling = Sampling(max_new_tokens=20, temperature=1.0, repetition_penalty=1.0)
+    (steps,) = run(Undecided([]), [Row([65], sampling=sampling)])
+    assert len(set(tokens(steps))) > 10
+
+
 def test_draws_follow_the_softmax() -> None:
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0, 0.5])
     sampling = Sampling(temperature=0.7, repetition_penalty=1.0, seed=3)

@@ -128,10 +128,10 @@ class LanguageModel:
         if shared_prefix(sequences) < skip or any(len(s) <= skip for s in sequences):
             raise InputError(f"The sequences don't share their first {skip} tokens.")
         apart = self._separable_prefix(sequences, skip)
-        input_ids, mask, attention_mask, cache = self._after_prefix(sequences, apart)
+        input_ids, mask, attention_mask, kv_cache = self._after_prefix(sequences, apart)
         found: dict[int, Tensor] = {}
         readers = {layer: partial(found.__setitem__, layer) for layer in layers}
-        self._forward(input_ids, attention_mask, cache, {}, readers)
+        self._forward(input_ids, attention_mask, kv_cache, {}, readers)
         left = skip - apart
         rest = {layer: resid[:, left:] for layer, resid in found.items()}
         return rest, (mask.cumsum(dim=1) > left)[:, left:]
@@ -150,10 +150,10 @@ class LanguageModel:
         input_ids, mask = self._left_pad(
             [row[start:] for row, start in zip(full, starts, strict=True)]
         )
-        cache, head_mask = self._run_heads(heads) if apart else (None, mask[:, :0])
+        kv_cache, head_mask = self._run_heads(heads) if apart else (None, mask[:, :0])
         attention_mask = torch.cat([head_mask, mask], dim=1)
         keep = max(len(continuation) for _, continuation in rows) + 1
-        out = self._forward(input_ids, attention_mask, cache, {}, {}, logits_to_keep=keep)
+        out = self._forward(input_ids, attention_mask, kv_cache, {}, {}, logits_to_keep=keep)
         found = []
         for logits, (_, continuation) in zip(out.logits, rows, strict=True):
             n = len(continuation)
@@ -200,7 +200,7 @@ class LanguageModel:
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
-        cache: Any,
+        kv_cache: Any,
         edits: Mapping[int, Edit],
         readers: Mapping[int, Callable[[Tensor], None]],
         *,
@@ -218,8 +218,8 @@ class LanguageModel:
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 position_ids=positions,
-                past_key_values=cache,
-                use_cache=cache is not None,
+                past_key_values=kv_cache,
+                use_cache=kv_cache is not None,
                 logits_to_keep=logits_to_keep,
             )
 
@@ -242,29 +242,29 @@ class LanguageModel:
         self, sequences: Sequence[Sequence[int]], skip: int, chunks: Sequence[slice]
     ) -> Generator[None, None, tuple[Tensor, Tensor, Tensor, Any]]:
         """As `_after_prefix`, with a pause after each of these chunks of the prefix."""
-        cache = self._new_cache()
+        kv_cache = self._new_kv_cache()
         input_ids, mask = self._left_pad([sequence[skip:] for sequence in sequences])
         if not skip:
-            return input_ids, mask, mask, cache
+            return input_ids, mask, mask, kv_cache
         prefix, ones = self._left_pad([sequences[0][:skip]])
         for chunk in chunks:
-            self._forward(prefix[:, chunk], ones[:, : chunk.stop], cache, {}, {})
+            self._forward(prefix[:, chunk], ones[:, : chunk.stop], kv_cache, {}, {})
             yield
-        cache.reorder_cache(torch.zeros(len(sequences), dtype=torch.long, device=self.device))
+        kv_cache.reorder_cache(torch.zeros(len(sequences), dtype=torch.long, device=self.device))
         attention_mask = torch.cat([ones.expand(len(sequences), -1), mask], dim=1)
-        return input_ids, mask, attention_mask, cache
+        return input_ids, mask, attention_mask, kv_cache
 
     def _run_heads(self, sequences: Sequence[tuple[int, ...]]) -> tuple[Any, Tensor]:
-        """The KV cache of what rows start with, and its attention mask. Equal ones run once."""
+        """The KV kv_cache of what rows start with, and its attention mask. Equal ones run once."""
         distinct = list(dict.fromkeys(sequences))
         skip = min(shared_prefix(distinct), min(map(len, distinct)) - 1)
-        input_ids, _, mask, cache = self._after_prefix(distinct, skip)
-        self._forward(input_ids, mask, cache, {}, {})
+        input_ids, _, mask, kv_cache = self._after_prefix(distinct, skip)
+        self._forward(input_ids, mask, kv_cache, {}, {})
         rows = torch.tensor([distinct.index(each) for each in sequences], device=self.device)
-        cache.reorder_cache(rows)
-        return cache, mask[rows]
+        kv_cache.reorder_cache(rows)
+        return kv_cache, mask[rows]
 
-    def _new_cache(self) -> Any:
+    def _new_kv_cache(self) -> Any:
         from saif.runtime.kv_cache import new_cache  # transformers comes with it
 
         return new_cache(self._model.config)
@@ -362,17 +362,17 @@ class LanguageModel:
         skip = unsteered_prefix(rows, self.control_ids) if apart and len(rows) > 1 else 0
         left = max(len(ids) - old.length for ids, old in zip(sequences, prefixes, strict=True))
         if len(rows) * left < skip + len(rows) * (max(map(len, sequences)) - skip):
-            cache = self._new_cache()
-            restored = restore(cache, prefixes, self.device)
+            kv_cache = self._new_kv_cache()
+            restored = restore(kv_cache, prefixes, self.device)
             input_ids, mask = self._left_pad(
                 [ids[old.length :] for ids, old in zip(sequences, prefixes, strict=True)]
             )
-            batch = Batch(rows, cache, torch.cat([restored, mask], dim=1))
+            batch = Batch(rows, kv_cache, torch.cat([restored, mask], dim=1))
             return batch, input_ids, [old.steered for old in prefixes]
-        input_ids, _, attention_mask, cache = yield from self._after_prefix_in_chunks(
+        input_ids, _, attention_mask, kv_cache = yield from self._after_prefix_in_chunks(
             sequences, skip, self._chunks(skip, 1, chunk_tokens)
         )
-        return Batch(rows, cache, attention_mask), input_ids, [0] * len(rows)
+        return Batch(rows, kv_cache, attention_mask), input_ids, [0] * len(rows)
 
     def decode_step(self, batch: Batch, token_ids: Sequence[int]) -> StepResult:
         """Append one token to every row; the logits are for the one after it. Raises SteeringError

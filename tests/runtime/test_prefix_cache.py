@@ -13,7 +13,7 @@ from saif.decoding import Sampling, decode
 from saif.engine.local import LocalEngine, SharedEngine
 from saif.engine.protocol import Message, Reply, Request, complete
 from saif.runtime import prefix_cache
-from saif.runtime.batch import Row
+from saif.runtime.batch import Batch, Row
 from saif.runtime.language_model import LanguageModel
 from saif.runtime.prefix_cache import PrefixCache
 
@@ -172,6 +172,23 @@ def put(cache: PrefixCache, model: LanguageModel, text: str, cache_key: str = ""
 
 def cached(cache: PrefixCache, text: str) -> int:
     return cache.get(Row(list(text.encode()))).length
+
+
+def test_a_row_is_put_once_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all that was run: its last token never was."""
+    model, lengths = tiny_model(), list[list[int]]()
+    cache = PrefixCache(1 << 24, model.control_ids)
+    put = cache.put
+
+    def note(batch: Batch, rows: Sequence[int]) -> None:
+        lengths.append([len(batch.rows[row].token_ids) for row in rows])
+        put(batch, rows)
+
+    monkeypatch.setattr(cache, "put", note)
+    model.end_ids = frozenset()
+    rows = [Row([65] * 10, sampling=Sampling(max_new_tokens=n)) for n in (4, 2, 4)]
+    list(decode(model, rows, cache=cache))
+    assert lengths == [[], [11], [], [13, 13]]
 
 
 def test_what_was_used_longest_ago_goes_first() -> None:

@@ -1,6 +1,7 @@
 """Make a model's presets from start to finish: identify, calibrate, score, write."""
 
 import functools
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,11 @@ from saif.experiments.baselines import CONDITIONS, Subject
 from saif.experiments.calibrate.budget import EFFORTS
 from saif.experiments.calibrate.search import calibrate, keep_choice
 from saif.experiments.calibrate.space import replies_made
-from saif.experiments.datasets import read_contents
-from saif.experiments.evaluate.run import Evaluation
+from saif.experiments.datasets import Split, read_contents
+from saif.experiments.evaluate.plan import plan_scores
+from saif.experiments.evaluate.run import Evaluation, run_trials
+from saif.experiments.evaluate.run_folder import RunFolder
+from saif.experiments.evaluate.summary import stored_scores
 from saif.experiments.identify import build_presets, prompts_read, read_prompts
 from saif.presets.controls import check_model
 from saif.presets.files import write_preset
@@ -27,6 +31,9 @@ from saif.runtime.sae import Sae, load_sae
 
 Search = Literal["all", "rival", "none"]
 """What calibration searches: the latents and mean difference, mean difference alone, neither."""
+
+RUNS = "runs"
+"""Where a model's folder keeps the runs that its presets' scores summarise."""
 
 N_SCORED = 20
 """Held-out texts that a made preset is scored on, unless told otherwise; as many ship."""
@@ -149,7 +156,11 @@ def calibrate_presets(
     """Calibrate and score presets, writing each as soon as it is done.
 
     A preset that has scores already is left alone unless `again`, so an interrupted run goes on.
-    What isn't searched stays, and is scored anew.
+    What isn't searched stays, and is scored anew. The scores summarise an evaluation, whose replies
+    stay in `runs/` beside the presets, a folder for each preset and placement.
+
+    Raises InputError if there is nothing to calibrate or too little text, PresetError for a preset
+    of another model, SaeError without an SAE.
     """
     names = list(preset_ids or library.preset_ids(engine.model.id))
     if not names:
@@ -170,7 +181,12 @@ def calibrate_presets(
             progress.advance(replies, count)
             heard("replies", count)
 
+        @functools.cache
+        def texts(kind: ContentKind, split: Split, number: int) -> list[str]:
+            return read_contents(data, kind, split, number)
+
         evaluation = Evaluation(engine, advance=advance)
+        folder = library.model_folder(engine.model.id)
         jobs = [(name, placement) for name in names for placement in PLACEMENTS]
         overall = progress.add_task("Presets × placements", total=len(jobs))
         for name, placement in jobs:
@@ -180,8 +196,8 @@ def calibrate_presets(
             if again or preset.preset.placements[placement].scores is None:
                 instruction = library.instruction(preset.preset.instruction)
                 each = EFFORTS[effort, instruction.contents]
-                develop = read_contents(data, instruction.contents, "develop", each.third)
-                held_out = read_contents(data, instruction.contents, "held-out", n)
+                develop = texts(instruction.contents, "develop", each.third)
+                held_out = texts(instruction.contents, "held-out", n)
                 find = (
                     keep_choice
                     if search == "none"
@@ -194,15 +210,24 @@ def calibrate_presets(
                 subject = Subject(
                     preset=chosen, instruction=instruction, placement=placement, load=load
                 )
-                scores = evaluation.scores(
+                bound = round(found.bound, 2)
+                record, trials = plan_scores(
+                    engine,
+                    library,
                     subject,
                     held_out,
+                    bound=bound,
                     max_new_tokens=each.max_new_tokens,
-                    bound=found.bound,
                     command=command,
                 )
-                scored = chosen.with_part(placement, scores=scores)
-                write_preset(library.model_folder(engine.model.id), scored)
+                place = folder / RUNS / f"{name}-{placement}-{record.identity()[:10]}"
+                if again:
+                    shutil.rmtree(place, ignore_errors=True)
+                run = RunFolder.open(place, record)
+                for _ in run_trials(evaluation, run, trials):
+                    pass
+                scores = stored_scores(run, bound)
+                write_preset(folder, chosen.with_part(placement, scores=scores))
             progress.advance(overall)
 
 

@@ -7,19 +7,10 @@ from typing import Literal
 
 from saif.core.types import Placement
 from saif.presets.preset import ConditionScores, Interval, LoadedPreset, Preset
+from saif.report.conditions import shown
 from saif.runtime.catalog import KnownModel, Quantize
 
 SHOWN_WORDS = 5
-
-_CONDITIONS = {
-    "unsteered": "Unsteered",
-    "prompted": "Prompted in words",
-    "steered": "Steered",
-    "mean-difference": "Mean difference",
-    "random": "Random latents",
-    "single-latent": "Best latent alone",
-    "saif": "Plain SAIF",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +90,7 @@ def scores_table(card: Preset, placement: Placement) -> str:
 
 def _score_row(condition: ConditionScores) -> str:
     name = condition.condition
-    label = _CONDITIONS.get(name, name.replace("-", " ").capitalize())
+    label = shown(name).label
     cells = "".join(
         _rate(rate) for rate in (condition.loose, condition.strict, condition.degenerate)
     )

@@ -17,7 +17,9 @@ from saif.experiments.calibrate.budget import EFFORTS, SearchBudget
 from saif.experiments.calibrate.search import Calibration
 from saif.experiments.datasets import read_contents
 from saif.experiments.evaluate import run
-from saif.experiments.evaluate.run import Evaluation
+from saif.experiments.evaluate.run_folder import RunFolder
+from saif.experiments.evaluate.summary import stored_scores
+from saif.experiments.report.build import write_report
 from saif.presets.files import read_preset, write_preset
 from saif.presets.library import SHIPPED, Library
 from saif.presets.preset import LoadedPreset, MeanDifferenceChoice
@@ -113,6 +115,53 @@ def test_every_condition_is_scored_and_the_choice_is_written(
         }
 
 
+def test_scores_can_be_counted_again_from_the_replies_of_their_run(
+    engine: LocalEngine, shelf: Library, data: Path, search: Search, tmp_path: Path
+) -> None:
+    _calibrate(engine, shelf, data, "question")
+    folder = shelf.model_folder(engine.model.id)
+    runs = {run.name: RunFolder.read(run) for run in (folder / "runs").iterdir()}
+    card = shelf.card(engine.model.id, "question")
+    for placement in PLACEMENTS:
+        scores = card.placements[placement].scores
+        assert scores is not None
+        assert scores.run is not None
+        run = runs.pop(f"question-{placement}-{scores.run[:10]}")
+        assert stored_scores(run, scores.perplexity_bound) == scores
+        assert list(run.record.presets) == ["question"]
+        assert run.record.max_new_tokens == {"sentence": 4}
+        assert {len(found) for found in run.cells().values()} == {4}
+        page = write_report([run.path], tmp_path / placement).read_text("utf-8")
+        assert "mean difference" in page
+    assert runs == {}
+    assert shelf.preset_ids(engine.model.id) == ["question", "translate-french", "verse"]
+
+
+def test_scoring_goes_on_within_a_preset_and_again_makes_its_replies_anew(
+    engine: LocalEngine, shelf: Library, data: Path, search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    real = run.Evaluation.measure
+
+    def measure(self: Any, trial: Any) -> Any:
+        made.append(str(trial.cell))
+        if len(made) == 4:
+            raise KeyboardInterrupt
+        return real(self, trial)
+
+    monkeypatch.setattr(run.Evaluation, "measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        _calibrate(engine, shelf, data, "question")
+    assert _scored(engine, shelf, "question") == {"pre": False, "post": False}
+    cells = [f"question/{placement}/{name}" for placement in PLACEMENTS for name in CONDITIONS]
+    made.clear()
+    made.extend("four")
+    _calibrate(engine, shelf, data, "question")
+    assert made[4:] == cells[3:]
+    _calibrate(engine, shelf, data, "question", again=True)
+    assert made[4:] == cells[3:] + cells
+
+
 def test_an_interrupted_run_goes_on_where_it_was(
     engine: LocalEngine, shelf: Library, data: Path, search: Search
 ) -> None:
@@ -141,13 +190,13 @@ def test_searching_sees_develop_texts_and_scoring_held_out_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scored: list[list[str]] = []
-    real = Evaluation.scores
+    real = build.plan_scores
 
-    def scores(self: Evaluation, subject: Any, contents: Any, **options: Any) -> Any:
+    def plan_scores(engine: Any, library: Any, subject: Any, contents: Any, **options: Any) -> Any:
         scored.append(list(contents))
-        return real(self, subject, contents, **options)
+        return real(engine, library, subject, contents, **options)
 
-    monkeypatch.setattr(Evaluation, "scores", scores)
+    monkeypatch.setattr(build, "plan_scores", plan_scores)
     _calibrate(engine, shelf, data, "question")
     assert len(search.contents) == len(scored) == 2
     for given, split, n in ((search.contents, "develop", 4), (scored, "held-out", 4)):
@@ -204,6 +253,21 @@ def test_prompts_carry_the_instruction_where_the_placement_says(
     wording = shelf.instruction("question").main_wording
     assert [m.startswith(f"{wording}\n") for m in prompted] == [True] * 4 + [False] * 4
     assert [m.endswith(f"\n{wording}") for m in prompted] == [False] * 4 + [True] * 4
+
+
+def test_the_data_is_read_once_for_all_presets_and_placements(
+    engine: LocalEngine, shelf: Library, data: Path, search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[tuple[Any, ...]] = []
+    real = build.read_contents
+
+    def read_contents(source: Path, *what: Any) -> list[str]:
+        read.append(what)
+        return real(source, *what)
+
+    monkeypatch.setattr(build, "read_contents", read_contents)
+    _calibrate(engine, shelf, data)
+    assert read == [("sentence", "develop", 4), ("sentence", "held-out", 4)]
 
 
 def test_nothing_to_calibrate_and_too_few_texts_are_refused(
@@ -269,7 +333,7 @@ def test_without_a_search_the_choice_stays_and_is_scored(
         assert scores.perplexity_bound != 50
 
 
-# BuildJob what a model lacks
+# Making what a model lacks
 
 
 @pytest.fixture

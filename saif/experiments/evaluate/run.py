@@ -10,7 +10,6 @@ from saif.engine.local import LocalEngine
 from saif.engine.protocol import Reply
 from saif.errors import PresetError
 from saif.experiments.baselines import (
-    CONDITIONS,
     Condition,
     Subject,
     message_for,
@@ -18,8 +17,7 @@ from saif.experiments.baselines import (
     steering_of,
 )
 from saif.experiments.evaluate.run_folder import Cell, ReplyRecord, RunFolder, Timing
-from saif.experiments.evaluate.score import Judged, Task, judge, make_replies, summarise
-from saif.presets.preset import ConditionScores, Scores
+from saif.experiments.evaluate.score import Judged, Task, judge, make_replies
 from saif.presets.spec import SteeringSpec
 
 Advance = Callable[[int], None]
@@ -35,6 +33,8 @@ class Trial:
     condition: Condition
     contents: Sequence[str]
     max_new_tokens: int
+    bound: float
+    """The perplexity beyond which a reply is degenerate (see `saif.core.fluency`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,38 +108,6 @@ class Evaluation:
         )
         return Measured(judged, tasks, seconds, time.perf_counter() - started)
 
-    def scores(
-        self,
-        subject: Subject,
-        contents: Sequence[str],
-        *,
-        max_new_tokens: int,
-        bound: float,
-        command: str,
-    ) -> Scores:
-        """All of `CONDITIONS` on held-out `contents`. bound: see `saif.core.fluency`."""
-        rows = []
-        for condition in CONDITIONS:
-            cell = Cell(preset=subject.preset.id, placement=subject.placement, condition=condition)
-            measured = self.measure(
-                Trial(
-                    cell=cell,
-                    subject=subject,
-                    condition=condition,
-                    contents=contents,
-                    max_new_tokens=max_new_tokens,
-                )
-            )
-            rows.append(_row(condition, measured, bound))
-        return Scores(
-            split="held-out",
-            n=len(contents),
-            max_new_tokens=max_new_tokens,
-            perplexity_bound=round(bound, 2),
-            command=command,
-            conditions=rows,
-        )
-
 
 def run_trials(
     evaluation: Evaluation, folder: RunFolder, trials: Sequence[Trial]
@@ -165,7 +133,7 @@ def perplexity_bound(subject: Subject) -> float:
 
 
 def _records(trial: Trial, measured: Measured) -> list[ReplyRecord]:
-    bound = perplexity_bound(trial.subject)
+    bound = trial.bound
     push = push_for(trial.condition, trial.subject)
     steering = measured.steering
     return [
@@ -206,11 +174,3 @@ def _plain_values(push: SteeringSpec) -> dict[str, object]:
 def _rounded(value: float | None) -> float | None:
     """Two digits are what a person reads; NaN (an empty reply) is no number in JSON."""
     return None if value is None or value != value else round(value, 2)
-
-
-def _row(name: Condition, measured: Measured, bound: float) -> ConditionScores:
-    steering = measured.steering
-    if steering is None:
-        return summarise(name, measured.judged, bound)
-    layer = next(iter(steering.dose))
-    return summarise(name, measured.judged, bound, layer=layer, dose=sum(steering.dose.values()))

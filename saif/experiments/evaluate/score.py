@@ -3,11 +3,9 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
 
 from saif.core.fluency import Fluency, fluency
 from saif.core.relevance import N_DISTRACTORS, is_about
-from saif.core.statistics import Rate, rate
 from saif.core.steering import Steering
 from saif.core.verifiers import Check, follows
 from saif.decoding import Sampling
@@ -15,7 +13,6 @@ from saif.engine.local import LocalEngine
 from saif.engine.protocol import Message, Reply, Request, complete
 from saif.errors import InputError
 from saif.presets.instructions import Instruction, place
-from saif.presets.preset import ConditionScores, Interval
 
 BATCH = 96
 """Rows that decode together: where two cores give the most tokens per second."""
@@ -187,33 +184,3 @@ def _scoring_batches(messages: Sequence[str], replies: Sequence[Reply]) -> Itera
 
 def _perplexity(log_probability: float, n_tokens: int) -> float:
     return math.exp(min(-log_probability / n_tokens, 700)) if n_tokens else math.nan
-
-
-def summarise(
-    condition: str,
-    judged: Sequence[Judged],
-    bound: float,
-    *,
-    layer: int | None = None,
-    dose: float | None = None,
-) -> ConditionScores:
-    """One condition's rates. A degenerate reply is never strict, but may be loose."""
-    perplexities = [
-        value
-        for value in (j.fluency.perplexity for j in judged)
-        if value is not None and not math.isnan(value)
-    ]
-    return ConditionScores(
-        condition=condition,
-        layer=layer,
-        loose=_interval(rate([j.loose for j in judged])),
-        strict=_interval(rate([j.strict(bound) for j in judged])),
-        degenerate=_interval(rate([j.degenerate(bound) for j in judged])),
-        perplexity=round(median(perplexities), 2) if perplexities else None,
-        dose=None if dose is None else round(dose, 4),
-    )
-
-
-def _interval(found: Rate) -> Interval:
-    low, high = found.wilson()
-    return Interval(successes=found.successes, n=found.n, low=round(low, 4), high=round(high, 4))

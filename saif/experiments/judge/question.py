@@ -1,12 +1,13 @@
-"""What an LLM judge is asked about a reply, and what counts as a grade."""
+"""Prompt of the LLM judge, and what counts as a grade in its answer."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from saif.experiments.judge.grades import Grade
+from saif.files import StrictModel
 
 Message = dict[str, str]
 
@@ -30,10 +31,8 @@ class Question:
     reply: str
 
 
-class _Verdict(BaseModel):
+class _Verdict(StrictModel):
     """The one line that a judge is asked for."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     grade: Grade
 

@@ -14,7 +14,7 @@ from saif.engine.local import LocalEngine
 from saif.engine.protocol import Message, Reply, Request, complete
 from saif.errors import InputError
 from saif.experiments.evaluate import score
-from saif.experiments.evaluate.score import Judged, Task, judge, make_replies, summarise
+from saif.experiments.evaluate.score import Judged, Task, judge, make_replies
 from saif.presets.instructions import place
 
 QUESTION, SUMMARISE = instructions("question", "summarise")
@@ -76,7 +76,7 @@ def _judge_each(
     return judge(engine, QUESTION, tasks, [_reply(text) for text in texts], contents=contents)
 
 
-# BuildJob replies
+# Making replies
 
 
 def test_replies_come_back_in_the_order_of_the_tasks(
@@ -228,26 +228,3 @@ def test_a_summary_that_was_cut_off_is_no_summary(engine: LocalEngine) -> None:
         assert judged.loose is loose
     (question,) = judge(engine, QUESTION, [task], [_reply(GOOD, "length")], contents=contents)
     assert question.loose  # what other instructions ask for shows at once
-
-
-# Summing up
-
-
-def test_rates_count_over_all_replies_with_their_intervals() -> None:
-    slow = Fluency(1.0, 0.0, False, 30.0)
-    judged = [_judged(), _judged(fluency=slow), _judged(about=False), _judged(loose=False)]
-    row = summarise("steered", judged, 20, layer=3, dose=0.41239)
-    assert (row.loose.successes, row.strict.successes, row.degenerate.successes) == (3, 1, 1)
-    assert {row.loose.n, row.strict.n, row.degenerate.n} == {4}
-    assert row.loose.low == pytest.approx(0.3006, abs=1e-3)  # Wilson, 3 of 4
-    assert row.loose.high == pytest.approx(0.9544, abs=1e-3)
-    assert (row.condition, row.layer, row.dose) == ("steered", 3, 0.4124)
-    assert row.perplexity == 10
-
-
-def test_the_median_perplexity_leaves_out_what_has_none() -> None:
-    empty = Fluency(1.0, 0.0, False, math.nan)
-    unread = Fluency(1.0, 0.0, False, None)
-    kept = summarise("x", [_judged(fluency=f) for f in (empty, unread, FLUENT)], 20)
-    assert kept.perplexity == 10
-    assert summarise("x", [_judged(fluency=empty)], 20).perplexity is None

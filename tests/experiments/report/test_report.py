@@ -76,8 +76,8 @@ def test_latents_are_held_against_mean_difference(page: str, tmp_path: Path) -> 
     assert "letter, pre steered 80 58–92 70 48–85 ahead by 10" in words
     without = write_report([small_run(tmp_path / "run")], tmp_path / "out").read_text("utf-8")
     assert "mean difference at its own best setting in" not in words_of(without)
-    assert 'href="#rivals"' in page
-    assert 'href="#rivals"' not in without
+    assert 'href="#baselines"' in page
+    assert 'href="#baselines"' not in without
 
 
 def test_nothing_is_asked_of_another_host_and_nothing_runs(page: str) -> None:
@@ -141,7 +141,7 @@ def test_names_from_a_file_stay_text_and_never_leave_the_folder(tmp_path: Path) 
     assert {path.parent for path in tmp_path.rglob("*.png")} == {tmp_path / "a" / "out"}
 
 
-def test_the_gallery_is_no_choice_of_ours_and_marks_what_is_degenerate(tmp_path: Path) -> None:
+def test_the_samples_are_no_choice_of_ours_and_marks_what_is_degenerate(tmp_path: Path) -> None:
     run = small_run(tmp_path / "run")
     words = words_of(write_report([run], tmp_path / "out").read_text("utf-8"))
     assert "the replies to the 3 texts of each preset whose SHA-256 is smallest" in words

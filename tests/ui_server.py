@@ -21,7 +21,7 @@ from saif.engine.local import LocalEngine
 from saif.engine.protocol import Engine, Request
 from saif.errors import ModelError
 from saif.experiments import build
-from saif.experiments.calibrate.budget import EFFORTS, SearchBudget
+from saif.experiments.calibrate.budget import BUDGETS, SearchBudget
 from saif.presets.library import SHIPPED, Library
 from saif.presets.preset import ModelRef
 from saif.runtime.batch import Batch, StepResult
@@ -126,7 +126,7 @@ def owner_library(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
     monkeypatch.setattr(
         build, "load_sae", lambda source: replace(planted_sae(int(Path(source).name)), id=source)
     )
-    monkeypatch.setattr(build, "EFFORTS", dict.fromkeys(EFFORTS, EFFORT))
+    monkeypatch.setattr(build, "BUDGETS", dict.fromkeys(BUDGETS, EFFORT))
     return Library(shipped.root, own=folder / "own")
 
 

@@ -15,7 +15,7 @@ reference translations against shuffled ones: see docs/decisions/0005."""
 N_DISTRACTORS = 3
 
 
-def is_about(own: float, others: Sequence[float]) -> bool:
+def is_relevant(own: float, others: Sequence[float]) -> bool:
     """own, others: log p(reply | instruction and content) in nats, for its own content and for
     the others."""
     return own - max(others) >= MARGIN

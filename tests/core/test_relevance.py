@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from saif.core.relevance import MARGIN, is_about
+from saif.core.relevance import MARGIN, is_relevant
 
 
 @pytest.mark.parametrize(
@@ -19,4 +19,4 @@ from saif.core.relevance import MARGIN, is_about
     ],
 )
 def test_a_reply_is_about_its_content(own: float, others: list[float], expected: bool) -> None:
-    assert is_about(own, others) is expected
+    assert is_relevant(own, others) is expected

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from saif.core.relevance import N_DISTRACTORS, is_about
+from saif.core.relevance import N_DISTRACTORS, is_relevant
 from saif.engine.local import LocalEngine
 from saif.experiments.datasets import sentence_pairs, split_of
 from saif.presets.instructions import place
@@ -43,7 +43,7 @@ def _rate(model: LanguageModel, pairs: list[tuple[str, str]], shift: int) -> flo
         reply = model.encode_text(translation)
         rows = [(prompts[(i + shift + step) % len(pairs)], reply) for step in places]
         own, *others = [float(scores.sum()) for scores in model.log_probabilities(rows)]
-        about += is_about(own, others)
+        about += is_relevant(own, others)
     return about / len(pairs)
 
 

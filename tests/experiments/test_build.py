@@ -13,7 +13,7 @@ from saif.errors import InputError, PresetError, SaeError
 from saif.experiments import build
 from saif.experiments.baselines import CONDITIONS
 from saif.experiments.build import calibrate_presets, identify_presets, make_presets, work_left
-from saif.experiments.calibrate.budget import EFFORTS, SearchBudget
+from saif.experiments.calibrate.budget import BUDGETS, SearchBudget
 from saif.experiments.calibrate.search import Calibration
 from saif.experiments.datasets import read_contents
 from saif.experiments.evaluate import run
@@ -24,7 +24,7 @@ from saif.presets.files import read_preset, write_preset
 from saif.presets.library import SHIPPED, Library
 from saif.presets.preset import LoadedPreset, MeanDifferenceChoice
 
-EFFORT = SearchBudget(first=2, first_tokens=3, second=2, third=4, max_new_tokens=4, identify_on=4)
+BUDGET = SearchBudget(first=2, first_tokens=3, second=2, third=4, max_new_tokens=4, identify_on=4)
 FOUND = MeanDifferenceChoice(layer=3, dose=0.5)
 
 
@@ -42,7 +42,7 @@ def shelf(
     monkeypatch.setattr(
         build, "load_sae", lambda source: replace(planted_sae(int(Path(source).name)), id=source)
     )
-    monkeypatch.setattr(build, "EFFORTS", dict.fromkeys(EFFORTS, EFFORT))
+    monkeypatch.setattr(build, "BUDGETS", dict.fromkeys(BUDGETS, BUDGET))
     return library
 
 
@@ -131,6 +131,12 @@ def test_scores_can_be_counted_again_from_the_replies_of_their_run(
         assert list(run.record.presets) == ["question"]
         assert run.record.max_new_tokens == {"sentence": 4}
         assert {len(found) for found in run.cells().values()} == {4}
+        beyond = {
+            "perplexity beyond the bound" in reply.problems
+            for reply in run.replies()
+            if reply.perplexity is None or reply.perplexity > scores.perplexity_bound
+        }
+        assert beyond == {True}
         page = write_report([run.path], tmp_path / placement).read_text("utf-8")
         assert "mean difference" in page
     assert runs == {}
@@ -160,6 +166,8 @@ def test_scoring_goes_on_within_a_preset_and_again_makes_its_replies_anew(
     assert made[4:] == cells[3:]
     _calibrate(engine, shelf, data, "question", again=True)
     assert made[4:] == cells[3:] + cells
+    runs = shelf.model_folder(engine.model.id) / "runs"
+    assert len(list(runs.iterdir())) == 2  # the same settings, so the same run
 
 
 def test_an_interrupted_run_goes_on_where_it_was(
@@ -300,7 +308,7 @@ def test_identifying_writes_presets_that_name_their_sae_by_its_place(
 def test_an_unknown_instruction_and_one_text_are_refused_before_any_work(
     engine: LocalEngine, shelf: Library, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(build, "read_prompts")
+    monkeypatch.delattr(build, "read_activations")
     with pytest.raises(PresetError, match="no instruction 'sing'"):
         identify_presets(engine, shelf, data, ["question", "sing"], None, n=4)
     with pytest.raises(InputError, match="from 1 texts"):
@@ -384,7 +392,7 @@ def test_all_that_is_done_is_heard_and_was_foretold(engine: LocalEngine, shipped
     heard: Counter[str] = Counter()
     made: dict[str, Any] = {"n": 4, "effort": "quick", "command": ""}
     make_presets(engine, shipped, None, ["letter"], None, **made,
-                 heard=lambda part, n: heard.update({part: n}))  # fmt: skip
+                 on_progress=lambda part, n: heard.update({part: n}))  # fmt: skip
     assert heard["prompts"] == foretold["prompts"]
     assert heard["layers"] == foretold["layers"] == 2
     # Neighbours that coincide are made once, and what no steering touches once for all.
@@ -401,7 +409,7 @@ def test_who_hears_can_end_the_work_and_the_next_time_goes_on(
 
     made: dict[str, Any] = {"n": 4, "effort": "quick", "command": ""}
     with pytest.raises(KeyboardInterrupt):
-        make_presets(engine, shipped, None, ["letter"], None, **made, heard=until_identified)
+        make_presets(engine, shipped, None, ["letter"], None, **made, on_progress=until_identified)
     left = work_left(engine, shipped, "letter", "quick", n=4)
     assert (left["prompts"], left["layers"]) == (0, 0)
     assert left["replies"] > 0

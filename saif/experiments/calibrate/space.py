@@ -1,4 +1,4 @@
-"""The pushes that a calibration tries: an opening field, the neighbours of its best, other shapes.
+"""The pushes that a calibration tries: an initial grid, the neighbours of its best, schedules.
 
 Nothing is run here, so that what a search will cost can be told beforehand.
 """
@@ -19,8 +19,8 @@ _LASTING, _STEADY = 0.85, 0.7  # what a push that fades less, or never, starts w
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
-    """Who takes part in a search. recipes: None is mean difference. texts: of the second round."""
+class SearchSpace:
+    """What a search tries. recipes: None is mean difference. texts: of the second round."""
 
     recipes: Sequence[LatentPush | None]
     semifinalists: int
@@ -28,17 +28,17 @@ class Field:
     finalists: int
 
 
-def fields(n_layers: int, effort: SearchBudget) -> tuple[Field, Field]:
+def search_spaces(n_layers: int, budget: SearchBudget) -> tuple[SearchSpace, SearchSpace]:
     """Mean difference, then the latents. The rival's field is small, and its best must not be
-    missed: every layer gets to the second round, on more texts, unless the effort is less."""
-    n_rivals = min(n_layers, effort.rival_semifinalists)
+    missed: every layer gets to the second round, on more texts, unless the budget is less."""
+    n_rivals = min(n_layers, budget.baseline_semifinalists)
     return (
-        Field([None], n_rivals, effort.third, effort.rival_finalists),
-        Field(effort.recipes, effort.semifinalists, effort.second, effort.finalists),
+        SearchSpace([None], n_rivals, budget.third, budget.baseline_finalists),
+        SearchSpace(budget.recipes, budget.semifinalists, budget.second, budget.finalists),
     )
 
 
-def opening(
+def initial_grid(
     layers: Sequence[int], recipes: Sequence[LatentPush | None], doses: Sequence[float]
 ) -> list[SteeringSpec]:
     """The first round: every recipe at every layer with every dose."""
@@ -51,7 +51,7 @@ def opening(
     ]
 
 
-def closing(
+def final_variants(
     finalists: Sequence[SteeringSpec], ranking: Sequence[SteeringSpec]
 ) -> list[SteeringSpec]:
     """The last round: the finalists in every shape."""
@@ -93,7 +93,7 @@ def _at(push: SteeringSpec, factor: float) -> SteeringSpec:
     return replace(push, dose=round(push.dose * factor, 3))
 
 
-def apart(pushes: Sequence[SteeringSpec]) -> list[SteeringSpec]:
+def distinct(pushes: Sequence[SteeringSpec]) -> list[SteeringSpec]:
     """The first of every layer and recipe: two doses of one would crowd out the others."""
     first: dict[tuple[tuple[int, ...], LatentPush | None], SteeringSpec] = {}
     for push in pushes:
@@ -101,13 +101,13 @@ def apart(pushes: Sequence[SteeringSpec]) -> list[SteeringSpec]:
     return list(first.values())
 
 
-def replies_made(n_layers: int, effort: SearchBudget, *, latents: bool = True) -> int:
+def replies_made(n_layers: int, budget: SearchBudget, *, latents: bool = True) -> int:
     """How many replies a search makes; a little fewer where neighbours coincide."""
-    n = effort.third  # the instruction in words
-    for field in fields(n_layers, effort)[: 1 + latents]:
-        first = opening(range(n_layers), field.recipes, effort.doses)
-        ranking = apart(first)
+    n = budget.third  # the instruction in words
+    for field in search_spaces(n_layers, budget)[: 1 + latents]:
+        first = initial_grid(range(n_layers), field.recipes, budget.doses)
+        ranking = distinct(first)
         second = neighbours(ranking[: field.semifinalists])
-        third = closing(second[: field.finalists], ranking)
-        n += len(first) * effort.first + len(second) * field.texts + len(third) * effort.third
+        third = final_variants(second[: field.finalists], ranking)
+        n += len(first) * budget.first + len(second) * field.texts + len(third) * budget.third
     return n

@@ -152,7 +152,7 @@ def _with_value(trial: Trial, over: Parameter, value: Value) -> Trial:
     trial = replace(trial, cell=trial.cell.model_copy(update={"value": value}))
     if over == "placement":  # each has its own calibrated choice
         return trial
-    if over == "strength" and value == 0:  # nothing is pushed at all
+    if over == "strength" and value == 0:  # nothing steers at all
         return replace(trial, condition="unsteered")
     subject = trial.subject
     choice = subject.preset.preset.placements[subject.placement].choice

@@ -1,4 +1,4 @@
-"""Measure presets under conditions: make a cell's replies, judge them, record them."""
+"""Evaluation run: make a cell's replies, judge them, record them."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -149,7 +149,7 @@ def _records(trial: Trial, measured: Measured) -> list[ReplyRecord]:
             dose=None if steering is None else round(sum(steering.dose.values()), 4),
             loose=judged.loose,
             strict=judged.strict(bound),
-            about=judged.about,
+            about=judged.relevant,
             problems=judged.fluency.problems(bound),
             perplexity=_rounded(judged.fluency.perplexity),
         )

@@ -1,11 +1,11 @@
-"""Make replies for many texts under one condition, and judge them."""
+"""Scoring: make replies for many texts under one condition, and judge them with code."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from saif.core.fluency import Fluency, fluency
-from saif.core.relevance import N_DISTRACTORS, is_about
+from saif.core.relevance import N_DISTRACTORS, is_relevant
 from saif.core.steering import Steering
 from saif.core.verifiers import Check, follows
 from saif.decoding import Sampling
@@ -22,20 +22,21 @@ _SCORING_BATCH = 48
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One reply and what the checks say. about is None where it needn't be asked: a reply that
-    isn't loose, or that repeats itself, can't be strict anyway."""
+    """One reply and what the checks say."""
 
     content: str
     reply: Reply
     loose: bool
     fluency: Fluency
-    about: bool | None
+    relevant: bool | None
+    """None where it needn't be judged: a reply that isn't loose, or that repeats itself, can't be
+    strict anyway."""
 
     def degenerate(self, bound: float) -> bool:
         return bool(self.fluency.problems(bound))
 
     def strict(self, bound: float) -> bool:
-        return self.loose and not self.degenerate(bound) and bool(self.about)
+        return self.loose and not self.degenerate(bound) and bool(self.relevant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def make_replies(
     sampling: Sampling,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[Reply]:
-    """Replies, in the order of the tasks. `advance` hears how many more are done.
+    """Replies, in the order of the tasks. `advance` is told how many more are done.
 
     Every content draws with a seed of its own, the same under every condition, so that replies to
     one content can be compared in pairs and those to different ones are independent.
@@ -88,14 +89,16 @@ def judge(
 ) -> list[Judged]:
     """Judge replies in every respect. `contents` supplies the other texts a reply must not fit
     as well."""
-    return ask_about(engine, instruction, judge_form(engine, instruction, tasks, replies), contents)
+    return judge_relevance(
+        engine, instruction, judge_form(engine, instruction, tasks, replies), contents
+    )
 
 
 def judge_form(
     engine: LocalEngine, instruction: Instruction, tasks: Sequence[Task], replies: Sequence[Reply]
 ) -> list[Judged]:
-    """Judge everything but whether replies are about their contents, which is dear to find out:
-    a loose one passes for it until `ask_about` has asked."""
+    """Judge everything but relevance, which is expensive: a loose reply is taken to be relevant
+    until `judge_relevance` has looked."""
     totals = _reply_log_probabilities(engine, [task.content for task in tasks], replies)
     check = instruction.check
     loose = [_is_loose(check, task, reply) for task, reply in zip(tasks, replies, strict=True)]
@@ -107,7 +110,7 @@ def judge_form(
         Judged(task.content, reply, is_loose, flows, None)
         for task, reply, is_loose, flows in zip(tasks, replies, loose, flow, strict=True)
     ]
-    return [replace(j, about=True) if _may_be_strict(j) else j for j in judged]
+    return [replace(j, relevant=True) if _may_be_strict(j) else j for j in judged]
 
 
 def _may_be_strict(judged: Judged) -> bool:
@@ -115,15 +118,15 @@ def _may_be_strict(judged: Judged) -> bool:
     return judged.loose and flows and bool(judged.reply.token_ids)
 
 
-def ask_about(
+def judge_relevance(
     engine: LocalEngine,
     instruction: Instruction,
     judged: Sequence[Judged],
     contents: Sequence[str],
 ) -> list[Judged]:
-    """Ask of the replies that can still be strict whether they are about their contents, which
-    takes four readings of each."""
-    wanted = [j for j in judged if j.about]
+    """Judge whether the replies that can still be strict are relevant to their contents, which
+    takes four forward passes over each."""
+    wanted = [j for j in judged if j.relevant]
     # The content in question, then the others; each asked for in words.
     flat = [
         (place(instruction.main_wording, text, "pre"), j.reply)
@@ -133,11 +136,11 @@ def ask_about(
     messages, replies = [message for message, _ in flat], [reply for _, reply in flat]
     scores = _reply_log_probabilities(engine, messages, replies)
     each = 1 + N_DISTRACTORS
-    about = iter(
-        is_about(scores[start], scores[start + 1 : start + each])
+    relevant = iter(
+        is_relevant(scores[start], scores[start + 1 : start + each])
         for start in range(0, len(scores), each)
     )
-    return [replace(j, about=next(about)) if j.about else j for j in judged]
+    return [replace(j, relevant=next(relevant)) if j.relevant else j for j in judged]
 
 
 def _is_loose(check: Check, task: Task, reply: Reply) -> bool:
@@ -174,8 +177,8 @@ def _reply_log_probabilities(
 
 
 def _scoring_batches(messages: Sequence[str], replies: Sequence[Reply]) -> Iterator[list[int]]:
-    """Rows that are read together: replies to one message side by side, so that the message is
-    read once for all of them, and messages of like length, to waste no padding."""
+    """Rows of one forward pass: replies to one message side by side, so that the message runs
+    once for all of them, and messages of like length, to waste no padding."""
     rows = [i for i, reply in enumerate(replies) if reply.token_ids]
     rows.sort(key=lambda i: (len(messages[i]), messages[i], len(replies[i].token_ids)))
     for start in range(0, len(rows), _SCORING_BATCH):

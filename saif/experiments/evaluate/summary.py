@@ -32,6 +32,11 @@ OUTCOMES: Mapping[Outcome, Callable[[ReplyRecord], bool]] = {
 }
 
 
+def rate_of(replies: Iterable[ReplyRecord], outcome: Outcome = "followed") -> Rate:
+    holds = OUTCOMES[outcome]
+    return rate([holds(reply) for reply in replies])
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One cell in numbers."""
@@ -57,16 +62,12 @@ class Row:
 
 def summarise(cell: Cell, replies: Sequence[ReplyRecord], timing: Timing | None = None) -> Row:
     """A cell's rates over its replies, of which there is at least one."""
-    rates = {name: rate([holds(reply) for reply in replies]) for name, holds in OUTCOMES.items()}
     perplexities = _finite(reply.perplexity for reply in replies)
     doses = _finite(reply.dose for reply in replies)
     timed = timing is not None and timing.generation_seconds > 0
     return Row(
         cell=cell,
-        loose=rates["loose"],
-        strict=rates["strict"],
-        degenerate=rates["degenerate"],
-        followed=rates["followed"],
+        **{outcome: rate_of(replies, outcome) for outcome in OUTCOMES},
         perplexity=median(perplexities) if perplexities else None,
         layer=next(iter((replies[0].push or {}).get("layers", ())), None),
         dose=median(doses) if doses else None,

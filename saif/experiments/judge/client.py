@@ -74,6 +74,7 @@ class Judge:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._stopping.set()
         self._client.close()
 
     def digest(self, question: Question) -> str:

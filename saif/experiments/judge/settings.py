@@ -1,7 +1,6 @@
 """Settings of the LLM judge, its rate limit and what it costs. Knows nothing of HTTP."""
 
 import math
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -46,26 +45,6 @@ class JudgeSettings:
             raise InputError(
                 "A cost needs two prices of 0 or more.", hint="Give --price-in and --price-out."
             )
-
-
-def settings_from_environment(
-    url: str | None = None,
-    model: str | None = None,
-    *,
-    per_minute: float | None = None,
-    price_in: float | None = None,
-    price_out: float | None = None,
-) -> JudgeSettings:
-    """What isn't given is read from SAIF_JUDGE_URL and SAIF_JUDGE_MODEL; the key is always read
-    from SAIF_JUDGE_KEY, and may be empty. Raises InputError for what can't be used."""
-    return JudgeSettings(
-        url=(url or os.environ.get("SAIF_JUDGE_URL", "")).strip(),
-        model=(model or os.environ.get("SAIF_JUDGE_MODEL", "")).strip(),
-        key=os.environ.get("SAIF_JUDGE_KEY", "").strip(),
-        per_minute=per_minute,
-        price_in=price_in,
-        price_out=price_out,
-    )
 
 
 def _check_url(url: str) -> None:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from saif.core.statistics import PairedTable, Rate, mcnemar, rate
+from saif.core.statistics import PairedTable, Rate, mcnemar
 from saif.experiments.evaluate.comparison import signed, stratum
 from saif.experiments.evaluate.run_folder import Cell, ReplyRecord
-from saif.experiments.evaluate.summary import OUTCOMES, Cells, followed, pairs
+from saif.experiments.evaluate.summary import Cells, pairs, rate_of
 
 VARIANTS = ("steered", "single-latent", "saif")
 """Ways to steer with a preset's own latents, the calibrated one first."""
@@ -48,15 +48,15 @@ def compare_with_baselines(cells: Cells) -> list[BaselineComparison]:
         measured = [name for name, replies in beside.items() if pairs(replies, baseline)]
         if not measured:
             continue
-        variant = max(measured, key=lambda name: _share(beside[name]))
+        variant = max(measured, key=lambda name: rate_of(beside[name]).value)
         prompted = _at(cells, cell, "prompted")
         found.append(
             BaselineComparison(
                 place=stratum(cell),
                 variant=variant,
                 table=mcnemar(pairs(beside[variant], baseline)),
-                strict=_strict(beside[variant]),
-                prompted_strict=_strict(prompted) if prompted else None,
+                strict=rate_of(beside[variant], "strict"),
+                prompted_strict=rate_of(prompted, "strict") if prompted else None,
             )
         )
     return found
@@ -87,11 +87,3 @@ def shortfall(comparison: BaselineComparison) -> str:
 
 def _at(cells: Cells, place: Cell, condition: str) -> Sequence[ReplyRecord]:
     return cells.get(place.model_copy(update={"condition": condition}), [])
-
-
-def _share(replies: Sequence[ReplyRecord]) -> float:
-    return rate([followed(reply) for reply in replies]).value
-
-
-def _strict(replies: Sequence[ReplyRecord]) -> Rate:
-    return rate([OUTCOMES["strict"](reply) for reply in replies])

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from saif.core.statistics import Kappa
 from saif.errors import InputError
 from saif.experiments.claims import Claim, claims
 from saif.experiments.evaluate.comparison import bounds, p_value, post_against_pre, signed
 from saif.experiments.evaluate.run_folder import Cell, ReplyRecord, RunFolder, RunRecord
 from saif.experiments.evaluate.summary import Row, followed, gather, summaries
+from saif.experiments.judge.grades import RunAgreement, agreement_with_verifier
 from saif.experiments.report.baseline_comparison import (
     BaselineComparison,
     compare_with_baselines,
@@ -24,10 +25,6 @@ from saif.files import replace_file
 from saif.report.conditions import rank_of, shown, title_of
 from saif.report.page import page_environment
 from saif.report.style import WIDTH, Picture
-
-if TYPE_CHECKING:
-    from saif.core.statistics import Kappa
-    from saif.experiments.judge.grades import RunAgreement
 
 PAGE = "report.html"
 
@@ -45,7 +42,7 @@ class Section:
     pictures: Sequence[Picture]
     placements: Sequence[PlacementPair]
     samples: Sequence[SampleSet]
-    agreement: "RunAgreement | None"
+    agreement: RunAgreement | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +108,8 @@ def _section(
         pictures=pictures,
         placements=placements,
         samples=samples(cells) if evaluation else [],
-        agreement=_agreement(run),
+        agreement=agreement_with_verifier(run),
     )
-
-
-def _agreement(run: RunFolder) -> "RunAgreement | None":
-    if not (run.path / "grades.jsonl").exists():
-        return None
-    from saif.experiments.judge.grades import agreement_with_verifier
-
-    return agreement_with_verifier(run)
 
 
 def _placements(cells: Mapping[Cell, list[ReplyRecord]]) -> list[PlacementPair]:
@@ -198,7 +187,7 @@ def _by_place(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     ]
 
 
-def _kappa(found: "Kappa | None") -> str:
+def _kappa(found: Kappa | None) -> str:
     if found is None:
         return "undefined"
     within = "" if found.low is None else f" ({found.low:.2f} to {found.high:.2f})"

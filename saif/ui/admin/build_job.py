@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from saif.ui.errors import explain
 
 if TYPE_CHECKING:
-    from saif.progress import Heard, Part
+    from saif.progress import Part, ProgressListener
     from saif.runtime.language_model import LanguageModel
 
 State = Literal["running", "done", "cancelled", "failed"]
@@ -45,7 +45,9 @@ class BuildJob:
         self._started = time.monotonic()
         self._seconds_paused = 0.0
 
-    def run(self, make: "Callable[[Heard, Callable[[], None]], None]") -> threading.Thread:
+    def run(
+        self, make: "Callable[[ProgressListener, Callable[[], None]], None]"
+    ) -> threading.Thread:
         """Work in a thread. `make` gets what hears of progress, and what has to be called before
         each pass of the model."""
 

@@ -12,14 +12,14 @@ from saif.engine.local import LocalEngine
 from saif.engine.protocol import Reply
 from saif.errors import ModelError
 from saif.experiments.calibrate import search as module
-from saif.experiments.calibrate.budget import EFFORTS, SearchBudget
+from saif.experiments.calibrate.budget import BUDGETS, SearchBudget
 from saif.experiments.calibrate.search import Calibration, calibrate
 from saif.experiments.calibrate.space import replies_made
 from saif.experiments.evaluate.score import Judged, Task
 from saif.presets.preset import LoadedPreset, MeanDifferenceChoice
 from saif.presets.spec import LatentPush, SteeringSpec, choice_push
 
-EFFORT = SearchBudget(first=2, first_tokens=3, second=4, third=5, max_new_tokens=7)
+BUDGET = SearchBudget(first=2, first_tokens=3, second=4, third=5, max_new_tokens=7)
 CONTENTS = sentences()[:9]
 CONTRAST = LatentPush(selection="contrast", rule="delta", k=15)
 FADING = Schedule(half_life=16)
@@ -61,7 +61,7 @@ class Rounds:
         monkeypatch.setattr(module, "steering_for", lambda preset, placement, push: push)
         monkeypatch.setattr(module, "make_replies", self._make_replies)
         monkeypatch.setattr(module, "judge_form", self._judge_form)
-        monkeypatch.setattr(module, "ask_about", self._ask_about)
+        monkeypatch.setattr(module, "judge_relevance", self._ask_about)
         (asked,) = instructions("question")
         return calibrate(
             self.engine,
@@ -69,7 +69,7 @@ class Rounds:
             asked,
             "post",
             CONTENTS,
-            EFFORT,
+            BUDGET,
             advance=self._advance,
             **options,
         )
@@ -87,7 +87,7 @@ class Rounds:
     def _judge_form(
         self, engine: Any, asked: Any, tasks: Sequence[Task], replies: Any
     ) -> list[Judged]:
-        early = self.tokens[-1] == EFFORT.first_tokens
+        early = self.tokens[-1] == BUDGET.first_tokens
         pushes = list(dict.fromkeys(task.steering for task in tasks))
         self.contents.append(list(dict.fromkeys(task.content for task in tasks)))
         self.pushes.append([push for push in pushes if push])  # type: ignore[misc]
@@ -105,10 +105,10 @@ class Rounds:
     def _ask_about(
         self, engine: Any, asked: Any, judged: Sequence[Judged], contents: Any
     ) -> list[Judged]:
-        # Replies are told apart from those to the other texts of their round, and no others.
+        # Replies are told distinct from those to the other texts of their round, and no others.
         assert list(contents) == list(dict.fromkeys(j.content for j in judged))
         self.asked_about.append(len(judged))
-        return [replace(j, about=cast(_Played, j.reply).about) for j in judged]
+        return [replace(j, relevant=cast(_Played, j.reply).about) for j in judged]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,11 +215,11 @@ def test_mean_difference_goes_through_the_same_rounds(search: Any) -> None:
     rival = MeanDifferenceChoice(layer=3, dose=0.5, half_life=16)
     assert calibration.mean_difference == rival
     assert calibration.choice.layer == 1
-    for opening, middle in (RIVALS[:2], LATENTS[:2]):
+    for initial_grid, middle in (RIVALS[:2], LATENTS[:2]):
         for layer in (1, 3):
-            doses = {p.dose for p in rounds.pushes[opening] if p.layers == (layer,)}
+            doses = {p.dose for p in rounds.pushes[initial_grid] if p.layers == (layer,)}
             assert doses == {0.3, 0.5, 0.75}
-        assert {p.shape for p in rounds.pushes[opening] + rounds.pushes[middle]} == {FADING}
+        assert {p.shape for p in rounds.pushes[initial_grid] + rounds.pushes[middle]} == {FADING}
     assert {p.layers for p in rounds.pushes[RIVALS[1]]} == {(1,), (3,)}
     tried = {(p.layers, p.dose) for p in rounds.pushes[RIVALS[1]]}
     assert {dose for layers, dose in tried if layers == (3,)} == {0.375, 0.5, 0.65}
@@ -270,14 +270,14 @@ def test_what_a_search_costs_is_known_beforehand(
         return Outcome(push.layers[0] - 1)  # a different layer each for the best ones
 
     _, rounds = search(outcome)
-    assert rounds.advanced == replies_made(2, EFFORT)
+    assert rounds.advanced == replies_made(2, BUDGET)
     rounds = Rounds(engine, planted_preset(engine), outcome, outcome)
     rounds.run(monkeypatch, latents=False)
-    assert rounds.advanced == replies_made(2, EFFORT, latents=False)
+    assert rounds.advanced == replies_made(2, BUDGET, latents=False)
 
 
 def test_a_quick_search_takes_a_third_of_the_work() -> None:
-    quick, thorough = EFFORTS["quick", "sentence"], EFFORTS["thorough", "sentence"]
+    quick, thorough = BUDGETS["quick", "sentence"], BUDGETS["thorough", "sentence"]
     assert 3 * replies_made(4, quick) <= replies_made(4, thorough)
     assert 2 * quick.identify_on <= thorough.identify_on
 

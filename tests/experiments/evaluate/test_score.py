@@ -161,7 +161,7 @@ def test_about_means_much_likelier_after_its_own_content(
     likelihoods.other = other
     texts = [f"{GOOD} {i}" for i in range(2)] + [BAD, f"{BAD} "]
     judged = _judge_each(engine, likelihoods, sentences()[:4], texts)
-    assert [j.about for j in judged] == [about, about, None, None]
+    assert [j.relevant for j in judged] == [about, about, None, None]
     assert [j.loose for j in judged] == [True, True, False, False]
     assert [j.strict(1e9) for j in judged] == [about, about, False, False]
 
@@ -172,11 +172,11 @@ def test_each_reply_is_held_against_its_own_likelihoods(
     contents = sentences()[:4]
     seen: list[tuple[float, tuple[float, ...]]] = []
 
-    def is_about(own: float, others: Sequence[float]) -> bool:
+    def is_relevant(own: float, others: Sequence[float]) -> bool:
         seen.append((round(own), tuple(round(other) for other in others)))
         return True
 
-    monkeypatch.setattr(score, "is_about", is_about)
+    monkeypatch.setattr(score, "is_relevant", is_relevant)
     likelihoods.shift = lambda content, said: contents.index(content) + 10 * int(said[-1])
     _judge_each(engine, likelihoods, contents, [f"{GOOD} {i}" for i in range(4)])
     # own: 10; another: 20; plus one per content and ten per reply
@@ -216,7 +216,7 @@ def test_an_empty_reply_is_neither_loose_nor_fluent(engine: LocalEngine) -> None
     contents = sentences()[:3]
     (judged,) = judge(engine, QUESTION, [Task("x", contents[0])], [_reply("")], contents=contents)
     assert not judged.loose
-    assert judged.about is None
+    assert judged.relevant is None
     assert judged.degenerate(1e9)
 
 

@@ -8,6 +8,8 @@ from made_up_runs import cell, content, outcomes, record, replies, reply, write_
 from saif.core.statistics import Rate
 from saif.experiments.evaluate.run_folder import Timing
 from saif.experiments.evaluate.summary import gather, pairs, stored_scores, summaries, summarise
+from saif.presets.files import read_card
+from saif.presets.library import Library
 
 STEERED = cell("steered")
 
@@ -60,6 +62,15 @@ def test_what_a_preset_keeps_is_the_summary_of_its_run(tmp_path: Path) -> None:
     assert row.loose.low == pytest.approx(0.3006, abs=1e-3)  # Wilson, 3 of 4
     assert row.loose.high == pytest.approx(0.9544, abs=1e-3)
     assert (other.condition, other.layer, other.dose) == ("unsteered", None, None)
+
+
+def test_older_presets_name_no_run_and_keep_their_bytes() -> None:
+    scored = 0
+    for path in Library().preset_paths():
+        card = read_card(path)
+        scored += sum(part.scores is not None for part in card.placements.values())
+        assert f"{card.model_dump_json(indent=1)}\n" == path.read_text("utf-8")
+    assert scored
 
 
 def test_rows_come_in_the_order_they_are_shown_in() -> None:

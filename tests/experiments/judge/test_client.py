@@ -31,7 +31,6 @@ from saif.experiments.judge.question import grade_in
 from saif.experiments.judge.settings import (
     JudgeSettings,
     RateLimit,
-    settings_from_environment,
 )
 from saif.presets.library import Library
 
@@ -538,23 +537,11 @@ def test_tokens_and_dollars_are_counted(bench: Bench, tmp_path: Path) -> None:
 # Settings
 
 
-def test_settings_come_from_the_environment_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SAIF_JUDGE_URL", "https://there/v1")
-    monkeypatch.setenv("SAIF_JUDGE_MODEL", "m")
-    monkeypatch.setenv("SAIF_JUDGE_KEY", f" {KEY}\n")
-    found = settings_from_environment()
-    assert (found.url, found.model, found.key) == ("https://there/v1", "m", KEY)
-    found = settings_from_environment("http://here/v1", "n", per_minute=5)
-    assert (found.url, found.model, found.per_minute) == ("http://here/v1", "n", 5)
-    monkeypatch.delenv("SAIF_JUDGE_MODEL")
-    with pytest.raises(InputError) as error:
-        settings_from_environment()
-    assert "SAIF_JUDGE_MODEL" in error.value.hint
-
-
 @pytest.mark.parametrize(
     "values",
     [
+        {"url": ""},
+        {"model": ""},
         {"url": "here/v1"},
         {"url": "ftp://here/v1"},
         {"url": "http://"},
@@ -689,9 +676,24 @@ def test_the_command_prints_grades_cost_and_agreement(
     assert KEY not in done.output + text.output
 
 
+def test_what_is_given_comes_before_the_environment(
+    command: Callable[..., Any], endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAIF_JUDGE_KEY", f" {KEY}\n")
+    run_of(tmp_path, n=2)
+    done = command(tmp_path / "run", "--judge-model", "judge-2")
+    assert done.exit_code == 0, done.output
+    assert {asked.body["model"] for asked in endpoint.asked} == {"judge-2"}
+    assert {asked.headers["authorization"] for asked in endpoint.asked} == {f"Bearer {KEY}"}
+    monkeypatch.setenv("SAIF_JUDGE_URL", "http://127.0.0.1:1/v1")
+    done = command(tmp_path / "run", "--url", endpoint.url, "--judge-model", "judge-3")
+    assert done.exit_code == 0, done.output
+
+
 def test_the_command_refuses_in_one_line(command: Callable[..., Any], tmp_path: Path) -> None:
     for arguments, words in [
         ((tmp_path,), "is not a run"),
+        ((tmp_path, "--judge-model", ""), "SAIF_JUDGE_MODEL"),
         ((tmp_path, "--url", "nowhere"), "address can't be used"),
         ((tmp_path, "--rpm", 0), "above 0"),
         ((tmp_path, "--price-in", 1), "two prices"),

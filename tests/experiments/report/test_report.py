@@ -14,6 +14,7 @@ from saif.cli.app import app
 from saif.core.statistics import Kappa
 from saif.errors import InputError
 from saif.experiments.judge import grades
+from saif.experiments.report import build
 from saif.experiments.report.build import PAGE, write_report
 
 N = 20
@@ -183,10 +184,9 @@ def test_a_judge_s_agreement_is_shown_where_there_are_grades(
     kappa = Kappa(0.731, 4, 0.42, 0.99)
     agreement = grades.Agreement(4, kappa, None)
     found = grades.RunAgreement("some-judge", 1, agreement, {"letter": agreement})
-    monkeypatch.setattr(grades, "agreement_with_verifier", lambda _: found)
     without = words_of(write_report([run], tmp_path / "out").read_text("utf-8"))
     assert "some-judge" not in without
-    (run / "grades.jsonl").write_text("", "utf-8")
+    monkeypatch.setattr(build, "agreement_with_verifier", lambda _: found)
     words = words_of(write_report([run], tmp_path / "out").read_text("utf-8"))
     assert "some-judge graded the replies" in words
     assert "all 0.73 (0.42 to 0.99) undefined 4" in words

@@ -91,12 +91,13 @@ def plan_scores(
     command: str,
 ) -> tuple[RunRecord, list[Trial]]:
     """The evaluation that a calibrated preset's stored scores summarise: all of `CONDITIONS` on
-    held-out `contents`, greedy. Its record has the digest of the preset without any scores."""
+    held-out `contents`, greedy. Its record has the digest of what this placement steers by, without
+    any scores, and of the bound that its replies are judged with."""
     preset = subject.preset
-    for placement in PLACEMENTS:
-        preset = preset.with_part(placement, scores=None)
+    # Of this placement only: what the other one holds changes no reply.
+    part = preset.with_part(subject.placement, scores=None).preset.placements[subject.placement]
     vectors = library.preset_path(engine.model.id, preset.id).with_suffix(".safetensors")
-    digest = sha256_of([preset.preset.model_dump_json().encode(), vectors.read_bytes()])
+    parts = (part.model_dump_json().encode(), vectors.read_bytes(), repr(bound).encode())
     plan = RunPlan(
         presets=[preset.id],
         placements=[subject.placement],
@@ -117,7 +118,7 @@ def plan_scores(
         )
         for condition in CONDITIONS
     ]
-    return _record(engine, plan, trials, {preset.id: digest}), trials
+    return _record(engine, plan, trials, {preset.id: sha256_of(parts)}), trials
 
 
 def plan_sweep(

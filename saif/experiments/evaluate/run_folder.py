@@ -38,7 +38,7 @@ class RunRecord(StrictModel):
     model: ModelRef
     quantize: str
     presets: dict[str, str]
-    """Preset id -> sha256 of its two files; of a run that scores it, before it has scores."""
+    """Preset id -> sha256 of its two files; in a run that gives it its scores, of one placement."""
     contents: dict[str, str]
     """Kind of contents -> sha256 of the texts."""
     placements: list[Placement]

@@ -20,14 +20,13 @@ from typer.testing import CliRunner
 from saif.cli.app import app
 from saif.errors import InputError, ModelError
 from saif.experiments.evaluate.run_folder import RunFolder
-from saif.experiments.judge.client import Judge, grade_run
+from saif.experiments.judge.client import Judge, grade_in, grade_run
 from saif.experiments.judge.grades import (
     GradeRecord,
     agreement_with_verifier,
     read_grades,
     write_grades,
 )
-from saif.experiments.judge.question import grade_in
 from saif.experiments.judge.settings import (
     JudgeSettings,
     RateLimit,

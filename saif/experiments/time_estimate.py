@@ -7,13 +7,13 @@ from itertools import pairwise
 from saif.core.types import Sampling
 from saif.engine.local import LocalEngine
 from saif.experiments.calibrate.budget import BUDGETS
-from saif.experiments.evaluate.score import Task, judge_form, make_replies
+from saif.experiments.evaluate.score import Task, check_form, make_replies
 from saif.experiments.identify import last_residuals
 from saif.presets.instructions import Instruction, place
 from saif.progress import Part
 
 _ROWS, _TOKENS = 24, 4
-_JUDGING = 1.5  # judging relevance as well, against form alone, over a whole search
+_RELEVANCE = 1.5  # checking relevance as well, against form alone, over a whole search
 _LAYER_SECONDS = 2.0  # loading an SAE and scoring its latents; little beside the rest
 
 
@@ -31,15 +31,15 @@ def measure_unit_times(engine: LocalEngine, instruction: Instruction) -> dict[Pa
     for n in (1, 1 + _TOKENS):
         replies = make_replies(engine, tasks, sampling=Sampling(max_new_tokens=n))
         times.append(time.perf_counter())
-    judge_form(engine, instruction, tasks, replies)
+    check_form(engine, instruction, tasks, replies)
     times.append(time.perf_counter())
-    reading, one_token, more_tokens, judging = (b - a for a, b in pairwise(times))
+    prefill, one_token, more_tokens, checking = (b - a for a, b in pairwise(times))
     longest = BUDGETS["thorough", instruction.contents].max_new_tokens
     writing = one_token + max(0.0, more_tokens - one_token) * longest / _TOKENS
     return {
-        "prompts": reading / _ROWS,
+        "prompts": prefill / _ROWS,
         "layers": _LAYER_SECONDS,
-        "replies": (writing + _JUDGING * judging) / _ROWS,
+        "replies": (writing + _RELEVANCE * checking) / _ROWS,
     }
 
 

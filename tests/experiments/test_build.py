@@ -223,23 +223,23 @@ def test_unsteered_replies_are_made_once_for_all_presets_with_the_same_texts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plain: list[str] = []
-    judged: list[str] = []
-    real_replies, real_judge = run.make_replies, run.judge
+    checked: list[str] = []
+    real_replies, real_check = run.make_replies, run.check_replies
 
     def make_replies(engine: Any, tasks: Any, **options: Any) -> Any:
         plain.extend(t.message for t in tasks if not t.steering and t.message == t.content)
         return real_replies(engine, tasks, **options)
 
-    def judge(engine: Any, asked: Any, tasks: Any, replies: Any, **options: Any) -> Any:
+    def check_replies(engine: Any, asked: Any, tasks: Any, replies: Any, **options: Any) -> Any:
         if all(t.steering is None and t.message == t.content for t in tasks):
-            judged.append(asked.id)
-        return real_judge(engine, asked, tasks, replies, **options)
+            checked.append(asked.id)
+        return real_check(engine, asked, tasks, replies, **options)
 
     monkeypatch.setattr(run, "make_replies", make_replies)
-    monkeypatch.setattr(run, "judge", judge)
+    monkeypatch.setattr(run, "check_replies", check_replies)
     _calibrate(engine, shelf, data)
     assert len(plain) == len(set(plain)) == 4
-    assert judged == ["question", "verse"]  # each by its own check, once for both placements
+    assert checked == ["question", "verse"]  # each by its own check, once for both placements
 
 
 def test_prompts_carry_the_instruction_where_the_placement_says(

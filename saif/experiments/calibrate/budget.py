@@ -63,7 +63,7 @@ _QUICK = SearchBudget(
 
 
 def _for_passages(budget: SearchBudget) -> SearchBudget:
-    """A passage's summary is only judged once it has come to its end."""
+    """A passage's summary is only checked once it has come to its end."""
     return replace(budget, first_tokens=64, max_new_tokens=64)
 
 
@@ -75,4 +75,4 @@ BUDGETS: dict[tuple[Thoroughness, ContentKind], SearchBudget] = {
 }
 
 MAX_NEW_TOKENS = {kind: budget.max_new_tokens for (_, kind), budget in BUDGETS.items()}
-"""Of a reply to be judged; the same at every budget, so that scores can be compared."""
+"""Of a reply to be checked; the same at every budget, so that scores can be compared."""

@@ -4,7 +4,7 @@ Three rounds of successive halving: many fading candidates on a few texts, the b
 neighbours on more, and at last the winners with other schedules (steady, clamping and so on) on
 more still. The objective is strict accuracy, then loose accuracy with degenerate replies counted as
 failures, then the smaller dose; what is degenerate beyond `MAX_DEGENERATE` counts against both.
-Whether replies are relevant to their content is expensive to judge, so it is done in the last round
+Whether replies are relevant to their content is expensive to check, so it is done in the last round
 only, and only for candidates that can still win. Mean difference goes through the same search, so
 that it is a fair baseline.
 """
@@ -26,12 +26,18 @@ from saif.experiments.calibrate.space import (
     neighbours,
     search_spaces,
 )
-from saif.experiments.evaluate.score import Judged, Task, judge_form, judge_relevance, make_replies
+from saif.experiments.evaluate.score import (
+    CheckedReply,
+    Task,
+    check_form,
+    check_relevance,
+    make_replies,
+)
 from saif.presets.instructions import Instruction, place
 from saif.presets.preset import Choice, LoadedPreset, MeanDifferenceChoice
 from saif.presets.spec import SteeringSpec, steering_for
 
-_JUDGED_TOGETHER = 4
+_CHECKED_TOGETHER = 4
 
 MAX_DEGENERATE = 0.15
 """The share of degenerate replies that costs nothing beyond those replies themselves."""
@@ -58,7 +64,7 @@ def calibrate(
     latents: bool = True,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Calibration:
-    """The best choice for one placement, judged on `contents` only. Without `latents` only mean
+    """The best choice for one placement, found on `contents` only. Without `latents` only mean
     difference is searched, and the preset's own choice stays. Raises ModelError for a model that
     answers with nothing."""
     scorer = _Scorer(engine, preset, instruction, placement, budget, advance)
@@ -152,8 +158,8 @@ class _Scorer:
         """Derived from the replies to the instruction in words."""
         wording = self.instruction.main_wording
         tasks = [Task(place(wording, text, self.placement), text) for text in contents]
-        judged = self._judge(tasks, self.budget.max_new_tokens)
-        bound = perplexity_bound([j.fluency.perplexity or math.nan for j in judged])
+        checked = self._check(tasks, self.budget.max_new_tokens)
+        bound = perplexity_bound([j.fluency.perplexity or math.nan for j in checked])
         if not math.isfinite(bound):
             raise ModelError(
                 f"{self.engine.model.id} answers '{wording}' with nothing at all.",
@@ -169,62 +175,62 @@ class _Scorer:
         max_new_tokens: int,
     ) -> dict[SteeringSpec, Objective]:
         """Every candidate on every text; all replies are taken to be relevant."""
-        judged = self._judge_each(specs, contents, max_new_tokens)
-        return {spec: _objective(judged[spec], bound) for spec in specs}
+        checked = self._check_each(specs, contents, max_new_tokens)
+        return {spec: _objective(checked[spec], bound) for spec in specs}
 
     def strictest(
         self, specs: Sequence[SteeringSpec], contents: Sequence[str], bound: float
     ) -> SteeringSpec:
         """The best candidate on `contents`, relevance included.
 
-        Judging relevance can only lower an objective. So the most promising are judged first, and
-        judging ends when the best of those can't be beaten any more.
+        Checking relevance can only lower an objective. So the most promising are checked first, and
+        checking ends when the best of those can't be beaten any more.
         """
-        judged = self._judge_each(specs, contents, self.budget.max_new_tokens)
-        upper_bounds = {spec: _objective(judged[spec], bound) for spec in specs}
+        checked = self._check_each(specs, contents, self.budget.max_new_tokens)
+        upper_bounds = {spec: _objective(checked[spec], bound) for spec in specs}
         ranking = _best(specs, upper_bounds, len(specs))
         scores: dict[SteeringSpec, Objective] = {}
-        for start in range(0, len(ranking), _JUDGED_TOGETHER):
-            next_best = ranking[start : start + _JUDGED_TOGETHER]
+        for start in range(0, len(ranking), _CHECKED_TOGETHER):
+            next_best = ranking[start : start + _CHECKED_TOGETHER]
             if (
                 scores
                 and _best([*scores, next_best[0]], {**upper_bounds, **scores}, 1)[0] in scores
             ):
                 break
-            flat = [j for spec in next_best for j in judged[spec]]
-            found = judge_relevance(self.engine, self.instruction, flat, contents)
+            flat = [j for spec in next_best for j in checked[spec]]
+            found = check_relevance(self.engine, self.instruction, flat, contents)
             scores |= {
                 spec: _objective(each, bound) for spec, each in _split(next_best, found).items()
             }
         return _best(list(scores), scores, 1)[0]
 
-    def _judge_each(
+    def _check_each(
         self, specs: Sequence[SteeringSpec], contents: Sequence[str], max_new_tokens: int
-    ) -> dict[SteeringSpec, list[Judged]]:
+    ) -> dict[SteeringSpec, list[CheckedReply]]:
         """All become rows of shared batches."""
         steerings = [steering_for(self.preset, self.placement, spec) for spec in specs]
         tasks = [Task(text, text, steering) for steering in steerings for text in contents]
-        return _split(specs, self._judge(tasks, max_new_tokens))
+        return _split(specs, self._check(tasks, max_new_tokens))
 
-    def _judge(self, tasks: Sequence[Task], max_new_tokens: int) -> list[Judged]:
+    def _check(self, tasks: Sequence[Task], max_new_tokens: int) -> list[CheckedReply]:
         sampling = Sampling(max_new_tokens=max_new_tokens)
         replies = make_replies(self.engine, tasks, sampling=sampling, advance=self.advance)
-        return judge_form(self.engine, self.instruction, tasks, replies)
+        return check_form(self.engine, self.instruction, tasks, replies)
 
 
 def _split(
-    specs: Sequence[SteeringSpec], judged: Sequence[Judged]
-) -> dict[SteeringSpec, list[Judged]]:
-    """Each candidate with its own share of `judged`, which is in their order."""
-    n = len(judged) // len(specs)
-    return {spec: list(judged[i * n : (i + 1) * n]) for i, spec in enumerate(specs)}
+    specs: Sequence[SteeringSpec], checked: Sequence[CheckedReply]
+) -> dict[SteeringSpec, list[CheckedReply]]:
+    """Each candidate with its own share of `checked`, which is in their order."""
+    n = len(checked) // len(specs)
+    return {spec: list(checked[i * n : (i + 1) * n]) for i, spec in enumerate(specs)}
 
 
-def _objective(judged: Sequence[Judged], bound: float) -> Objective:
+def _objective(checked: Sequence[CheckedReply], bound: float) -> Objective:
     """(strict, loose and fluent), each as a share less what is degenerate beyond the limit."""
-    n = len(judged)
-    excess = max(0.0, sum(j.degenerate(bound) for j in judged) / n - MAX_DEGENERATE)
+    n = len(checked)
+    excess = max(0.0, sum(j.degenerate(bound) for j in checked) / n - MAX_DEGENERATE)
     return (
-        sum(j.strict(bound) for j in judged) / n - excess,
-        sum(j.loose and not j.degenerate(bound) for j in judged) / n - excess,
+        sum(j.strict(bound) for j in checked) / n - excess,
+        sum(j.loose and not j.degenerate(bound) for j in checked) / n - excess,
     )

@@ -92,7 +92,7 @@ def plan_scores(
 ) -> tuple[RunRecord, list[Trial]]:
     """The evaluation that a calibrated preset's stored scores summarise: all of `CONDITIONS` on
     held-out `contents`, greedy. Its record has the digest of what this placement steers by, without
-    any scores, and of the bound that its replies are judged with."""
+    any scores, and of the bound that its replies are checked with."""
     preset = subject.preset
     # Of this placement only: what the other one holds changes no reply.
     part = preset.with_part(subject.placement, scores=None).preset.placements[subject.placement]

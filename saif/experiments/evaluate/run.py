@@ -1,4 +1,4 @@
-"""Evaluation run: make a cell's replies, judge them, record them."""
+"""Evaluation run: make a cell's replies, check them, record them."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ from saif.experiments.baselines import (
     steering_of,
 )
 from saif.experiments.evaluate.run_folder import Cell, ReplyRecord, RunFolder, Timing
-from saif.experiments.evaluate.score import Judged, Task, judge, make_replies
+from saif.experiments.evaluate.score import CheckedReply, Task, check_replies, make_replies
 from saif.presets.spec import SteeringSpec
 
 Advance = Callable[[int], None]
@@ -41,10 +41,10 @@ class Trial:
 class Measured:
     """A cell's replies and what they took."""
 
-    judged: list[Judged]
+    checked: list[CheckedReply]
     tasks: list[Task]
     generation_seconds: float
-    judging_seconds: float
+    checking_seconds: float
 
     @property
     def steering(self) -> Steering | None:
@@ -53,11 +53,11 @@ class Measured:
 
 
 class Evaluation:
-    """Makes and judges the replies of trials.
+    """Makes and checks the replies of trials.
 
     Every cell is decoded by itself, so that its replies don't depend on which other cells were
     asked for. Replies that no steering touches are the same for every preset with the same texts,
-    and are made once; they are judged once by each instruction's check.
+    and are made once; they are checked once by each instruction's check.
     """
 
     def __init__(
@@ -82,14 +82,14 @@ class Evaluation:
             for text in trial.contents
         ]
         if steering is not None:
-            return self._judge(trial, tasks, *self._make(trial, tasks))
+            return self._check(trial, tasks, *self._make(trial, tasks))
         # What is sent decides an unsteered reply, and nothing else does.
         messages = tuple(task.message for task in tasks)
         key = (subject.instruction.id, *messages)
         if key not in self._measured:
             if messages not in self._made:
                 self._made[messages] = self._make(trial, tasks)
-            self._measured[key] = self._judge(trial, tasks, *self._made[messages])
+            self._measured[key] = self._check(trial, tasks, *self._made[messages])
         return self._measured[key]
 
     def _make(self, trial: Trial, tasks: Sequence[Task]) -> tuple[list[Reply], float]:
@@ -99,14 +99,14 @@ class Evaluation:
         replies = make_replies(self.engine, tasks, sampling=sampling, advance=self._advance)
         return replies, time.perf_counter() - started
 
-    def _judge(
+    def _check(
         self, trial: Trial, tasks: list[Task], replies: list[Reply], seconds: float
     ) -> Measured:
         started = time.perf_counter()
-        judged = judge(
+        checked = check_replies(
             self.engine, trial.subject.instruction, tasks, replies, contents=list(trial.contents)
         )
-        return Measured(judged, tasks, seconds, time.perf_counter() - started)
+        return Measured(checked, tasks, seconds, time.perf_counter() - started)
 
 
 def run_trials(
@@ -142,27 +142,27 @@ def _records(trial: Trial, measured: Measured) -> list[ReplyRecord]:
             content=task.content,
             message=task.message,
             push=None if push is None else _plain_values(push),
-            text=judged.reply.text,
-            token_ids=list(judged.reply.token_ids),
-            stop=judged.reply.stop,
-            steered=judged.reply.steered,
+            text=checked.reply.text,
+            token_ids=list(checked.reply.token_ids),
+            stop=checked.reply.stop,
+            steered=checked.reply.steered,
             dose=None if steering is None else round(sum(steering.dose.values()), 4),
-            loose=judged.loose,
-            strict=judged.strict(bound),
-            about=judged.relevant,
-            problems=judged.fluency.problems(bound),
-            perplexity=_rounded(judged.fluency.perplexity),
+            loose=checked.loose,
+            strict=checked.strict(bound),
+            about=checked.relevant,
+            problems=checked.fluency.problems(bound),
+            perplexity=_rounded(checked.fluency.perplexity),
         )
-        for task, judged in zip(measured.tasks, measured.judged, strict=True)
+        for task, checked in zip(measured.tasks, measured.checked, strict=True)
     ]
 
 
 def _timing(trial: Trial, measured: Measured) -> Timing:
     return Timing(
         cell=trial.cell,
-        tokens=sum(len(judged.reply.token_ids) for judged in measured.judged),
+        tokens=sum(len(checked.reply.token_ids) for checked in measured.checked),
         generation_seconds=round(measured.generation_seconds, 2),
-        judging_seconds=round(measured.judging_seconds, 2),
+        judging_seconds=round(measured.checking_seconds, 2),
     )
 
 

@@ -93,7 +93,7 @@ class ReplyRecord(StrictModel):
     loose: bool
     strict: bool
     about: bool | None
-    """Whether it is relevant to its content; None where it wasn't judged."""
+    """Whether it is relevant to its content; None where it wasn't checked."""
     problems: list[str]
     perplexity: float | None
     """Under the unsteered model."""
@@ -104,7 +104,7 @@ class ReplyRecord(StrictModel):
 
 
 class Timing(StrictModel):
-    """How long a cell took: making its replies, then judging them."""
+    """How long a cell took: making its replies, then checking them."""
 
     cell: Cell
     tokens: int

@@ -1,4 +1,4 @@
-"""Scoring: make replies for many texts under one condition, and judge them with code."""
+"""Scoring: make replies for many texts under one condition, and check them with code."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ _SCORING_BATCH = 48
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class CheckedReply:
     """One reply and what the checks say."""
 
     content: str
@@ -29,7 +29,7 @@ class Judged:
     loose: bool
     fluency: Fluency
     relevant: bool | None
-    """None where it needn't be judged: a reply that isn't loose, or that repeats itself, can't be
+    """None where it needn't be checked: a reply that isn't loose, or that repeats itself, can't be
     strict anyway."""
 
     def degenerate(self, bound: float) -> bool:
@@ -79,54 +79,45 @@ def make_replies(
     return [replies[i] for i in range(len(tasks))]
 
 
-def judge(
+def check_replies(
     engine: LocalEngine,
     instruction: Instruction,
     tasks: Sequence[Task],
     replies: Sequence[Reply],
     *,
     contents: Sequence[str],
-) -> list[Judged]:
-    """Judge replies in every respect. `contents` supplies the other texts a reply must not fit
+) -> list[CheckedReply]:
+    """Check replies in every respect. `contents` supplies the other texts a reply must not fit
     as well."""
-    return judge_relevance(
-        engine, instruction, judge_form(engine, instruction, tasks, replies), contents
+    return check_relevance(
+        engine, instruction, check_form(engine, instruction, tasks, replies), contents
     )
 
 
-def judge_form(
+def check_form(
     engine: LocalEngine, instruction: Instruction, tasks: Sequence[Task], replies: Sequence[Reply]
-) -> list[Judged]:
-    """Judge everything but relevance, which is expensive: a loose reply is taken to be relevant
-    until `judge_relevance` has looked."""
+) -> list[CheckedReply]:
+    """Check everything but relevance, which is expensive: a loose reply is taken to be relevant
+    until `check_relevance` has looked."""
     totals = _reply_log_probabilities(engine, [task.content for task in tasks], replies)
-    check = instruction.check
-    loose = [_is_loose(check, task, reply) for task, reply in zip(tasks, replies, strict=True)]
-    flow = [
-        fluency(reply.token_ids, reply.text, _perplexity(total, len(reply.token_ids)))
-        for reply, total in zip(replies, totals, strict=True)
-    ]
-    judged = [
-        Judged(task.content, reply, is_loose, flows, None)
-        for task, reply, is_loose, flows in zip(tasks, replies, loose, flow, strict=True)
-    ]
-    return [replace(j, relevant=True) if _may_be_strict(j) else j for j in judged]
+    checked = []
+    for task, reply, total in zip(tasks, replies, totals, strict=True):
+        loose = _is_loose(instruction.check, task, reply)
+        flow = fluency(reply.token_ids, reply.text, _perplexity(total, len(reply.token_ids)))
+        may_be_strict = loose and bool(reply.token_ids) and not flow.problems(math.inf)
+        checked.append(CheckedReply(task.content, reply, loose, flow, may_be_strict or None))
+    return checked
 
 
-def _may_be_strict(judged: Judged) -> bool:
-    flows = not judged.fluency.problems(math.inf)
-    return judged.loose and flows and bool(judged.reply.token_ids)
-
-
-def judge_relevance(
+def check_relevance(
     engine: LocalEngine,
     instruction: Instruction,
-    judged: Sequence[Judged],
+    checked: Sequence[CheckedReply],
     contents: Sequence[str],
-) -> list[Judged]:
-    """Judge whether the replies that can still be strict are relevant to their contents, which
+) -> list[CheckedReply]:
+    """Check whether the replies that can still be strict are relevant to their contents, which
     takes four forward passes over each."""
-    wanted = [j for j in judged if j.relevant]
+    wanted = [j for j in checked if j.relevant]
     # The content in question, then the others; each asked for in words.
     flat = [
         (place(instruction.main_wording, text, "pre"), j.reply)
@@ -140,7 +131,7 @@ def judge_relevance(
         is_relevant(scores[start], scores[start + 1 : start + each])
         for start in range(0, len(scores), each)
     )
-    return [replace(j, relevant=next(relevant)) if j.relevant else j for j in judged]
+    return [replace(j, relevant=next(relevant)) if j.relevant else j for j in checked]
 
 
 def _is_loose(check: Check, task: Task, reply: Reply) -> bool:

@@ -15,7 +15,7 @@ from saif.experiments.calibrate import search as module
 from saif.experiments.calibrate.budget import BUDGETS, SearchBudget
 from saif.experiments.calibrate.search import Calibration, calibrate
 from saif.experiments.calibrate.space import replies_made
-from saif.experiments.evaluate.score import Judged, Task
+from saif.experiments.evaluate.score import CheckedReply, Task
 from saif.presets.preset import LoadedPreset, MeanDifferenceChoice
 from saif.presets.spec import LatentPush, SteeringSpec, choice_push
 
@@ -52,7 +52,7 @@ class Rounds:
     """What is tried in turn: the instruction in words, then three rounds of mean differences and
     three of latents."""
     tokens: list[int] = field(default_factory=list)
-    asked_about: list[int] = field(default_factory=list)
+    relevance_checked: list[int] = field(default_factory=list)
     """How many replies at a time."""
     advanced: int = 0
     perplexity: float = 5.0
@@ -60,8 +60,8 @@ class Rounds:
     def run(self, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Calibration:
         monkeypatch.setattr(module, "steering_for", lambda preset, placement, push: push)
         monkeypatch.setattr(module, "make_replies", self._make_replies)
-        monkeypatch.setattr(module, "judge_form", self._judge_form)
-        monkeypatch.setattr(module, "judge_relevance", self._ask_about)
+        monkeypatch.setattr(module, "check_form", self._check_form)
+        monkeypatch.setattr(module, "check_relevance", self._check_relevance)
         (asked,) = instructions("question")
         return calibrate(
             self.engine,
@@ -84,14 +84,14 @@ class Rounds:
         self.tokens.append(sampling.max_new_tokens)
         return [Reply("x", (1,), 0, "end")] * len(tasks)
 
-    def _judge_form(
+    def _check_form(
         self, engine: Any, asked: Any, tasks: Sequence[Task], replies: Any
-    ) -> list[Judged]:
+    ) -> list[CheckedReply]:
         early = self.tokens[-1] == BUDGET.first_tokens
         pushes = list(dict.fromkeys(task.steering for task in tasks))
         self.contents.append(list(dict.fromkeys(task.content for task in tasks)))
         self.pushes.append([push for push in pushes if push])  # type: ignore[misc]
-        judged, counted = [], dict.fromkeys(pushes, 0)
+        checked, counted = [], dict.fromkeys(pushes, 0)
         for task in tasks:
             push: Any = task.steering
             i = counted[push]
@@ -99,16 +99,16 @@ class Rounds:
             outcome = (self.script if early else self.final)(push) if push else Outcome(9)
             flow = Fluency(1.0, 0.0, i < outcome.degenerate, self.perplexity)
             reply = _Played("x", (1,), 0, "end", about=i < outcome.about)
-            judged.append(Judged(task.content, reply, i < outcome.loose, flow, True))
-        return judged
+            checked.append(CheckedReply(task.content, reply, i < outcome.loose, flow, True))
+        return checked
 
-    def _ask_about(
-        self, engine: Any, asked: Any, judged: Sequence[Judged], contents: Any
-    ) -> list[Judged]:
+    def _check_relevance(
+        self, engine: Any, asked: Any, checked: Sequence[CheckedReply], contents: Any
+    ) -> list[CheckedReply]:
         # Replies are told distinct from those to the other texts of their round, and no others.
-        assert list(contents) == list(dict.fromkeys(j.content for j in judged))
-        self.asked_about.append(len(judged))
-        return [replace(j, relevant=cast(_Played, j.reply).about) for j in judged]
+        assert list(contents) == list(dict.fromkeys(j.content for j in checked))
+        self.relevance_checked.append(len(checked))
+        return [replace(j, relevant=cast(_Played, j.reply).about) for j in checked]
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,9 +287,9 @@ def test_only_pushes_that_can_still_win_are_asked_whether_they_are_about_their_c
 ) -> None:
     _, rounds = search(lambda push: Outcome(5 if push.shape == Schedule() else 3, about=4))
     best = 4 * len(CONTENTS[:5])
-    assert rounds.asked_about == [best, best]  # of 12 rivals and 12 latents
+    assert rounds.relevance_checked == [best, best]  # of 12 rivals and 12 latents
     _, rounds = search(lambda push: Outcome(5 if push.shape == Schedule() else 3, about=2))
-    assert sum(rounds.asked_about) == 5 * sum(
+    assert sum(rounds.relevance_checked) == 5 * sum(
         len(rounds.pushes[n]) for n in (RIVALS[2], LATENTS[2])
     )
 

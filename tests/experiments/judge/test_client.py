@@ -4,6 +4,8 @@ import contextlib
 import json
 import logging
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -531,6 +533,12 @@ def test_tokens_and_dollars_are_counted(bench: Bench, tmp_path: Path) -> None:
     assert (spent.requests, spent.tokens_in, spent.tokens_out, spent.uncounted) == (3, 27, 4, 1)
     assert spent.dollars(bench.judge.settings) == pytest.approx(27 * 10e-6 + 4 * 1000e-6)
     assert spent.dollars(JudgeSettings(url="http://here/v1", model="m")) is None
+
+
+def test_openai_is_imported_by_nothing_but_a_judge() -> None:
+    code = "import sys, saif.experiments.judge.client; print('openai' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 # Settings

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from saif.experiments.evaluate.run_folder import ReplyRecord
 from saif.experiments.evaluate.summary import Cells
-from saif.files import sha256_of
 from saif.report.conditions import rank_of
 
 N_TEXTS = 3
@@ -41,7 +41,7 @@ def _replies_by_text(
     # By hash: an order that has nothing to do with how good the replies are.
     contents = sorted(
         {reply.content for reply in found},
-        key=lambda content: sha256_of([content.encode("utf-8", "replace")]),
+        key=lambda content: sha256(content.encode("utf-8", "replace")).digest(),
     )
     return [
         (content, [reply for reply in found if reply.content == content])

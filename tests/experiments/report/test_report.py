@@ -3,11 +3,22 @@
 import base64
 import re
 from collections.abc import Callable
+from hashlib import sha256
 from html import unescape
 from pathlib import Path
 
 import pytest
-from made_up_runs import cell, evaluation, outcomes, record, replies, reply, sweep, write_run
+from made_up_runs import (
+    cell,
+    content,
+    evaluation,
+    outcomes,
+    record,
+    replies,
+    reply,
+    sweep,
+    write_run,
+)
 from typer.testing import CliRunner
 
 from saif.cli.app import app
@@ -147,6 +158,11 @@ def test_the_samples_are_no_choice_of_ours_and_marks_what_is_degenerate(tmp_path
     words = words_of(write_report([run], tmp_path / "out").read_text("utf-8"))
     assert "the replies to the 3 texts of each preset whose SHA-256 is smallest" in words
     assert words.count("Dear steered") == 3
+    smallest = sorted(map(content, range(4)), key=lambda text: sha256(text.encode()).hexdigest())
+    assert smallest != sorted(smallest)
+    shown = [words.find(text) for text in smallest]
+    assert shown[3] == -1
+    assert -1 < shown[0] < shown[1] < shown[2]
     verdicts = {
         "Dear steered, strict": "followed, and about the text",
         "Dear steered, followed": "followed, but hardly about the text",

@@ -111,7 +111,7 @@ def page(
 
 EFFORT = SearchBudget(
     first=2, first_tokens=3, second=2, third=4, max_new_tokens=4, identify_on=4,
-    semifinalists=1, finalists=1, rival_semifinalists=1, rival_finalists=1,
+    semifinalists=1, finalists=1, baseline_semifinalists=1, baseline_finalists=1,
 )  # fmt: skip
 
 

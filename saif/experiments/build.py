@@ -49,7 +49,7 @@ def identify_presets(
     n: int,
     on_progress: ProgressListener = ignore_progress,
 ) -> None:
-    """Write a preset per instruction, uncalibrated, with the latents of every SAE at hand.
+    """Write a preset per instruction, uncalibrated, with the latents of every available SAE.
 
     All instructions are read, even if few are wanted: each is the others' control.
     """

@@ -518,10 +518,10 @@ def test_requests_are_spread_over_the_minute() -> None:
 def test_the_limit_holds_for_all_threads_and_attempts(bench: Bench, tmp_path: Path) -> None:
     broken = [fails(500)]
     bench.endpoint.answer = lambda asked: broken.pop() if broken else grade_by_number(asked)
-    bench.grade(run_of(tmp_path, n=4), per_minute=300, workers=4)
-    times = [asked.at for asked in bench.endpoint.asked]
-    assert len(times) == 5
-    assert max(times) - min(times) >= 4 * 0.2 - 0.1
+    started = time.monotonic()
+    bench.grade(run_of(tmp_path, n=4), per_minute=120, workers=4)
+    assert len(bench.endpoint.asked) == 5
+    assert time.monotonic() - started >= 4 * 0.5
 
 
 def test_tokens_and_dollars_are_counted(bench: Bench, tmp_path: Path) -> None:

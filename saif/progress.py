@@ -1,5 +1,4 @@
-"""Progress: bars with the time left on stderr, so that stdout stays for results, and counts for
-whoever else wants to hear."""
+"""Progress: bars with the time left on stderr, where no result is printed, and listeners."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, TypeVar
@@ -17,14 +16,14 @@ from rich.progress import (
 T = TypeVar("T")
 
 Part = Literal["prompts", "layers", "replies"]
-"""Prompts are read, latents of layers identified, replies made and judged."""
+"""What is counted: prompts run, layers whose latents are identified, replies made and judged."""
 
-Heard = Callable[[Part, int], None]
-"""Hears how many more of a part are done. What it raises ends the work."""
+ProgressListener = Callable[[Part, int], None]
+"""Is told how many more of a part are done. What it raises ends the work."""
 
 
-def nobody(part: Part, n: int) -> None:
-    """Where nobody listens."""
+def ignore_progress(part: Part, n: int) -> None:
+    """The listener where none is given."""
 
 
 def bar() -> Progress:

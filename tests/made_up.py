@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saif.core.types import PLACEMENTS, Placement, Site
 from saif.engine.local import LocalEngine
-from saif.experiments.identify import Readings, build_presets
+from saif.experiments.identify import Activations, build_presets
 from saif.presets.instructions import Instruction
 from saif.presets.library import Library
 from saif.presets.preset import LoadedPreset
@@ -102,7 +102,7 @@ def axis(latent: int) -> Tensor:
     return torch.eye(D_MODEL)[latent]
 
 
-def planted_readings(layers: tuple[int, ...] = (1, 3), n: int = 12) -> Readings:
+def planted_readings(layers: tuple[int, ...] = (1, 3), n: int = 12) -> Activations:
     """`question` is the planted instruction; `bullet-list` and `verse` are the others."""
     generator = torch.Generator().manual_seed(7)
     content = torch.zeros(n, D_MODEL)
@@ -112,7 +112,7 @@ def planted_readings(layers: tuple[int, ...] = (1, 3), n: int = 12) -> Readings:
     first = plain + 4 * axis(OTHER) + EVERY * axis(ANY)
     second = plain + EVERY * axis(ANY)
     given = {"question": ours, "bullet-list": first, "verse": second}
-    return Readings(
+    return Activations(
         kinds=dict.fromkeys(given, "sentence"),
         plain={"sentence": dict.fromkeys(layers, plain)},
         instructed={

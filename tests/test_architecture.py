@@ -47,8 +47,7 @@ ONLY_IN = {  # packages that only these files or folders may import
     "fastapi": ("study/server/",),
     "starlette": ("study/server/",),
     "uvicorn": ("study/server/",),
-    "httpx": ("experiments/judge/client.py",),
-    "tenacity": ("experiments/judge/client.py",),
+    "openai": ("experiments/judge/client.py",),
 }
 NOWHERE = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "transformer_lens"}
 HOOK_MAKERS = {

@@ -21,7 +21,7 @@ from saif.engine.local import LocalEngine
 from saif.engine.protocol import Engine, Request
 from saif.errors import ModelError
 from saif.experiments import build
-from saif.experiments.calibrate.budget import EFFORTS, SearchBudget
+from saif.experiments.calibrate.budget import BUDGETS, SearchBudget
 from saif.presets.library import SHIPPED, Library
 from saif.presets.preset import ModelRef
 from saif.runtime.batch import Batch, StepResult
@@ -111,7 +111,7 @@ def page(
 
 EFFORT = SearchBudget(
     first=2, first_tokens=3, second=2, third=4, max_new_tokens=4, identify_on=4,
-    semifinalists=1, finalists=1, rival_semifinalists=1, rival_finalists=1,
+    semifinalists=1, finalists=1, baseline_semifinalists=1, baseline_finalists=1,
 )  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def owner_library(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
     monkeypatch.setattr(
         build, "load_sae", lambda source: replace(planted_sae(int(Path(source).name)), id=source)
     )
-    monkeypatch.setattr(build, "EFFORTS", dict.fromkeys(EFFORTS, EFFORT))
+    monkeypatch.setattr(build, "BUDGETS", dict.fromkeys(BUDGETS, EFFORT))
     return Library(shipped.root, own=folder / "own")
 
 

@@ -92,7 +92,10 @@ def calibrate(
     ] = "all",
     effort: EffortOption = "thorough",
 ) -> None:
-    """Search each preset's best setting, then score it on held-out texts beside all baselines."""
+    """Search each preset's best setting, then evaluate it on held-out texts beside all baselines.
+
+    The evaluation's replies stay in `runs/` beside the presets, where `report` reads them.
+    """
     from saif.experiments.build import calibrate_presets
 
     engine = open_engine(model)

@@ -1,5 +1,6 @@
 """`judge`: a run's replies, graded by another model."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,13 +25,13 @@ def add_to(app: typer.Typer) -> None:
 def judge(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
     url: Annotated[
-        str | None,
-        typer.Option("--url", metavar="URL", help="Like https://host/v1 (or SAIF_JUDGE_URL)."),
-    ] = None,
+        str,
+        typer.Option(metavar="URL", envvar="SAIF_JUDGE_URL", help="Like https://host/v1."),
+    ] = "",
     judge_model: Annotated[
-        str | None,
-        typer.Option("--judge-model", metavar="M", help="Its name there (or SAIF_JUDGE_MODEL)."),
-    ] = None,
+        str,
+        typer.Option(metavar="M", envvar="SAIF_JUDGE_MODEL", help="Its name there."),
+    ] = "",
     rpm: Annotated[
         float | None, typer.Option("--rpm", metavar="N", help="At most N requests a minute.")
     ] = None,
@@ -50,10 +51,15 @@ def judge(
     """
     from saif.experiments.evaluate.run_folder import RunFolder
     from saif.experiments.judge.grades import agreement_with_verifier
-    from saif.experiments.judge.settings import settings_from_environment
+    from saif.experiments.judge.settings import JudgeSettings
 
-    settings = settings_from_environment(
-        url, judge_model, per_minute=rpm, price_in=price_in, price_out=price_out
+    settings = JudgeSettings(
+        url=url.strip(),
+        model=judge_model.strip(),
+        key=os.environ.get("SAIF_JUDGE_KEY", "").strip(),
+        per_minute=rpm,
+        price_in=price_in,
+        price_out=price_out,
     )
     folder = RunFolder.read(run)
     library = open_library(presets)

@@ -1,6 +1,7 @@
-"""Commands that measure presets: `evaluate` under conditions, `sweep` over a parameter."""
+"""`evaluate` and `sweep`: presets measured under conditions, and over a parameter."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,15 +79,8 @@ def evaluate(
 
     asked = _listed(conditions, ALL_CONDITIONS, "condition")
     plan = _plan(preset, placement, data, n, temperature, seed)
-    _measure(
-        lambda engine, library, load: plan_evaluation(engine, library, plan, asked, load),
-        model,
-        quantize,
-        presets,
-        sae,
-        out,
-        json,
-    )
+    planned = partial(plan_evaluation, plan=plan, conditions=asked)
+    _measure(planned, model, quantize, presets, sae, out, json)
 
 
 def sweep(
@@ -116,18 +110,11 @@ def sweep(
     """Steer with one parameter varied and all else as calibrated, the dose too."""
     from saif.experiments.evaluate.plan import PARAMETERS, plan_sweep
 
-    (parameter,) = _listed(over, PARAMETERS, "parameter", only=1)
+    (parameter,) = _listed(over, PARAMETERS, "parameter", 1)
     chosen = [part.strip() for part in values.split(",") if part.strip()]
     plan = _plan(preset, placement, data, n, temperature, seed)
-    _measure(
-        lambda engine, library, load: plan_sweep(engine, library, plan, parameter, chosen, load),
-        model,
-        quantize,
-        presets,
-        None,
-        out,
-        json,
-    )
+    planned = partial(plan_sweep, plan=plan, over=parameter, values=chosen)
+    _measure(planned, model, quantize, presets, None, out, json)
 
 
 def _plan(
@@ -140,9 +127,10 @@ def _plan(
 ) -> "RunPlan":
     from saif.experiments.evaluate.plan import RunPlan
 
+    where = PLACEMENTS if placement == "both" else _listed(placement, PLACEMENTS, "placement", 1)
     return RunPlan(
         presets=presets or [],
-        placements=_placements(placement),
+        placements=where,
         data=data,
         n=n,
         temperature=temperature,
@@ -151,12 +139,12 @@ def _plan(
     )
 
 
-Trials = Callable[[Any, Any, Any], tuple["RunRecord", list["Trial"]]]
-"""(engine, library, loader of SAEs) -> what to measure."""
+Planned = Callable[..., tuple["RunRecord", list["Trial"]]]
+"""(engine, library, load=loader of SAEs) -> what to measure."""
 
 
 def _measure(
-    planned: Trials,
+    planned: Planned,
     model: str,
     quantize: Any,
     presets: Path | None,
@@ -171,7 +159,7 @@ def _measure(
 
     library = open_library(presets)
     engine = open_engine(model, quantize)
-    record, trials = planned(engine, library, sae_loader(engine, library, sae))
+    record, trials = planned(engine, library, load=sae_loader(engine, library, sae))
     folder = RunFolder.open(out or _folder_for(record), record)
     with chatter_to_stderr(), bar() as progress:
         task = progress.add_task("Replies", total=len(trials) * record.n)
@@ -252,10 +240,6 @@ def _as_json(row: "Row") -> dict[str, object]:
         "dose": row.dose,
         "tokens_per_second": row.tokens_per_second and round(row.tokens_per_second, 1),
     }
-
-
-def _placements(text: str) -> tuple[Any, ...]:
-    return PLACEMENTS if text == "both" else tuple(_listed(text, PLACEMENTS, "placement", only=1))
 
 
 def _listed(text: str, known: Sequence[Any], what: str, only: int | None = None) -> list[Any]:

@@ -17,6 +17,6 @@ N_DISTRACTORS = 3
 
 
 def is_relevant(own: float, others: Sequence[float]) -> bool:
-    """Whether a reply is about its own content. own, others: log p(reply | instruction and content)
-    in nats, for its own content and for others."""
+    """own, others: log p(reply | instruction and content) in nats, for its own content and for
+    the others."""
     return own - max(others) >= MARGIN

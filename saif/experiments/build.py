@@ -1,6 +1,7 @@
-"""Make a model's presets from start to finish: identify, calibrate, score, write."""
+"""Build of a model's presets: identify, calibrate, score, write."""
 
 import functools
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,20 +12,26 @@ from saif.core.types import PLACEMENTS, Thoroughness
 from saif.engine.local import LocalEngine
 from saif.errors import InputError, SaeError
 from saif.experiments.baselines import CONDITIONS, Subject
-from saif.experiments.calibrate.budget import EFFORTS
+from saif.experiments.calibrate.budget import BUDGETS
 from saif.experiments.calibrate.search import calibrate, keep_choice
 from saif.experiments.calibrate.space import replies_made
-from saif.experiments.datasets import read_contents
-from saif.experiments.evaluate.run import Evaluation
-from saif.experiments.identify import build_presets, prompts_read, read_prompts
+from saif.experiments.datasets import Split, read_contents
+from saif.experiments.evaluate.plan import plan_scores
+from saif.experiments.evaluate.run import Evaluation, run_trials
+from saif.experiments.evaluate.run_folder import RunFolder, RunRecord
+from saif.experiments.evaluate.summary import stored_scores
+from saif.experiments.identify import build_presets, n_prompts, read_activations
 from saif.presets.instructions import ContentKind
 from saif.presets.library import Library, write_preset
-from saif.progress import Heard, Part, bar, nobody
+from saif.progress import Part, ProgressListener, bar, ignore_progress
 from saif.runtime.catalog import known
 from saif.runtime.sae import Sae, load_sae
 
 Search = Literal["all", "rival", "none"]
-"""What calibration searches: the latents and mean difference, mean difference alone, neither."""
+"""What calibration searches: latents and mean difference, mean difference alone, or neither."""
+
+RUNS = "runs"
+"""Where a model's folder keeps the runs that its presets' scores summarise."""
 
 N_SCORED = 20
 """Held-out texts that a made preset is scored on, unless told otherwise; as many ship."""
@@ -38,9 +45,9 @@ def identify_presets(
     sae_sources: Sequence[str] | None,
     *,
     n: int,
-    heard: Heard = nobody,
+    on_progress: ProgressListener = ignore_progress,
 ) -> None:
-    """Write a preset per instruction, uncalibrated, with the latents of every SAE at hand.
+    """Write a preset per instruction, uncalibrated, with the latents of every available SAE.
 
     All instructions are read, even if few are wanted: each is the others' control.
     """
@@ -53,10 +60,12 @@ def identify_presets(
     contents = {kind: read_contents(data, kind, "identify", n) for kind in sorted(kinds)}
     sources = _sae_sources(engine, library, sae_sources)
     layers = sorted(sources)
-    readings = read_prompts(engine.language_model, instructions, contents, layers, heard=heard)
+    activations = read_activations(
+        engine.language_model, instructions, contents, layers, on_progress=on_progress
+    )
     wanted = [item for item in instructions if not instruction_ids or item.id in instruction_ids]
     load = _loader(library, sources)
-    loaded = build_presets(engine, wanted, readings, load, layers, heard=heard)
+    loaded = build_presets(engine, wanted, activations, load, layers, on_progress=on_progress)
     folder = library.model_folder(engine.model.id)
     for preset in loaded:
         write_preset(folder, preset)
@@ -71,7 +80,7 @@ def make_presets(
     *,
     n: int = N_SCORED,
     effort: Thoroughness = "thorough",
-    heard: Heard = nobody,
+    on_progress: ProgressListener = ignore_progress,
     command: str,
 ) -> None:
     """Identify and calibrate what a model lacks. Goes on where it was interrupted.
@@ -92,8 +101,10 @@ def make_presets(
     there = set(library.preset_ids(engine.model.id))
     missing = [name for name in wanted if name not in there]
     if missing:
-        n_texts = EFFORTS[effort, "sentence"].identify_on
-        identify_presets(engine, library, source, missing, sae_sources, n=n_texts, heard=heard)
+        n_texts = BUDGETS[effort, "sentence"].identify_on
+        identify_presets(
+            engine, library, source, missing, sae_sources, n=n_texts, on_progress=on_progress
+        )
     calibrate_presets(
         engine,
         library,
@@ -103,7 +114,7 @@ def make_presets(
         n=n,
         again=False,
         effort=effort,
-        heard=heard,
+        on_progress=on_progress,
         command=command,
     )
 
@@ -121,10 +132,10 @@ def work_left(
     be made because there is no SAE."""
     layers = len(_sae_sources(engine, library, None))
     instructions = library.instructions()
-    each = EFFORTS[effort, library.instruction(name).contents]
+    each = BUDGETS[effort, library.instruction(name).contents]
     search = replies_made(layers, each) + n * len(CONDITIONS)
     if name not in library.preset_ids(engine.model.id):
-        prompts = prompts_read(instructions, each.identify_on)
+        prompts = n_prompts(instructions, each.identify_on)
         return {"prompts": prompts, "layers": layers, "replies": len(PLACEMENTS) * search}
     parts = library.card(engine.model.id, name).placements.values()
     return {"prompts": 0, "layers": 0, "replies": search * sum(not p.scores for p in parts)}
@@ -141,13 +152,17 @@ def calibrate_presets(
     again: bool,
     search: Search = "all",
     effort: Thoroughness = "thorough",
-    heard: Heard = nobody,
+    on_progress: ProgressListener = ignore_progress,
     command: str,
 ) -> None:
     """Calibrate and score presets, writing each as soon as it is done.
 
     A preset that has scores already is left alone unless `again`, so an interrupted run goes on.
-    What isn't searched stays, and is scored anew.
+    What isn't searched stays, and is scored anew. The scores summarise an evaluation, whose replies
+    stay in `runs/` beside the presets, a folder for each preset and placement.
+
+    Raises InputError if there is nothing to calibrate or too little text, PresetError for a preset
+    of another model, SaeError without an SAE.
     """
     names = list(preset_ids or library.preset_ids(engine.model.id))
     if not names:
@@ -166,9 +181,14 @@ def calibrate_presets(
 
         def advance(count: int) -> None:
             progress.advance(replies, count)
-            heard("replies", count)
+            on_progress("replies", count)
+
+        @functools.cache
+        def texts(kind: ContentKind, split: Split, number: int) -> list[str]:
+            return read_contents(data, kind, split, number)
 
         evaluation = Evaluation(engine, advance=advance)
+        folder = library.model_folder(engine.model.id)
         jobs = [(name, placement) for name in names for placement in PLACEMENTS]
         overall = progress.add_task("Presets × placements", total=len(jobs))
         for name, placement in jobs:
@@ -177,9 +197,9 @@ def calibrate_presets(
             preset.check_model(engine.model)
             if again or preset.preset.placements[placement].scores is None:
                 instruction = library.instruction(preset.preset.instruction)
-                each = EFFORTS[effort, instruction.contents]
-                develop = read_contents(data, instruction.contents, "develop", each.third)
-                held_out = read_contents(data, instruction.contents, "held-out", n)
+                each = BUDGETS[effort, instruction.contents]
+                develop = texts(instruction.contents, "develop", each.third)
+                held_out = texts(instruction.contents, "held-out", n)
                 find = (
                     keep_choice
                     if search == "none"
@@ -192,16 +212,31 @@ def calibrate_presets(
                 subject = Subject(
                     preset=chosen, instruction=instruction, placement=placement, load=load
                 )
-                scores = evaluation.scores(
+                record, trials = plan_scores(
+                    engine,
+                    library,
                     subject,
                     held_out,
+                    bound=round(found.bound, 2),
                     max_new_tokens=each.max_new_tokens,
-                    bound=found.bound,
                     command=command,
                 )
-                scored = chosen.with_part(placement, scores=scores)
-                write_preset(library.model_folder(engine.model.id), scored)
+                run = _run_folder(folder, record, anew=again)
+                for _ in run_trials(evaluation, run, trials):
+                    pass
+                scores = stored_scores(run, round(found.bound, 2))
+                write_preset(folder, chosen.with_part(placement, scores=scores))
             progress.advance(overall)
+
+
+def _run_folder(folder: Path, record: RunRecord, *, anew: bool) -> RunFolder:
+    """The run that scores a preset, beside the presets in `folder`. What is there already of the
+    same run goes on, unless `anew`."""
+    (preset,), (placement,) = record.presets, record.placements
+    path = folder / RUNS / f"{preset}-{placement}-{record.identity()[:10]}"
+    if anew:
+        shutil.rmtree(path, ignore_errors=True)
+    return RunFolder.open(path, record)
 
 
 def sae_loader(

@@ -8,12 +8,13 @@ itself contradicts at 5 % is unclear too.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 
-from saif.core.statistics import Rate, rate
+from saif.core.statistics import Rate
 from saif.experiments.evaluate.comparison import (
     ALPHA,
     MARGIN,
-    Held,
+    Decision,
     compare,
     post_against_pre,
     stratum,
@@ -21,7 +22,7 @@ from saif.experiments.evaluate.comparison import (
     uneven_doses,
     with_interval,
 )
-from saif.experiments.evaluate.summary import OUTCOMES, Cells, Evidence, Outcome
+from saif.experiments.evaluate.summary import Cells, Evidence, Outcome, rate_of
 from saif.report.conditions import title_of
 
 STRICT_SHARE = 0.30  # the paper's "over 30 %"
@@ -33,7 +34,7 @@ class Claim:
     """text: what the paper claims. number: what was found, in words, with interval and n."""
 
     text: str
-    held: Held
+    held: Decision
     number: str
 
 
@@ -79,10 +80,10 @@ def last_layer_is_best(evidence: Evidence) -> Claim:
         measured = f" (measured: {', '.join(f'{value:g}' for value in values)})" if values else ""
         return _unmeasured(text, f"a sweep that includes layer {last}, the last{measured}")
     others = [value for value in values if value != last]
-    rival = swept.best(others)
-    found = swept.between(last, rival)
+    other = swept.best(others)
+    found = swept.between(last, other)
     held = found.better(ALPHA if found.pooled.difference > 0 else ALPHA / len(others))
-    return Claim(text, held, found.words(f"layer {last}", f"layer {rival:g}, the best other") + ".")
+    return Claim(text, held, found.words(f"layer {last}", f"layer {other:g}, the best other") + ".")
 
 
 def post_beats_pre(evidence: Evidence) -> Claim:
@@ -119,7 +120,7 @@ def _comparable(evidence: Evidence, text: str, condition: str) -> Claim:
     if not found.strata:
         return _unmeasured(text, f"{title_of(condition)} beside prompted replies")
     low, high = found.pooled.interval()
-    held: Held = "yes" if low > -MARGIN else "no" if high < -MARGIN else "unclear"
+    held: Decision = "yes" if low > -MARGIN else "no" if high < -MARGIN else "unclear"
     far = [name for name, table in found.strata.items() if table.interval()[1] < -MARGIN]
     number = found.words(f"{title_of(condition)}, loose", "prompted")
     if far and held == "yes":
@@ -143,9 +144,9 @@ def _over_30(evidence: Evidence, text: str, condition: str) -> Claim:
         return _unmeasured(text, f"{title_of(condition)} replies")
     pooled = _rate(cells, condition, "strict")
     low, high = pooled.wilson()
-    held: Held = "yes" if low > STRICT_SHARE else "no" if high < STRICT_SHARE else "unclear"
+    held: Decision = "yes" if low > STRICT_SHARE else "no" if high < STRICT_SHARE else "unclear"
     number = f"{title_of(condition)} {with_interval(pooled)} strict, n = {pooled.n}"
-    rates = {cell: rate([reply.strict for reply in found]) for cell, found in cells.items()}
+    rates = {cell: rate_of(found, "strict") for cell, found in cells.items()}
     below = [stratum(cell) for cell, own in rates.items() if own.wilson()[1] < STRICT_SHARE]
     if below and held == "yes":
         held, number = "unclear", f"{number}; clearly below for {', '.join(below)}"
@@ -153,7 +154,7 @@ def _over_30(evidence: Evidence, text: str, condition: str) -> Claim:
 
 
 def latents_are_causal(evidence: Evidence) -> Claim:
-    text = "The latents are causal: random ones pushed as hard do not do it."
+    text = "The latents are causal: random ones at the same dose do not do it."
     found = compare(evidence.cells, "steered", "random")
     if not found.strata:
         return _unmeasured(text, "steered replies beside random latents")
@@ -175,7 +176,7 @@ def latents_are_specific(evidence: Evidence) -> Claim:
     if not chance.strata or not right.strata:
         return _unmeasured(text, "an evaluation with the wrong instruction's latents")
     low, high = chance.pooled.interval()
-    stays: Held = "yes" if high < MARGIN else "no" if low > 0 else "unclear"
+    stays: Decision = "yes" if high < MARGIN else "no" if low > 0 else "unclear"
     above = [name for name, table in chance.strata.items() if table.interval()[0] > 0]
     number = chance.words("wrong instruction", "chance (unsteered)")
     if above and stays == "yes":
@@ -205,12 +206,9 @@ def _unmeasured(text: str, needed: str) -> Claim:
     return Claim(text, "not measured", f"Needs {needed}.")
 
 
-def _all_of(*parts: Held) -> Held:
-    order: tuple[Held, ...] = ("not measured", "no", "unclear")
-    for verdict in order:
-        if verdict in parts:
-            return verdict
-    return "yes"
+def _all_of(*parts: Decision) -> Decision:
+    order: tuple[Decision, ...] = ("not measured", "no", "unclear", "yes")
+    return min(parts, key=order.index)
 
 
 def _subject(cells: Cells) -> str:
@@ -229,6 +227,5 @@ def _by_placement(evidence: Evidence) -> Cells:
 
 
 def _rate(cells: Cells, condition: str, outcome: Outcome) -> Rate:
-    holds = OUTCOMES[outcome]
     parts = [replies for cell, replies in cells.items() if cell.condition == condition]
-    return rate([holds(reply) for replies in parts for reply in replies])
+    return rate_of(chain(*parts), outcome)

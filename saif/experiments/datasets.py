@@ -1,4 +1,4 @@
-"""Read the texts that instructions are applied to, and split them for good.
+"""Datasets: the texts that instructions are applied to, split for good.
 
 The split hangs on the text alone: a sentence seen while identifying or calibrating can never
 turn up among the held-out ones, whatever the sample size or the seed.

@@ -1,7 +1,7 @@
-"""Find the latents that answer to an instruction, for every instruction, layer and placement.
+"""Identification of instruction latents, for every instruction, layer and placement.
 
-Latents are read at the last prompt token, the one the reply starts from (method of SAIF,
-arXiv 2502.11356). One pass over the prompts reads all layers.
+Activations are taken at the last prompt token, the one the reply starts from (method of SAIF,
+arXiv 2502.11356). One pass over the prompts serves all layers.
 """
 
 import random
@@ -29,7 +29,7 @@ from saif.presets.preset import (
     SaeRef,
 )
 from saif.presets.spec import MAX_STORED_LATENTS, LatentSource, SteeringSpec
-from saif.progress import Heard, nobody, track
+from saif.progress import ProgressListener, ignore_progress, track
 from saif.runtime.batch import Row, shared_prefix
 from saif.runtime.language_model import LanguageModel
 from saif.runtime.sae import Sae
@@ -49,27 +49,26 @@ Residuals = dict[int, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Readings:
-    """Residuals at the last prompt token, row i for content i.
-
-    kinds: instruction id -> kind of its contents. plain: kind of contents -> content alone.
-    instructed: (instruction id, placement) -> with it.
-    """
+class Activations:
+    """Residuals at the last prompt token, row i for content i."""
 
     kinds: dict[str, ContentKind]
+    """Instruction id -> kind of its contents."""
     plain: dict[ContentKind, Residuals]
+    """Of the content alone."""
     instructed: dict[tuple[str, Placement], Residuals]
+    """(instruction id, placement) -> of the content with the instruction."""
 
 
-def read_prompts(
+def read_activations(
     model: LanguageModel,
     instructions: Sequence[Instruction],
     contents: dict[ContentKind, list[str]],
     layers: Sequence[int],
     *,
     seed: int = 0,
-    heard: Heard = nobody,
-) -> Readings:
+    on_progress: ProgressListener = ignore_progress,
+) -> Activations:
     """Run every prompt once: each content alone, and with each instruction in both placements.
 
     A wording is drawn per content, the same for both placements.
@@ -85,16 +84,16 @@ def read_prompts(
     plain: dict[ContentKind, Residuals] = {}
     instructed: dict[tuple[str, Placement], Residuals] = {}
     for key, texts in track(jobs, "Reading prompts"):
-        residuals = last_residuals(model, texts, layers, heard=heard)
+        residuals = last_residuals(model, texts, layers, on_progress=on_progress)
         if isinstance(key, tuple):
             instructed[key] = residuals
         else:
             plain[key] = residuals
-    return Readings({item.id: item.contents for item in instructions}, plain, instructed)
+    return Activations({item.id: item.contents for item in instructions}, plain, instructed)
 
 
-def prompts_read(instructions: Sequence[Instruction], n: int) -> int:
-    """How many prompts `read_prompts` reads with `n` contents of each kind."""
+def n_prompts(instructions: Sequence[Instruction], n: int) -> int:
+    """How many prompts `read_activations` reads with `n` contents of each kind."""
     return n * (2 * len(instructions) + len({item.contents for item in instructions}))
 
 
@@ -103,7 +102,7 @@ def last_residuals(
     texts: Sequence[str],
     layers: Sequence[int],
     *,
-    heard: Heard = nobody,
+    on_progress: ProgressListener = ignore_progress,
 ) -> Residuals:
     """The residual stream at the last prompt token of each text as a user message, float32."""
     prompts = [model.render([{"role": "user", "content": text}]) for text in texts]
@@ -115,20 +114,21 @@ def last_residuals(
         residuals, _ = model.residuals([prompts[i] for i in rows], layers, skip=skip)
         for layer, resid in residuals.items():
             found[layer][rows] = resid[:, -1].float().cpu()  # left-padded: the last is the newest
-        heard("prompts", len(rows))
+        on_progress("prompts", len(rows))
     return found
 
 
 def build_presets(
     engine: LocalEngine,
     instructions: Sequence[Instruction],
-    readings: Readings,
+    activations: Activations,
     load: Callable[[int], Sae],
     layers: Sequence[int],
     *,
-    heard: Heard = nobody,
+    on_progress: ProgressListener = ignore_progress,
 ) -> list[LoadedPreset]:
-    """A preset per instruction with every layer's latents. One SAE is in memory at a time."""
+    """A preset per instruction with every layer's latents. One SAE is in memory at a time. Raises
+    SaeError for one that belongs to another layer or width."""
     tables: dict[tuple[str, Placement], list[LayerTable]] = {}
     vectors: dict[str, dict[int, LayerVectors]] = {item.id: {} for item in instructions}
     for layer in track(layers, "Identifying latents"):
@@ -140,9 +140,9 @@ def build_presets(
             )
         known: dict[int, float] = {}
         for instruction in instructions:
-            norm = float(readings.plain[instruction.contents][layer].norm(dim=1).mean())
+            norm = float(activations.plain[instruction.contents][layer].norm(dim=1).mean())
             found = {
-                placement: _statistics(sae, instruction, placement, readings, layer)
+                placement: _statistics(sae, instruction, placement, activations, layer)
                 for placement in PLACEMENTS
             }
             new = sorted({i for s in found.values() for i in s.ids.tolist()} - set(known))
@@ -156,8 +156,8 @@ def build_presets(
                 )
                 table = _table(engine.language_model, sae, layer, norm, statistics)
                 tables.setdefault((instruction.id, placement), []).append(table)
-            vectors[instruction.id][layer] = _vectors(sae, found, instruction, readings, layer)
-        heard("layers", 1)
+            vectors[instruction.id][layer] = _vectors(sae, found, instruction, activations, layer)
+        on_progress("layers", 1)
     return [
         LoadedPreset(_card(engine, instruction, tables), vectors[instruction.id])
         for instruction in instructions
@@ -165,12 +165,12 @@ def build_presets(
 
 
 def _statistics(
-    sae: Sae, instruction: Instruction, placement: Placement, readings: Readings, layer: int
+    sae: Sae, instruction: Instruction, placement: Placement, activations: Activations, layer: int
 ) -> LatentStatistics:
     """Statistics of the latents worth keeping: the best of every way of selecting."""
-    with_it = readings.instructed[instruction.id, placement][layer]
-    without = readings.plain[instruction.contents][layer]
-    other = _other_instructions(instruction, placement, readings, layer)
+    with_it = activations.instructed[instruction.id, placement][layer]
+    without = activations.plain[instruction.contents][layer]
+    other = _other_instructions(instruction, placement, activations, layer)
     all_latents = latent_statistics(sae.encode(with_it), sae.encode(without), sae.encode(other))
     best = {
         int(place)
@@ -181,17 +181,17 @@ def _statistics(
 
 
 def output_scores(model: LanguageModel, decoder: Tensor, layer: int, norm: float) -> list[float]:
-    """How much each latent, decoder (m, d_model), moves its own words when it is pushed at the
-    last prompt token of a neutral message (`saif.core.selection.output_score`)."""
+    """How much each latent, decoder (m, d_model), moves its own words when it steers the last
+    prompt token of a neutral message (`saif.core.selection.output_score`)."""
     prompt = model.render([{"role": "user", "content": _NEUTRAL}])
     words = model.raised_tokens(decoder, _WORDS)
     plain = model.prefill([Row(prompt)])[1].logits[0]
-    pushes = [at_dose(row, _PROBE_DOSE, norm) for row in decoder]
+    directions = [at_dose(row, _PROBE_DOSE, norm) for row in decoder]
     found: list[float] = []
-    for start in range(0, len(pushes), _BATCH):
+    for start in range(0, len(directions), _BATCH):
         rows = [
             Row(prompt, Steering({layer: direction}, "response", {layer: _PROBE_DOSE}))
-            for direction in pushes[start : start + _BATCH]
+            for direction in directions[start : start + _BATCH]
         ]
         steered = model.prefill(rows)[1].logits
         found += output_score(plain, steered, words[start : start + _BATCH]).tolist()
@@ -199,7 +199,7 @@ def output_scores(model: LanguageModel, decoder: Tensor, layer: int, norm: float
 
 
 def _other_instructions(
-    instruction: Instruction, placement: Placement, readings: Readings, layer: int
+    instruction: Instruction, placement: Placement, activations: Activations, layer: int
 ) -> Tensor:
     """Row i: content i with one of the *other* instructions, taken in turn.
 
@@ -208,11 +208,11 @@ def _other_instructions(
     """
     candidates = [
         residuals[layer]
-        for (name, where), residuals in readings.instructed.items()
+        for (name, where), residuals in activations.instructed.items()
         if where == placement
         and name != instruction.id
-        and readings.kinds[name] == instruction.contents
-    ] or [readings.instructed[instruction.id, placement][layer]]
+        and activations.kinds[name] == instruction.contents
+    ] or [activations.instructed[instruction.id, placement][layer]]
     n = len(candidates[0])
     return torch.stack([candidates[i % len(candidates)][i] for i in range(n)])
 
@@ -245,22 +245,23 @@ def _vectors(
     sae: Sae,
     found: dict[Placement, LatentStatistics],
     instruction: Instruction,
-    readings: Readings,
+    activations: Activations,
     layer: int,
 ) -> LayerVectors:
     ids = sorted({latent for statistics in found.values() for latent in statistics.ids.tolist()})
     encoder, bias, threshold = sae.encoder(ids)
-    without = readings.plain[instruction.contents][layer].mean(dim=0)
+    without = activations.plain[instruction.contents][layer].mean(dim=0)
+    with_it = {
+        placement: activations.instructed[instruction.id, placement][layer].mean(dim=0)
+        for placement in PLACEMENTS
+    }
     return LayerVectors(
         ids=ids,
         decoder=sae.decoder(ids),
         encoder=encoder,
         bias=bias,
         threshold=threshold,
-        mean_difference={
-            placement: readings.instructed[instruction.id, placement][layer].mean(dim=0) - without
-            for placement in PLACEMENTS
-        },
+        mean_difference={placement: mean - without for placement, mean in with_it.items()},
     )
 
 

@@ -1,4 +1,4 @@
-"""How fast this machine makes presets with a model, measured on a little of each kind of work."""
+"""Estimate of how long a preset takes here, from a little of each kind of work."""
 
 import time
 from collections.abc import Mapping
@@ -6,19 +6,19 @@ from itertools import pairwise
 
 from saif.core.types import Sampling
 from saif.engine.local import LocalEngine
-from saif.experiments.calibrate.budget import EFFORTS
-from saif.experiments.evaluate.score import Task, judge_form, make_replies
+from saif.experiments.calibrate.budget import BUDGETS
+from saif.experiments.evaluate.score import Task, check_form, make_replies
 from saif.experiments.identify import last_residuals
 from saif.presets.instructions import Instruction, place
 from saif.progress import Part
 
 _ROWS, _TOKENS = 24, 4
-_JUDGING = 1.5  # asking what replies are about, against judging their form, over a whole search
-_LAYER_SECONDS = 2.0  # reading an SAE and pushing its latents; little beside the rest
+_RELEVANCE = 1.5  # checking relevance as well, against form alone, over a whole search
+_LAYER_SECONDS = 2.0  # loading an SAE and scoring its latents; little beside the rest
 
 
-def measure_pace(engine: LocalEngine, instruction: Instruction) -> dict[Part, float]:
-    """Seconds for one of each part. Takes a few seconds itself."""
+def measure_unit_times(engine: LocalEngine, instruction: Instruction) -> dict[Part, float]:
+    """Seconds that one of each part takes. Needs a few seconds itself."""
     texts = [instruction.examples[i % len(instruction.examples)] for i in range(_ROWS)]
     prompts = [place(instruction.main_wording, text, "post") for text in texts]
     tasks = [Task(text, text) for text in texts]
@@ -31,17 +31,17 @@ def measure_pace(engine: LocalEngine, instruction: Instruction) -> dict[Part, fl
     for n in (1, 1 + _TOKENS):
         replies = make_replies(engine, tasks, sampling=Sampling(max_new_tokens=n))
         times.append(time.perf_counter())
-    judge_form(engine, instruction, tasks, replies)
+    check_form(engine, instruction, tasks, replies)
     times.append(time.perf_counter())
-    reading, one_token, more_tokens, judging = (b - a for a, b in pairwise(times))
-    longest = EFFORTS["thorough", instruction.contents].max_new_tokens
+    prefill, one_token, more_tokens, checking = (b - a for a, b in pairwise(times))
+    longest = BUDGETS["thorough", instruction.contents].max_new_tokens
     writing = one_token + max(0.0, more_tokens - one_token) * longest / _TOKENS
     return {
-        "prompts": reading / _ROWS,
+        "prompts": prefill / _ROWS,
         "layers": _LAYER_SECONDS,
-        "replies": (writing + _JUDGING * judging) / _ROWS,
+        "replies": (writing + _RELEVANCE * checking) / _ROWS,
     }
 
 
-def seconds_for(work: Mapping[Part, int], pace: Mapping[Part, float]) -> float:
-    return sum(n * pace[part] for part, n in work.items())
+def seconds_for(work: Mapping[Part, int], unit_times: Mapping[Part, float]) -> float:
+    return sum(n * unit_times[part] for part, n in work.items())

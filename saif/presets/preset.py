@@ -121,6 +121,8 @@ class Scores(_Strict):
     command: str
     """Makes the numbers again."""
     conditions: list[ConditionScores]
+    run: Annotated[str | None, Field(exclude_if=lambda run: run is None)] = None
+    """Identity of the run whose replies these are the summary of; older presets name none."""
 
     def condition(self, name: str) -> ConditionScores | None:
         return next((scores for scores in self.conditions if scores.condition == name), None)

@@ -1,4 +1,4 @@
-"""The sheet that figures are drawn on: size, fonts, colours, axes, and the PNG that comes out.
+"""Plot style: the sheet figures are drawn on, with size, fonts, colours and axes, as a PNG.
 
 Nothing here touches pyplot, which keeps figures in a global.
 """
@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import matplotlib as mpl
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.transforms import Transform, blended_transform_factory
 
 WIDTH = 460
 """Of every picture, in CSS pixels; drawn with twice as many."""
@@ -51,12 +49,14 @@ def paler(colour: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """name: for its file, without an ending. height: in CSS pixels."""
+    """A figure as it goes onto a page."""
 
     name: str
+    """Of its file, without an ending."""
     alt: str
     png: bytes
     height: int
+    """In CSS pixels."""
 
 
 class Sheet:
@@ -107,8 +107,3 @@ class Sheet:
         # Without metadata, so that another version of matplotlib is no difference by itself.
         self._figure.savefig(file, format="png", metadata={"Software": None})
         return file.getvalue()
-
-
-def beside(axes: Axes) -> Transform:
-    """x as a share of the axes' width, y in data: for words beside a line of a chart."""
-    return blended_transform_factory(axes.transAxes, axes.transData)

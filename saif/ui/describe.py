@@ -6,7 +6,7 @@ from typing import Literal
 
 from saif.core.types import Placement
 from saif.presets.preset import ConditionScores, Interval, Latent, Preset, Selected
-from saif.report.conditions import title_of
+from saif.report.conditions import shown
 from saif.runtime.catalog import KnownModel, Quantize
 
 SHOWN_WORDS = 5
@@ -64,7 +64,7 @@ def scores_table(card: Preset, placement: Placement) -> str:
 
 
 def _score_row(condition: ConditionScores) -> str:
-    title = title_of(condition.condition)
+    title = shown(condition.condition).label
     cells = "".join(
         _rate(rate) for rate in (condition.loose, condition.strict, condition.degenerate)
     )

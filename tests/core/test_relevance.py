@@ -18,7 +18,5 @@ from saif.core.relevance import MARGIN, is_relevant
         (math.nan, [-10.0], False),
     ],
 )
-def test_a_reply_is_relevant_to_its_content(
-    own: float, others: list[float], expected: bool
-) -> None:
+def test_a_reply_is_about_its_content(own: float, others: list[float], expected: bool) -> None:
     assert is_relevant(own, others) is expected

@@ -13,16 +13,18 @@ from saif.errors import InputError, PresetError, SaeError
 from saif.experiments import build
 from saif.experiments.baselines import CONDITIONS
 from saif.experiments.build import calibrate_presets, identify_presets, make_presets, work_left
-from saif.experiments.calibrate.budget import EFFORTS, SearchBudget
+from saif.experiments.calibrate.budget import BUDGETS, SearchBudget
 from saif.experiments.calibrate.search import Calibration
 from saif.experiments.datasets import read_contents
 from saif.experiments.evaluate import run
-from saif.experiments.evaluate.run import Evaluation
+from saif.experiments.evaluate.run_folder import RunFolder
+from saif.experiments.evaluate.summary import stored_scores
+from saif.experiments.report.build import write_report
 from saif.presets.library import SHIPPED, Library, read_preset, write_preset
 from saif.presets.preset import LoadedPreset
 from saif.presets.spec import SteeringSpec
 
-EFFORT = SearchBudget(first=2, first_tokens=3, second=2, third=4, max_new_tokens=4, identify_on=4)
+BUDGET = SearchBudget(first=2, first_tokens=3, second=2, third=4, max_new_tokens=4, identify_on=4)
 FOUND = SteeringSpec(layer=3, dose=0.5)
 
 
@@ -40,7 +42,7 @@ def shelf(
     monkeypatch.setattr(
         build, "load_sae", lambda source: replace(planted_sae(int(Path(source).name)), id=source)
     )
-    monkeypatch.setattr(build, "EFFORTS", dict.fromkeys(EFFORTS, EFFORT))
+    monkeypatch.setattr(build, "BUDGETS", dict.fromkeys(BUDGETS, BUDGET))
     return library
 
 
@@ -113,6 +115,61 @@ def test_every_condition_is_scored_and_the_choice_is_written(
         }
 
 
+def test_scores_can_be_counted_again_from_the_replies_of_their_run(
+    engine: LocalEngine, shelf: Library, data: Path, search: Search, tmp_path: Path
+) -> None:
+    _calibrate(engine, shelf, data, "question")
+    folder = shelf.model_folder(engine.model.id)
+    runs = {run.name: RunFolder.read(run) for run in (folder / "runs").iterdir()}
+    card = shelf.card(engine.model.id, "question")
+    for placement in PLACEMENTS:
+        scores = card.placements[placement].scores
+        assert scores is not None
+        assert scores.run is not None
+        run = runs.pop(f"question-{placement}-{scores.run[:10]}")
+        assert stored_scores(run, scores.perplexity_bound) == scores
+        assert list(run.record.presets) == ["question"]
+        assert run.record.max_new_tokens == {"sentence": 4}
+        assert {len(found) for found in run.cells().values()} == {4}
+        beyond = {
+            "perplexity beyond the bound" in reply.problems
+            for reply in run.replies()
+            if reply.perplexity is None or reply.perplexity > scores.perplexity_bound
+        }
+        assert beyond == {True}
+        page = write_report([run.path], tmp_path / placement).read_text("utf-8")
+        assert "mean difference" in page
+    assert runs == {}
+    assert shelf.preset_ids(engine.model.id) == ["question", "translate-french", "verse"]
+
+
+def test_scoring_goes_on_within_a_preset_and_again_makes_its_replies_anew(
+    engine: LocalEngine, shelf: Library, data: Path, search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    real = run.Evaluation.measure
+
+    def measure(self: Any, trial: Any) -> Any:
+        made.append(str(trial.cell))
+        if len(made) == 4:
+            raise KeyboardInterrupt
+        return real(self, trial)
+
+    monkeypatch.setattr(run.Evaluation, "measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        _calibrate(engine, shelf, data, "question")
+    assert _scored(engine, shelf, "question") == {"pre": False, "post": False}
+    cells = [f"question/{placement}/{name}" for placement in PLACEMENTS for name in CONDITIONS]
+    made.clear()
+    made.extend("four")
+    _calibrate(engine, shelf, data, "question")
+    assert made[4:] == cells[3:]
+    _calibrate(engine, shelf, data, "question", again=True)
+    assert made[4:] == cells[3:] + cells
+    runs = shelf.model_folder(engine.model.id) / "runs"
+    assert len(list(runs.iterdir())) == 2  # the same settings, so the same run
+
+
 def test_an_interrupted_run_goes_on_where_it_was(
     engine: LocalEngine, shelf: Library, data: Path, search: Search
 ) -> None:
@@ -141,13 +198,13 @@ def test_searching_sees_develop_texts_and_scoring_held_out_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scored: list[list[str]] = []
-    real = Evaluation.scores
+    real = build.plan_scores
 
-    def scores(self: Evaluation, subject: Any, contents: Any, **options: Any) -> Any:
+    def plan_scores(engine: Any, library: Any, subject: Any, contents: Any, **options: Any) -> Any:
         scored.append(list(contents))
-        return real(self, subject, contents, **options)
+        return real(engine, library, subject, contents, **options)
 
-    monkeypatch.setattr(Evaluation, "scores", scores)
+    monkeypatch.setattr(build, "plan_scores", plan_scores)
     _calibrate(engine, shelf, data, "question")
     assert len(search.contents) == len(scored) == 2
     for given, split, n in ((search.contents, "develop", 4), (scored, "held-out", 4)):
@@ -166,23 +223,23 @@ def test_unsteered_replies_are_made_once_for_all_presets_with_the_same_texts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plain: list[str] = []
-    judged: list[str] = []
-    real_replies, real_judge = run.make_replies, run.judge
+    checked: list[str] = []
+    real_replies, real_check = run.make_replies, run.check_replies
 
     def make_replies(engine: Any, tasks: Any, **options: Any) -> Any:
         plain.extend(t.message for t in tasks if not t.steering and t.message == t.content)
         return real_replies(engine, tasks, **options)
 
-    def judge(engine: Any, asked: Any, tasks: Any, replies: Any, **options: Any) -> Any:
+    def check_replies(engine: Any, asked: Any, tasks: Any, replies: Any, **options: Any) -> Any:
         if all(t.steering is None and t.message == t.content for t in tasks):
-            judged.append(asked.id)
-        return real_judge(engine, asked, tasks, replies, **options)
+            checked.append(asked.id)
+        return real_check(engine, asked, tasks, replies, **options)
 
     monkeypatch.setattr(run, "make_replies", make_replies)
-    monkeypatch.setattr(run, "judge", judge)
+    monkeypatch.setattr(run, "check_replies", check_replies)
     _calibrate(engine, shelf, data)
     assert len(plain) == len(set(plain)) == 4
-    assert judged == ["question", "verse"]  # each by its own check, once for both placements
+    assert checked == ["question", "verse"]  # each by its own check, once for both placements
 
 
 def test_prompts_carry_the_instruction_where_the_placement_says(
@@ -204,6 +261,21 @@ def test_prompts_carry_the_instruction_where_the_placement_says(
     wording = shelf.instruction("question").main_wording
     assert [m.startswith(f"{wording}\n") for m in prompted] == [True] * 4 + [False] * 4
     assert [m.endswith(f"\n{wording}") for m in prompted] == [False] * 4 + [True] * 4
+
+
+def test_the_data_is_read_once_for_all_presets_and_placements(
+    engine: LocalEngine, shelf: Library, data: Path, search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[tuple[Any, ...]] = []
+    real = build.read_contents
+
+    def read_contents(source: Path, *what: Any) -> list[str]:
+        read.append(what)
+        return real(source, *what)
+
+    monkeypatch.setattr(build, "read_contents", read_contents)
+    _calibrate(engine, shelf, data)
+    assert read == [("sentence", "develop", 4), ("sentence", "held-out", 4)]
 
 
 def test_nothing_to_calibrate_and_too_few_texts_are_refused(
@@ -236,7 +308,7 @@ def test_identifying_writes_presets_that_name_their_sae_by_its_place(
 def test_an_unknown_instruction_and_one_text_are_refused_before_any_work(
     engine: LocalEngine, shelf: Library, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(build, "read_prompts")
+    monkeypatch.delattr(build, "read_activations")
     with pytest.raises(PresetError, match="no instruction 'sing'"):
         identify_presets(engine, shelf, data, ["question", "sing"], None, n=4)
     with pytest.raises(InputError, match="from 1 texts"):
@@ -269,7 +341,7 @@ def test_without_a_search_the_choice_stays_and_is_scored(
         assert scores.perplexity_bound != 50
 
 
-# BuildJob what a model lacks
+# Making what a model lacks
 
 
 @pytest.fixture
@@ -320,7 +392,7 @@ def test_all_that_is_done_is_heard_and_was_foretold(engine: LocalEngine, shipped
     heard: Counter[str] = Counter()
     made: dict[str, Any] = {"n": 4, "effort": "quick", "command": ""}
     make_presets(engine, shipped, None, ["letter"], None, **made,
-                 heard=lambda part, n: heard.update({part: n}))  # fmt: skip
+                 on_progress=lambda part, n: heard.update({part: n}))  # fmt: skip
     assert heard["prompts"] == foretold["prompts"]
     assert heard["layers"] == foretold["layers"] == 2
     # Neighbours that coincide are made once, and what no steering touches once for all.
@@ -337,7 +409,7 @@ def test_who_hears_can_end_the_work_and_the_next_time_goes_on(
 
     made: dict[str, Any] = {"n": 4, "effort": "quick", "command": ""}
     with pytest.raises(KeyboardInterrupt):
-        make_presets(engine, shipped, None, ["letter"], None, **made, heard=until_identified)
+        make_presets(engine, shipped, None, ["letter"], None, **made, on_progress=until_identified)
     left = work_left(engine, shipped, "letter", "quick", n=4)
     assert (left["prompts"], left["layers"]) == (0, 0)
     assert left["replies"] > 0

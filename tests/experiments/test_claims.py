@@ -19,7 +19,7 @@ from saif.experiments.claims import (
     strict_is_over_30,
     strict_is_over_30_for_saif,
 )
-from saif.experiments.evaluate.comparison import Held
+from saif.experiments.evaluate.comparison import Decision
 from saif.experiments.evaluate.run_folder import Cell, ReplyRecord
 from saif.experiments.evaluate.summary import Evidence
 
@@ -63,7 +63,7 @@ def swept(counts: dict[float, int], preset: str = "letter", n: int = N) -> Plant
         ({"saif": 40, "single_latent": 10, "unsteered": 1}, "yes"),
     ],
 )
-def test_a_set_of_latents_against_a_single_one(counts: dict[str, int], held: Held) -> None:
+def test_a_set_of_latents_against_a_single_one(counts: dict[str, int], held: Decision) -> None:
     assert a_set_is_needed(evidence(planted(**counts))).held == held
 
 
@@ -97,7 +97,7 @@ def test_a_preset_that_says_the_opposite_makes_a_claim_unclear() -> None:
         ({}, "not measured"),
     ],
 )
-def test_the_number_of_latents(counts: dict[float, int], held: Held) -> None:
+def test_the_number_of_latents(counts: dict[float, int], held: Decision) -> None:
     assert k_has_an_optimum(evidence(k=swept(counts))).held == held
 
 
@@ -125,7 +125,7 @@ def test_only_values_measured_for_every_preset_are_pooled() -> None:
         ({12.0: 4, 24.0: 44}, "not measured"),
     ],
 )
-def test_the_last_layer(counts: dict[float, int], held: Held) -> None:
+def test_the_last_layer(counts: dict[float, int], held: Decision) -> None:
     claim = last_layer_is_best(evidence(layer=swept(counts)))
     assert claim.held == held
     if held == "not measured":
@@ -135,7 +135,7 @@ def test_the_last_layer(counts: dict[float, int], held: Held) -> None:
 @pytest.mark.parametrize(
     ("pre", "post", "held"), [(20, 40, "yes"), (40, 20, "no"), (30, 33, "unclear")]
 )
-def test_post_against_pre(pre: int, post: int, held: Held) -> None:
+def test_post_against_pre(pre: int, post: int, held: Decision) -> None:
     both = {**planted("pre", steered=pre), **planted("post", steered=post)}
     assert post_beats_pre(evidence(both)).held == held
     assert post_beats_pre_with_one_ending(evidence(both)).held == "not measured"
@@ -156,7 +156,7 @@ def test_a_sweep_over_the_placement_serves_as_well() -> None:
     ("steered", "n", "held"),
     [(190, 200, "yes"), (198, 200, "yes"), (20, 50, "no"), (45, 50, "unclear")],
 )
-def test_loose_is_within_ten_points_of_prompting(steered: int, n: int, held: Held) -> None:
+def test_loose_is_within_ten_points_of_prompting(steered: int, n: int, held: Decision) -> None:
     cells = planted(n=n, steered=steered, prompted=n)
     assert loose_is_comparable(evidence(cells)).held == held
     assert loose_is_comparable_for_saif(evidence(cells)).held == "not measured"
@@ -174,7 +174,7 @@ def test_loose_counts_degenerate_replies_and_says_how_many_are_not() -> None:
 
 
 @pytest.mark.parametrize(("strict", "held"), [(30, "yes"), (4, "no"), (16, "unclear")])
-def test_strict_is_over_30_per_cent(strict: int, held: Held) -> None:
+def test_strict_is_over_30_per_cent(strict: int, held: Decision) -> None:
     assert strict_is_over_30(evidence(planted(steered=strict))).held == held
     assert strict_is_over_30_for_saif(evidence(planted(saif=strict))).held == held
     assert strict_is_over_30_for_saif(evidence(planted(steered=9))).held == "not measured"
@@ -197,7 +197,7 @@ def test_strict_over_30_on_average_is_unclear_if_a_preset_is_clearly_below() -> 
         ({"steered": 40}, "not measured"),
     ],
 )
-def test_the_latents_are_causal(counts: dict[str, int], held: Held) -> None:
+def test_the_latents_are_causal(counts: dict[str, int], held: Decision) -> None:
     assert latents_are_causal(evidence(planted(**counts))).held == held
 
 
@@ -220,7 +220,7 @@ def test_random_latents_that_were_pushed_less_prove_nothing() -> None:
         ({"steered": 40, "unsteered": 1}, "not measured"),
     ],
 )
-def test_the_latents_are_specific(counts: dict[str, int], held: Held) -> None:
+def test_the_latents_are_specific(counts: dict[str, int], held: Decision) -> None:
     assert latents_are_specific(evidence(planted(**counts))).held == held
 
 

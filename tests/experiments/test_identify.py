@@ -25,7 +25,7 @@ from saif.core.selection import LatentStatistics, rank
 from saif.core.types import PLACEMENTS, Site
 from saif.engine.local import LocalEngine
 from saif.errors import SaeError
-from saif.experiments.identify import Readings, build_presets, last_residuals, read_prompts
+from saif.experiments.identify import Activations, build_presets, last_residuals, read_activations
 from saif.presets.preset import LoadedPreset
 from saif.presets.spec import MAX_STORED_LATENTS
 from saif.runtime.language_model import LanguageModel
@@ -67,7 +67,7 @@ def test_every_content_is_read_alone_and_with_one_wording_in_both_placements(
         return real(messages)
 
     monkeypatch.setattr(model, "render", render)
-    readings = read_prompts(model, asked, contents, [2])
+    readings = read_activations(model, asked, contents, [2])
     monkeypatch.undo()
     assert readings.kinds == {"question": "sentence", "summarise": "passage"}
     for instruction in asked:
@@ -143,7 +143,7 @@ def test_the_control_stands_where_the_instruction_does(engine: LocalEngine) -> N
 
 def test_with_no_other_instruction_for_these_texts_contrast_is_nil(engine: LocalEngine) -> None:
     readings = planted_readings()
-    alone = Readings(
+    alone = Activations(
         readings.kinds | {"bullet-list": "passage", "verse": "passage"},
         readings.plain,
         readings.instructed,

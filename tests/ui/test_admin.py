@@ -151,7 +151,7 @@ def test_a_preset_is_made_into_the_user_s_own_folder(services: Services, tmp_pat
     assert making.share > 0.8
     card = services.card("letter")
     assert all(card.placements[placement].scores for placement in PLACEMENTS)
-    made = [path.relative_to(tmp_path / "own") for path in (tmp_path / "own").rglob("*.json")]
+    made = list((tmp_path / "own").glob("*/*.json"))
     assert [path.name for path in made] == ["letter.json"]
     assert "letter" not in [item.id for item in shop.makeable()]
 

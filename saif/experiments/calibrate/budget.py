@@ -1,4 +1,4 @@
-"""How much work a calibration may do: what it searches, on how many texts."""
+"""Search budget of a calibration: what it tries, on how many texts."""
 
 from dataclasses import dataclass, replace
 
@@ -7,25 +7,22 @@ from saif.presets.instructions import ContentKind
 from saif.presets.spec import LatentSource
 
 HALF_LIFE = 16
-"""Of a fading push, in tokens. Steady pushes have sent most replies into loops, so the search
-starts with fading ones."""
+"""Of fading steering, in tokens. Steady steering has sent most replies into loops, so the search
+starts with fading."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchBudget:
-    """How long to search: texts in each round, and tokens per reply in the first and after.
-
-    recipes, doses: what the first round tries at every layer. semifinalists, finalists: how many
-    pushes with latents go on to the second round and to the third. The mean differences go on
-    with one of every layer, at most `rival_semifinalists`, and `rival_finalists`.
-    identify_on: texts that latents are found on where presets are made in one go.
-    """
+    """How long to search: three rounds, each on more texts than the one before."""
 
     first: int = 4
+    """Texts in the first round."""
     first_tokens: int = 24
+    """Tokens per reply in it."""
     second: int = 12
     third: int = 20
     max_new_tokens: int = 40
+    """Tokens per reply after the first round."""
     recipes: tuple[LatentSource, ...] = (
         LatentSource(selection="signed", rule="delta", k=15),
         LatentSource(selection="output", rule="delta", k=15),
@@ -33,12 +30,16 @@ class SearchBudget:
         LatentSource(selection="saif", rule="delta", k=15),
         LatentSource(selection="saif", rule="mean", k=15),
     )
+    """Ways to use latents that the first round tries at every layer."""
     doses: tuple[float, ...] = (0.3, 0.5, 0.75)
     semifinalists: int = 3
+    """How many of them go on to the second round."""
     finalists: int = 2
-    rival_semifinalists: int = 99
-    rival_finalists: int = 3
+    baseline_semifinalists: int = 99
+    """Mean differences that go on, one of every layer at most."""
+    baseline_finalists: int = 3
     identify_on: int = 80
+    """Texts that latents are found on where presets are made in one go."""
 
 
 _THOROUGH = SearchBudget()
@@ -55,23 +56,23 @@ _QUICK = SearchBudget(
     doses=(0.35, 0.6),
     semifinalists=2,
     finalists=1,
-    rival_semifinalists=2,
-    rival_finalists=1,
+    baseline_semifinalists=2,
+    baseline_finalists=1,
     identify_on=40,
 )
 
 
-def _for_passages(effort: SearchBudget) -> SearchBudget:
-    """A passage's summary is only judged once it has come to its end."""
-    return replace(effort, first_tokens=64, max_new_tokens=64)
+def _for_passages(budget: SearchBudget) -> SearchBudget:
+    """A passage's summary is only checked once it has come to its end."""
+    return replace(budget, first_tokens=64, max_new_tokens=64)
 
 
-EFFORTS: dict[tuple[Thoroughness, ContentKind], SearchBudget] = {
+BUDGETS: dict[tuple[Thoroughness, ContentKind], SearchBudget] = {
     ("thorough", "sentence"): _THOROUGH,
     ("thorough", "passage"): _for_passages(_THOROUGH),
     ("quick", "sentence"): _QUICK,
     ("quick", "passage"): _for_passages(_QUICK),
 }
 
-MAX_NEW_TOKENS = {kind: effort.max_new_tokens for (_, kind), effort in EFFORTS.items()}
-"""Of a reply to be judged; the same at every effort, so that scores can be compared."""
+MAX_NEW_TOKENS = {kind: budget.max_new_tokens for (_, kind), budget in BUDGETS.items()}
+"""Of a reply to be checked; the same at every budget, so that scores can be compared."""

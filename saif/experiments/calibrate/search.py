@@ -1,11 +1,12 @@
-"""Search a preset's layers, selection, k, β, dose and shape on texts kept for that.
+"""Calibration search: a preset's layers, selection, k, β, dose and schedule, on texts of their own.
 
-Three rounds: many fading pushes on a few texts, the best ones and their neighbours on more, and
-at last the winners in other shapes (steady, clamping and so on) on more still. The objective is
-strict accuracy, then loose accuracy with degenerate replies counted as failures, then the smaller
-dose; what is degenerate beyond `MAX_DEGENERATE` counts against both. Whether replies are about
-their content, which is dear to find out, is asked in the last round only, and only of pushes that
-can still win. Mean difference goes through the same search, so that it is a fair rival.
+Three rounds of successive halving: many fading candidates on a few texts, the best ones and their
+neighbours on more, and at last the winners with other schedules (steady, clamping and so on) on
+more still. The objective is strict accuracy, then loose accuracy with degenerate replies counted as
+failures, then the smaller dose; what is degenerate beyond `MAX_DEGENERATE` counts against both.
+Whether replies are relevant to their content is expensive to check, so it is done in the last round
+only, and only for candidates that can still win. Mean difference goes through the same search, so
+that it is a fair baseline.
 """
 
 import math
@@ -17,13 +18,26 @@ from saif.core.types import Placement, Sampling
 from saif.engine.local import LocalEngine
 from saif.errors import ModelError, PresetError
 from saif.experiments.calibrate.budget import SearchBudget
-from saif.experiments.calibrate.space import Field, apart, closing, fields, neighbours, opening
-from saif.experiments.evaluate.score import Judged, Task, ask_about, judge_form, make_replies
+from saif.experiments.calibrate.space import (
+    SearchSpace,
+    distinct,
+    final_variants,
+    initial_grid,
+    neighbours,
+    search_spaces,
+)
+from saif.experiments.evaluate.score import (
+    CheckedReply,
+    Task,
+    check_form,
+    check_relevance,
+    make_replies,
+)
 from saif.presets.instructions import Instruction, place
 from saif.presets.preset import LoadedPreset
 from saif.presets.spec import SteeringSpec
 
-_ASKED_TOGETHER = 4
+_CHECKED_TOGETHER = 4
 
 MAX_DEGENERATE = 0.15
 """The share of degenerate replies that costs nothing beyond those replies themselves."""
@@ -31,11 +45,12 @@ MAX_DEGENERATE = 0.15
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What the search found. bound: the perplexity beyond which a reply is degenerate."""
+    """What the search found."""
 
     choice: SteeringSpec
     mean_difference: SteeringSpec
     bound: float
+    """The perplexity beyond which a reply is degenerate."""
 
 
 def calibrate(
@@ -44,29 +59,30 @@ def calibrate(
     instruction: Instruction,
     placement: Placement,
     contents: Sequence[str],
-    effort: SearchBudget,
+    budget: SearchBudget,
     *,
     latents: bool = True,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Calibration:
-    """The best choice for one placement, judged on `contents` only. Without `latents` only mean
-    difference is searched, and the preset's own choice stays."""
-    trial = _Trial(engine, preset, instruction, placement, effort, advance)
-    contents = contents[: effort.third]
-    bound = trial.perplexity_bound(contents)
+    """The best choice for one placement, found on `contents` only. Without `latents` only mean
+    difference is searched, and the preset's own choice stays. Raises ModelError for a model that
+    answers with nothing."""
+    scorer = _Scorer(engine, preset, instruction, placement, budget, advance)
+    contents = contents[: budget.third]
+    bound = scorer.perplexity_bound(contents)
     part = preset.preset.placements[placement]
-    rivals, own = fields(len(part.layer_numbers), effort)
+    baseline, own = search_spaces(len(part.layer_numbers), budget)
 
-    def search(field: Field) -> SteeringSpec:
-        first = opening(part.layer_numbers, field.recipes, effort.doses)
-        scores = trial.score(first, contents[: effort.first], bound, effort.first_tokens)
-        ranking = apart(_best(first, scores, len(first)))
-        second = neighbours(ranking[: field.semifinalists])
-        scores = trial.score(second, contents[: field.texts], bound, effort.max_new_tokens)
-        finalists = _best(second, scores, field.finalists)
-        return trial.strictest(closing(finalists, ranking), contents, bound)
+    def search(space: SearchSpace) -> SteeringSpec:
+        first = initial_grid(part.layer_numbers, space.recipes, budget.doses)
+        scores = scorer.score(first, contents[: budget.first], bound, budget.first_tokens)
+        ranking = distinct(_best(first, scores, len(first)))
+        second = neighbours(ranking[: space.semifinalists])
+        scores = scorer.score(second, contents[: space.texts], bound, budget.max_new_tokens)
+        finalists = _best(second, scores, space.finalists)
+        return scorer.strictest(final_variants(finalists, ranking), contents, bound)
 
-    mean_difference = search(rivals)
+    mean_difference = search(baseline)
     choice = search(own) if latents else part.choice
     return Calibration(choice, mean_difference, bound)
 
@@ -77,19 +93,20 @@ def keep_choice(
     instruction: Instruction,
     placement: Placement,
     contents: Sequence[str],
-    effort: SearchBudget,
+    budget: SearchBudget,
     *,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Calibration:
-    """The choice that the preset has, with the bound that its scores need; nothing is searched."""
+    """The choice that the preset has, with the bound that its scores need; nothing is searched.
+    Raises PresetError for a preset that was never calibrated."""
     part = preset.preset.placements[placement]
     if part.mean_difference is None:
         raise PresetError(
             f"The preset '{preset.id}' has no choice yet to keep.",
             hint="Calibrate it with the search first.",
         )
-    trial = _Trial(engine, preset, instruction, placement, effort, advance)
-    bound = trial.perplexity_bound(contents[: effort.third])
+    scorer = _Scorer(engine, preset, instruction, placement, budget, advance)
+    bound = scorer.perplexity_bound(contents[: budget.third])
     return Calibration(part.choice, part.mean_difference, bound)
 
 
@@ -97,28 +114,28 @@ Objective = tuple[float, float]
 
 
 def _best(
-    pushes: Sequence[SteeringSpec], scores: Mapping[SteeringSpec, Objective], n: int
+    specs: Sequence[SteeringSpec], scores: Mapping[SteeringSpec, Objective], n: int
 ) -> list[SteeringSpec]:
-    return sorted(pushes, key=lambda push: (scores[push], -push.dose), reverse=True)[:n]
+    return sorted(specs, key=lambda spec: (scores[spec], -spec.dose), reverse=True)[:n]
 
 
 @dataclass(frozen=True, slots=True)
-class _Trial:
-    """One preset and placement under trial."""
+class _Scorer:
+    """Scores candidates for one preset and placement."""
 
     engine: LocalEngine
     preset: LoadedPreset
     instruction: Instruction
     placement: Placement
-    effort: SearchBudget
+    budget: SearchBudget
     advance: Callable[[int], None]
 
     def perplexity_bound(self, contents: Sequence[str]) -> float:
         """Derived from the replies to the instruction in words."""
         wording = self.instruction.main_wording
         tasks = [Task(place(wording, text, self.placement), text) for text in contents]
-        judged = self._judge(tasks, self.effort.max_new_tokens)
-        bound = perplexity_bound([j.fluency.perplexity or math.nan for j in judged])
+        checked = self._check(tasks, self.budget.max_new_tokens)
+        bound = perplexity_bound([j.fluency.perplexity or math.nan for j in checked])
         if not math.isfinite(bound):
             raise ModelError(
                 f"{self.engine.model.id} answers '{wording}' with nothing at all.",
@@ -128,65 +145,68 @@ class _Trial:
 
     def score(
         self,
-        pushes: Sequence[SteeringSpec],
+        specs: Sequence[SteeringSpec],
         contents: Sequence[str],
         bound: float,
         max_new_tokens: int,
     ) -> dict[SteeringSpec, Objective]:
-        """Every push on every text, all taken to be about their contents."""
-        judged = self._judge_each(pushes, contents, max_new_tokens)
-        return {push: _objective(judged[push], bound) for push in pushes}
+        """Every candidate on every text; all replies are taken to be relevant."""
+        checked = self._check_each(specs, contents, max_new_tokens)
+        return {spec: _objective(checked[spec], bound) for spec in specs}
 
     def strictest(
-        self, pushes: Sequence[SteeringSpec], contents: Sequence[str], bound: float
+        self, specs: Sequence[SteeringSpec], contents: Sequence[str], bound: float
     ) -> SteeringSpec:
-        """The best push on `contents`, once it is known which replies are about them.
+        """The best candidate on `contents`, relevance included.
 
-        Knowing can only lower an objective. So the most promising are asked first, and asking ends
-        when the best of those can't be beaten any more.
+        Checking relevance can only lower an objective. So the most promising are checked first, and
+        checking ends when the best of those can't be beaten any more.
         """
-        judged = self._judge_each(pushes, contents, self.effort.max_new_tokens)
-        hopes = {push: _objective(judged[push], bound) for push in pushes}
-        ranking = _best(pushes, hopes, len(pushes))
+        checked = self._check_each(specs, contents, self.budget.max_new_tokens)
+        upper_bounds = {spec: _objective(checked[spec], bound) for spec in specs}
+        ranking = _best(specs, upper_bounds, len(specs))
         scores: dict[SteeringSpec, Objective] = {}
-        for start in range(0, len(ranking), _ASKED_TOGETHER):
-            hopeful = ranking[start : start + _ASKED_TOGETHER]
-            if scores and _best([*scores, hopeful[0]], {**hopes, **scores}, 1)[0] in scores:
+        for start in range(0, len(ranking), _CHECKED_TOGETHER):
+            next_best = ranking[start : start + _CHECKED_TOGETHER]
+            if (
+                scores
+                and _best([*scores, next_best[0]], {**upper_bounds, **scores}, 1)[0] in scores
+            ):
                 break
-            flat = [j for push in hopeful for j in judged[push]]
-            asked = ask_about(self.engine, self.instruction, flat, contents)
+            flat = [j for spec in next_best for j in checked[spec]]
+            found = check_relevance(self.engine, self.instruction, flat, contents)
             scores |= {
-                push: _objective(each, bound) for push, each in _split(hopeful, asked).items()
+                spec: _objective(each, bound) for spec, each in _split(next_best, found).items()
             }
         return _best(list(scores), scores, 1)[0]
 
-    def _judge_each(
-        self, pushes: Sequence[SteeringSpec], contents: Sequence[str], max_new_tokens: int
-    ) -> dict[SteeringSpec, list[Judged]]:
+    def _check_each(
+        self, specs: Sequence[SteeringSpec], contents: Sequence[str], max_new_tokens: int
+    ) -> dict[SteeringSpec, list[CheckedReply]]:
         """All become rows of shared batches."""
-        steerings = [self.preset.assemble(self.placement, push) for push in pushes]
+        steerings = [self.preset.assemble(self.placement, spec) for spec in specs]
         tasks = [Task(text, text, steering) for steering in steerings for text in contents]
-        return _split(pushes, self._judge(tasks, max_new_tokens))
+        return _split(specs, self._check(tasks, max_new_tokens))
 
-    def _judge(self, tasks: Sequence[Task], max_new_tokens: int) -> list[Judged]:
+    def _check(self, tasks: Sequence[Task], max_new_tokens: int) -> list[CheckedReply]:
         sampling = Sampling(max_new_tokens=max_new_tokens)
         replies = make_replies(self.engine, tasks, sampling=sampling, advance=self.advance)
-        return judge_form(self.engine, self.instruction, tasks, replies)
+        return check_form(self.engine, self.instruction, tasks, replies)
 
 
 def _split(
-    pushes: Sequence[SteeringSpec], judged: Sequence[Judged]
-) -> dict[SteeringSpec, list[Judged]]:
-    """Every push with its own share of what is in the pushes' order."""
-    n = len(judged) // len(pushes)
-    return {push: list(judged[i * n : (i + 1) * n]) for i, push in enumerate(pushes)}
+    specs: Sequence[SteeringSpec], checked: Sequence[CheckedReply]
+) -> dict[SteeringSpec, list[CheckedReply]]:
+    """Each candidate with its own share of `checked`, which is in their order."""
+    n = len(checked) // len(specs)
+    return {spec: list(checked[i * n : (i + 1) * n]) for i, spec in enumerate(specs)}
 
 
-def _objective(judged: Sequence[Judged], bound: float) -> Objective:
+def _objective(checked: Sequence[CheckedReply], bound: float) -> Objective:
     """(strict, loose and fluent), each as a share less what is degenerate beyond the limit."""
-    n = len(judged)
-    excess = max(0.0, sum(j.degenerate(bound) for j in judged) / n - MAX_DEGENERATE)
+    n = len(checked)
+    excess = max(0.0, sum(j.degenerate(bound) for j in checked) / n - MAX_DEGENERATE)
     return (
-        sum(j.strict(bound) for j in judged) / n - excess,
-        sum(j.loose and not j.degenerate(bound) for j in judged) / n - excess,
+        sum(j.strict(bound) for j in checked) / n - excess,
+        sum(j.loose and not j.degenerate(bound) for j in checked) / n - excess,
     )

@@ -1,4 +1,4 @@
-"""The search space of a calibration: an opening field, the neighbours of its best, other schedules.
+"""The specs that a calibration tries: an initial grid, the neighbours of its best, schedules.
 
 Nothing is run here, so that what a search will cost can be told beforehand.
 """
@@ -19,8 +19,8 @@ _LASTING, _STEADY = 0.85, 0.7  # the share of the dose that one that fades less,
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
-    """Who takes part in a search."""
+class SearchSpace:
+    """What a search tries, and how much of it."""
 
     recipes: Sequence[LatentSource | None]
     """None is the mean difference."""
@@ -30,17 +30,17 @@ class Field:
     finalists: int
 
 
-def fields(n_layers: int, budget: SearchBudget) -> tuple[Field, Field]:
-    """Mean difference, then the latents. The baseline's field is small, and its best must not be
+def search_spaces(n_layers: int, budget: SearchBudget) -> tuple[SearchSpace, SearchSpace]:
+    """Mean difference, then the latents. The baseline's space is small, and its best must not be
     missed: every layer gets to the second round, on more texts, unless the budget is small."""
-    n_semifinalists = min(n_layers, budget.rival_semifinalists)
+    n_baselines = min(n_layers, budget.baseline_semifinalists)
     return (
-        Field([None], n_semifinalists, budget.third, budget.rival_finalists),
-        Field(budget.recipes, budget.semifinalists, budget.second, budget.finalists),
+        SearchSpace([None], n_baselines, budget.third, budget.baseline_finalists),
+        SearchSpace(budget.recipes, budget.semifinalists, budget.second, budget.finalists),
     )
 
 
-def opening(
+def initial_grid(
     layers: Sequence[int], recipes: Sequence[LatentSource | None], doses: Sequence[float]
 ) -> list[SteeringSpec]:
     """The first round: every recipe at every layer with every dose."""
@@ -53,7 +53,7 @@ def opening(
     ]
 
 
-def closing(
+def final_variants(
     finalists: Sequence[SteeringSpec], ranking: Sequence[SteeringSpec]
 ) -> list[SteeringSpec]:
     """The last round: the finalists on every schedule."""
@@ -97,7 +97,7 @@ def _at(spec: SteeringSpec, factor: float) -> SteeringSpec:
     return replace(spec, dose=round(spec.dose * factor, 3))
 
 
-def apart(specs: Sequence[SteeringSpec]) -> list[SteeringSpec]:
+def distinct(specs: Sequence[SteeringSpec]) -> list[SteeringSpec]:
     """The first of every layer and recipe: two doses of one would crowd out the others."""
     first: dict[tuple[tuple[int, ...], LatentSource | None], SteeringSpec] = {}
     for spec in specs:
@@ -108,10 +108,10 @@ def apart(specs: Sequence[SteeringSpec]) -> list[SteeringSpec]:
 def replies_made(n_layers: int, budget: SearchBudget, *, latents: bool = True) -> int:
     """How many replies a search makes; a little fewer where neighbours coincide."""
     n = budget.third  # the instruction in words
-    for field in fields(n_layers, budget)[: 1 + latents]:
-        first = opening(range(n_layers), field.recipes, budget.doses)
-        ranking = apart(first)
-        second = neighbours(ranking[: field.semifinalists])
-        third = closing(second[: field.finalists], ranking)
-        n += len(first) * budget.first + len(second) * field.texts + len(third) * budget.third
+    for space in search_spaces(n_layers, budget)[: 1 + latents]:
+        first = initial_grid(range(n_layers), space.recipes, budget.doses)
+        ranking = distinct(first)
+        second = neighbours(ranking[: space.semifinalists])
+        third = final_variants(second[: space.finalists], ranking)
+        n += len(first) * budget.first + len(second) * space.texts + len(third) * budget.third
     return n

@@ -1,14 +1,15 @@
-"""Two settings on the same texts: which is better, by how much, and how sure that is."""
+"""Paired comparison of two settings: which is better, by how much, and how sure that is."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 from saif.core.statistics import PairedTable, Rate, mcnemar
 from saif.experiments.evaluate.run_folder import Cell, ReplyRecord
-from saif.experiments.evaluate.summary import Cells, Outcome, followed, pairs, summarise
+from saif.experiments.evaluate.summary import Cells, Outcome, pairs, rate_of, summarise
 
-Held = Literal["yes", "no", "unclear", "not measured"]
+Decision = Literal["yes", "no", "unclear", "not measured"]
 
 MARGIN = 0.10
 """A difference below ten points is none worth having; replies within ten points are comparable."""
@@ -31,7 +32,7 @@ class Comparison:
             neither=sum(table.neither for table in tables),
         )
 
-    def better(self, alpha: float = ALPHA) -> Held:
+    def better(self, alpha: float = ALPHA) -> Decision:
         """Is the first setting better than the second?"""
         pooled = self.pooled
         if not pooled.n:
@@ -127,7 +128,7 @@ def post_against_pre(cells: Cells, condition: str, outcome: Outcome = "followed"
 
 
 def uneven_doses(cells: Cells, first: str, second: str, tolerance: float) -> list[str]:
-    """Where the two conditions were not pushed equally hard."""
+    """The strata where the two conditions steered at different doses."""
     found = []
     for cell, replies in cells.items():
         other = _partner(cells, cell, second)
@@ -153,11 +154,7 @@ class Swept:
 
     def best(self, values: Sequence[float]) -> float:
         """The value with the most replies that followed; the smallest of several."""
-        return max(values, key=self._share)
-
-    def _share(self, value: float) -> float:
-        replies = [reply for part in self.by_value[value].values() for reply in part]
-        return sum(map(followed, replies)) / len(replies)
+        return max(values, key=lambda value: rate_of(chain(*self.by_value[value].values())).value)
 
     def between(self, first: float, second: float) -> Comparison:
         other = self.by_value[second]

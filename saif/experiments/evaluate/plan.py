@@ -1,4 +1,4 @@
-"""Plan a measuring run: which cells there are, what they are made of, and the record of it all."""
+"""Plan of a run: its cells, what each is made of, and the record of it all."""
 
 import functools
 import hashlib
@@ -12,7 +12,7 @@ from saif import __version__
 from saif.core.types import COEFFICIENT_RULES, PLACEMENTS, SELECTIONS, Placement, Schedule
 from saif.engine.local import LocalEngine
 from saif.errors import InputError
-from saif.experiments.baselines import Condition, Subject
+from saif.experiments.baselines import CONDITIONS, Condition, Subject
 from saif.experiments.calibrate.budget import HALF_LIFE, MAX_NEW_TOKENS
 from saif.experiments.datasets import evaluation_contents
 from saif.experiments.evaluate.run import Trial, perplexity_bound
@@ -52,12 +52,15 @@ _VALUES: dict[Parameter, tuple[Value, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
-    """What to measure. data None: the texts that ship with the presets. n: texts per cell."""
+    """What to measure."""
 
     presets: Sequence[str]
+    """All of the model's, if none is named."""
     placements: Sequence[Placement]
     data: Path | None
+    """None: the texts that ship with the presets."""
     n: int
+    """Texts per cell."""
     temperature: float
     seed: int
     command: str
@@ -74,7 +77,48 @@ def plan_evaluation(
     subjects = _subjects(engine, library, plan, load, others="wrong-instruction" in conditions)
     texts = _texts(library, plan)
     trials = [_trial(texts, subject, condition) for subject in subjects for condition in conditions]
-    return _record(engine, library, plan, trials, over=None, values=()), trials
+    return _record(engine, plan, trials, _digests(engine, library, trials)), trials
+
+
+def plan_scores(
+    engine: LocalEngine,
+    library: Library,
+    subject: Subject,
+    contents: Sequence[str],
+    *,
+    bound: float,
+    max_new_tokens: int,
+    command: str,
+) -> tuple[RunRecord, list[Trial]]:
+    """The evaluation that a calibrated preset's stored scores summarise: all of `CONDITIONS` on
+    held-out `contents`, greedy. Its record has the digest of what this placement steers by, without
+    any scores, and of the bound that its replies are checked with."""
+    preset = subject.preset
+    # Of this placement only: what the other one holds changes no reply.
+    part = preset.with_part(subject.placement, scores=None).preset.placements[subject.placement]
+    vectors = library.preset_path(engine.model.id, preset.id).with_suffix(".safetensors")
+    parts = (part.model_dump_json().encode(), vectors.read_bytes(), repr(bound).encode())
+    plan = RunPlan(
+        presets=[preset.id],
+        placements=[subject.placement],
+        data=None,
+        n=len(contents),
+        temperature=0,
+        seed=subject.seed,
+        command=command,
+    )
+    trials = [
+        Trial(
+            cell=Cell(preset=preset.id, placement=subject.placement, condition=condition),
+            subject=subject,
+            condition=condition,
+            contents=contents,
+            max_new_tokens=max_new_tokens,
+            bound=bound,
+        )
+        for condition in CONDITIONS
+    ]
+    return _record(engine, plan, trials, {preset.id: sha256_of(parts)}), trials
 
 
 def plan_sweep(
@@ -100,7 +144,8 @@ def plan_sweep(
                 continue
             used[value] = None
             trials.append(_with_value(_trial(texts, subject, "steered"), over, value))
-    return _record(engine, library, plan, trials, over=over, values=list(used)), trials
+    digests = _digests(engine, library, trials)
+    return _record(engine, plan, trials, digests, over=over, values=list(used)), trials
 
 
 def _with_value(trial: Trial, over: Parameter, value: Value) -> Trial:
@@ -108,7 +153,7 @@ def _with_value(trial: Trial, over: Parameter, value: Value) -> Trial:
     trial = replace(trial, cell=trial.cell.model_copy(update={"value": value}))
     if over == "placement":  # each has its own calibrated choice
         return trial
-    if over == "strength" and value == 0:  # nothing is steered at all
+    if over == "strength" and value == 0:  # nothing steers at all
         return replace(trial, condition="unsteered")
     subject = trial.subject
     choice = _with(subject.preset.preset.placements[subject.placement].choice, over, value)
@@ -236,37 +281,42 @@ def _trial(texts: Texts, subject: Subject, condition: Condition) -> Trial:
         condition=condition,
         contents=texts(kind),
         max_new_tokens=MAX_NEW_TOKENS[kind],
+        bound=perplexity_bound(subject),
     )
+
+
+def _digests(engine: LocalEngine, library: Library, trials: Sequence[Trial]) -> dict[str, str]:
+    """Preset id -> sha256 of its two files, for all presets that steer in these trials."""
+    subjects = [trial.subject for trial in trials]
+    presets = {preset.id for one in subjects for preset in (one.preset, one.other) if preset}
+    return {
+        name: sha256_of(
+            library.preset_path(engine.model.id, name).with_suffix(suffix).read_bytes()
+            for suffix in (".json", ".safetensors")
+        )
+        for name in sorted(presets)
+    }
 
 
 def _record(
     engine: LocalEngine,
-    library: Library,
     plan: RunPlan,
     trials: Sequence[Trial],
+    digests: dict[str, str],
     *,
-    over: Parameter | None,
-    values: Sequence[Value],
+    over: Parameter | None = None,
+    values: Sequence[Value] = (),
 ) -> RunRecord:
-    contents = {trial.subject.instruction.contents: trial.contents for trial in trials}
-    presets = {trial.subject.preset.id for trial in trials} | {
-        trial.subject.other.id for trial in trials if trial.subject.other is not None
-    }
+    kinds = {trial.subject.instruction.contents: trial for trial in trials}
     return RunRecord(
         kind="evaluate" if over is None else "sweep",
         command=plan.command,
         model=engine.model,
         quantize=engine.language_model.quantize,
-        presets={
-            name: sha256_of(
-                library.preset_path(engine.model.id, name).with_suffix(suffix).read_bytes()
-                for suffix in (".json", ".safetensors")
-            )
-            for name in sorted(presets)
-        },
+        presets=digests,
         contents={
-            kind: hashlib.sha256("\n".join(texts).encode()).hexdigest()
-            for kind, texts in sorted(contents.items())
+            kind: hashlib.sha256("\n".join(trial.contents).encode()).hexdigest()
+            for kind, trial in sorted(kinds.items())
         },
         placements=list(plan.placements),
         conditions=list(dict.fromkeys(trial.condition for trial in trials)),
@@ -275,6 +325,6 @@ def _record(
         n=plan.n,
         seed=plan.seed,
         temperature=plan.temperature,
-        max_new_tokens={kind: MAX_NEW_TOKENS[kind] for kind in sorted(contents)},
+        max_new_tokens={kind: trial.max_new_tokens for kind, trial in sorted(kinds.items())},
         versions={"saif": __version__, **{name: version(name) for name in _PACKAGES}},
     )

@@ -1,4 +1,4 @@
-"""Measure presets under conditions: make a cell's replies, judge them, record them."""
+"""Evaluation run: make a cell's replies, check them, record them."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +10,6 @@ from saif.engine.local import LocalEngine
 from saif.engine.protocol import Reply
 from saif.errors import PresetError
 from saif.experiments.baselines import (
-    CONDITIONS,
     Condition,
     Subject,
     message_for,
@@ -18,8 +17,7 @@ from saif.experiments.baselines import (
     steering_of,
 )
 from saif.experiments.evaluate.run_folder import Cell, ReplyRecord, RunFolder, Timing
-from saif.experiments.evaluate.score import Judged, Task, judge, make_replies, summarise
-from saif.presets.preset import ConditionScores, Scores
+from saif.experiments.evaluate.score import CheckedReply, Task, check_replies, make_replies
 from saif.presets.spec import SteeringSpec
 
 Advance = Callable[[int], None]
@@ -35,16 +33,18 @@ class Trial:
     condition: Condition
     contents: Sequence[str]
     max_new_tokens: int
+    bound: float
+    """The perplexity beyond which a reply is degenerate (see `saif.core.fluency`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
     """A cell's replies and what they took."""
 
-    judged: list[Judged]
+    checked: list[CheckedReply]
     tasks: list[Task]
     generation_seconds: float
-    judging_seconds: float
+    checking_seconds: float
 
     @property
     def steering(self) -> Steering | None:
@@ -53,11 +53,11 @@ class Measured:
 
 
 class Evaluation:
-    """Makes and judges the replies of trials.
+    """Makes and checks the replies of trials.
 
     Every cell is decoded by itself, so that its replies don't depend on which other cells were
     asked for. Replies that no steering touches are the same for every preset with the same texts,
-    and are made once; they are judged once by each instruction's check.
+    and are made once; they are checked once by each instruction's check.
     """
 
     def __init__(
@@ -82,14 +82,14 @@ class Evaluation:
             for text in trial.contents
         ]
         if steering is not None:
-            return self._judge(trial, tasks, *self._make(trial, tasks))
+            return self._check(trial, tasks, *self._make(trial, tasks))
         # What is sent decides an unsteered reply, and nothing else does.
         messages = tuple(task.message for task in tasks)
         key = (subject.instruction.id, *messages)
         if key not in self._measured:
             if messages not in self._made:
                 self._made[messages] = self._make(trial, tasks)
-            self._measured[key] = self._judge(trial, tasks, *self._made[messages])
+            self._measured[key] = self._check(trial, tasks, *self._made[messages])
         return self._measured[key]
 
     def _make(self, trial: Trial, tasks: Sequence[Task]) -> tuple[list[Reply], float]:
@@ -99,46 +99,14 @@ class Evaluation:
         replies = make_replies(self.engine, tasks, sampling=sampling, advance=self._advance)
         return replies, time.perf_counter() - started
 
-    def _judge(
+    def _check(
         self, trial: Trial, tasks: list[Task], replies: list[Reply], seconds: float
     ) -> Measured:
         started = time.perf_counter()
-        judged = judge(
+        checked = check_replies(
             self.engine, trial.subject.instruction, tasks, replies, contents=list(trial.contents)
         )
-        return Measured(judged, tasks, seconds, time.perf_counter() - started)
-
-    def scores(
-        self,
-        subject: Subject,
-        contents: Sequence[str],
-        *,
-        max_new_tokens: int,
-        bound: float,
-        command: str,
-    ) -> Scores:
-        """All of `CONDITIONS` on held-out `contents`. bound: see `saif.core.fluency`."""
-        rows = []
-        for condition in CONDITIONS:
-            cell = Cell(preset=subject.preset.id, placement=subject.placement, condition=condition)
-            measured = self.measure(
-                Trial(
-                    cell=cell,
-                    subject=subject,
-                    condition=condition,
-                    contents=contents,
-                    max_new_tokens=max_new_tokens,
-                )
-            )
-            rows.append(_row(condition, measured, bound))
-        return Scores(
-            split="held-out",
-            n=len(contents),
-            max_new_tokens=max_new_tokens,
-            perplexity_bound=round(bound, 2),
-            command=command,
-            conditions=rows,
-        )
+        return Measured(checked, tasks, seconds, time.perf_counter() - started)
 
 
 def run_trials(
@@ -165,7 +133,7 @@ def perplexity_bound(subject: Subject) -> float:
 
 
 def _records(trial: Trial, measured: Measured) -> list[ReplyRecord]:
-    bound = perplexity_bound(trial.subject)
+    bound = trial.bound
     spec = spec_for(trial.condition, trial.subject)
     steering = measured.steering
     return [
@@ -174,27 +142,27 @@ def _records(trial: Trial, measured: Measured) -> list[ReplyRecord]:
             content=task.content,
             message=task.message,
             push=None if spec is None else _plain_values(spec),
-            text=judged.reply.text,
-            token_ids=list(judged.reply.token_ids),
-            stop=judged.reply.stop,
-            steered=judged.reply.steered,
+            text=checked.reply.text,
+            token_ids=list(checked.reply.token_ids),
+            stop=checked.reply.stop,
+            steered=checked.reply.steered,
             dose=None if steering is None else round(steering.total_dose, 4),
-            loose=judged.loose,
-            strict=judged.strict(bound),
-            about=judged.about,
-            problems=judged.fluency.problems(bound),
-            perplexity=_rounded(judged.fluency.perplexity),
+            loose=checked.loose,
+            strict=checked.strict(bound),
+            about=checked.relevant,
+            problems=checked.fluency.problems(bound),
+            perplexity=_rounded(checked.fluency.perplexity),
         )
-        for task, judged in zip(measured.tasks, measured.judged, strict=True)
+        for task, checked in zip(measured.tasks, measured.checked, strict=True)
     ]
 
 
 def _timing(trial: Trial, measured: Measured) -> Timing:
     return Timing(
         cell=trial.cell,
-        tokens=sum(len(judged.reply.token_ids) for judged in measured.judged),
+        tokens=sum(len(checked.reply.token_ids) for checked in measured.checked),
         generation_seconds=round(measured.generation_seconds, 2),
-        judging_seconds=round(measured.judging_seconds, 2),
+        judging_seconds=round(measured.checking_seconds, 2),
     )
 
 
@@ -211,11 +179,3 @@ def _plain_values(spec: SteeringSpec) -> dict[str, object]:
 def _rounded(value: float | None) -> float | None:
     """Two digits are what a person reads; NaN (an empty reply) is no number in JSON."""
     return None if value is None or value != value else round(value, 2)
-
-
-def _row(name: Condition, measured: Measured, bound: float) -> ConditionScores:
-    steering = measured.steering
-    if steering is None:
-        return summarise(name, measured.judged, bound)
-    layer = steering.layers[0]
-    return summarise(name, measured.judged, bound, layer=layer, dose=steering.total_dose)

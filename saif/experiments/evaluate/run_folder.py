@@ -1,4 +1,4 @@
-"""What a measuring run leaves on disk: a folder that can be read, resumed and checked.
+"""Run folder: what an evaluation or a sweep leaves on disk, to be read, resumed and checked.
 
 `run.json` says everything needed to make the run again. `replies.jsonl` has a line per reply and
 nothing that differs from one run of the same command to the next, so that two runs can be compared
@@ -30,12 +30,7 @@ from saif.presets.preset import ModelRef
 
 
 class RunRecord(StrictModel):
-    """What was asked for, and of what.
-
-    kind: "evaluate", or "sweep" over the parameter `over`. presets: id -> sha256 of the preset's
-    two files. contents: kind of contents -> sha256 of the texts. n: texts per cell. seed: of
-    sampling and of the random control.
-    """
+    """Record of a run: what was asked for, and of what."""
 
     schema_version: Literal[1] = 1
     kind: Literal["evaluate", "sweep"]
@@ -43,13 +38,18 @@ class RunRecord(StrictModel):
     model: ModelRef
     quantize: str
     presets: dict[str, str]
+    """Preset id -> sha256 of its two files; in a run that gives it its scores, of one placement."""
     contents: dict[str, str]
+    """Kind of contents -> sha256 of the texts."""
     placements: list[Placement]
     conditions: list[str]
     over: str | None
+    """The parameter that a sweep varies."""
     values: list[int | float | str]
     n: int
+    """Texts per cell."""
     seed: int
+    """Of sampling and of random latents."""
     temperature: float
     max_new_tokens: dict[str, int]
     versions: dict[str, str]
@@ -74,28 +74,29 @@ class Cell(StrictModel):
 
 
 class ReplyRecord(StrictModel):
-    """One reply and what the checks say of it.
-
-    content: the text the reply should be about; message: what the model was sent. push: the
-    setting that steered it (`saif.presets.spec.SteeringSpec` as a dictionary), None if nothing did.
-    steered: positions of the residual stream that were changed, as counted by the hook. dose: of
-    all layers together. perplexity: of the reply under the unsteered model.
-    """
+    """One reply and what the checks say of it."""
 
     cell: Cell
     content: str
+    """The text that the reply should be about."""
     message: str
+    """What the model was sent."""
     push: dict[str, Any] | None
+    """The spec that steered it (`saif.presets.spec.SteeringSpec` as a dictionary), if any did."""
     text: str
     token_ids: list[int]
     stop: str
     steered: int
+    """Positions of the residual stream that were changed, as counted by the hook."""
     dose: float | None
+    """Of all layers together."""
     loose: bool
     strict: bool
     about: bool | None
+    """Whether it is relevant to its content; None where it wasn't checked."""
     problems: list[str]
     perplexity: float | None
+    """Under the unsteered model."""
 
     @property
     def degenerate(self) -> bool:
@@ -103,7 +104,7 @@ class ReplyRecord(StrictModel):
 
 
 class Timing(StrictModel):
-    """How long a cell took: making its replies, then judging them."""
+    """How long a cell took: making its replies, then checking them."""
 
     cell: Cell
     tokens: int

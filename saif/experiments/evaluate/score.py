@@ -1,13 +1,11 @@
-"""Make replies for many texts under one condition, and judge them."""
+"""Scoring: make replies for many texts under one condition, and check them with code."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
 
 from saif.core.fluency import Fluency, fluency
 from saif.core.relevance import N_DISTRACTORS, is_relevant
-from saif.core.statistics import Rate, rate
 from saif.core.steering import Steering
 from saif.core.verifiers import Check, follows
 from saif.decoding import Sampling
@@ -15,7 +13,6 @@ from saif.engine.local import LocalEngine
 from saif.engine.protocol import Message, Reply, Request, complete
 from saif.errors import InputError
 from saif.presets.instructions import Instruction, place
-from saif.presets.preset import ConditionScores, Interval
 
 BATCH = 96
 """Rows that decode together: where two cores give the most tokens per second."""
@@ -24,21 +21,22 @@ _SCORING_BATCH = 48
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One reply and what the checks say. about is None where it needn't be asked: a reply that
-    isn't loose, or that repeats itself, can't be strict anyway."""
+class CheckedReply:
+    """One reply and what the checks say."""
 
     content: str
     reply: Reply
     loose: bool
     fluency: Fluency
-    about: bool | None
+    relevant: bool | None
+    """None where it needn't be checked: a reply that isn't loose, or that repeats itself, can't be
+    strict anyway."""
 
     def degenerate(self, bound: float) -> bool:
         return bool(self.fluency.problems(bound))
 
     def strict(self, bound: float) -> bool:
-        return self.loose and not self.degenerate(bound) and bool(self.about)
+        return self.loose and not self.degenerate(bound) and bool(self.relevant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ def make_replies(
     sampling: Sampling,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[Reply]:
-    """Replies, in the order of the tasks. `advance` hears how many more are done.
+    """Replies, in the order of the tasks. `advance` is told how many more are done.
 
     Every content draws with a seed of its own, the same under every condition, so that replies to
     one content can be compared in pairs and those to different ones are independent.
@@ -81,52 +79,45 @@ def make_replies(
     return [replies[i] for i in range(len(tasks))]
 
 
-def judge(
+def check_replies(
     engine: LocalEngine,
     instruction: Instruction,
     tasks: Sequence[Task],
     replies: Sequence[Reply],
     *,
     contents: Sequence[str],
-) -> list[Judged]:
-    """Judge replies in every respect. `contents` supplies the other texts a reply must not fit
+) -> list[CheckedReply]:
+    """Check replies in every respect. `contents` supplies the other texts a reply must not fit
     as well."""
-    return ask_about(engine, instruction, judge_form(engine, instruction, tasks, replies), contents)
+    return check_relevance(
+        engine, instruction, check_form(engine, instruction, tasks, replies), contents
+    )
 
 
-def judge_form(
+def check_form(
     engine: LocalEngine, instruction: Instruction, tasks: Sequence[Task], replies: Sequence[Reply]
-) -> list[Judged]:
-    """Judge everything but whether replies are about their contents, which is dear to find out:
-    a loose one passes for it until `ask_about` has asked."""
+) -> list[CheckedReply]:
+    """Check everything but relevance, which is expensive: a loose reply is taken to be relevant
+    until `check_relevance` has looked."""
     totals = _reply_log_probabilities(engine, [task.content for task in tasks], replies)
-    check = instruction.check
-    loose = [_is_loose(check, task, reply) for task, reply in zip(tasks, replies, strict=True)]
-    flow = [
-        fluency(reply.token_ids, reply.text, _perplexity(total, len(reply.token_ids)))
-        for reply, total in zip(replies, totals, strict=True)
-    ]
-    judged = [
-        Judged(task.content, reply, is_loose, flows, None)
-        for task, reply, is_loose, flows in zip(tasks, replies, loose, flow, strict=True)
-    ]
-    return [replace(j, about=True) if _may_be_strict(j) else j for j in judged]
+    checked = []
+    for task, reply, total in zip(tasks, replies, totals, strict=True):
+        loose = _is_loose(instruction.check, task, reply)
+        flow = fluency(reply.token_ids, reply.text, _perplexity(total, len(reply.token_ids)))
+        may_be_strict = loose and bool(reply.token_ids) and not flow.problems(math.inf)
+        checked.append(CheckedReply(task.content, reply, loose, flow, may_be_strict or None))
+    return checked
 
 
-def _may_be_strict(judged: Judged) -> bool:
-    flows = not judged.fluency.problems(math.inf)
-    return judged.loose and flows and bool(judged.reply.token_ids)
-
-
-def ask_about(
+def check_relevance(
     engine: LocalEngine,
     instruction: Instruction,
-    judged: Sequence[Judged],
+    checked: Sequence[CheckedReply],
     contents: Sequence[str],
-) -> list[Judged]:
-    """Ask of the replies that can still be strict whether they are about their contents, which
-    takes four readings of each."""
-    wanted = [j for j in judged if j.about]
+) -> list[CheckedReply]:
+    """Check whether the replies that can still be strict are relevant to their contents, which
+    takes four forward passes over each."""
+    wanted = [j for j in checked if j.relevant]
     # The content in question, then the others; each asked for in words.
     flat = [
         (place(instruction.main_wording, text, "pre"), j.reply)
@@ -136,11 +127,11 @@ def ask_about(
     messages, replies = [message for message, _ in flat], [reply for _, reply in flat]
     scores = _reply_log_probabilities(engine, messages, replies)
     each = 1 + N_DISTRACTORS
-    about = iter(
+    relevant = iter(
         is_relevant(scores[start], scores[start + 1 : start + each])
         for start in range(0, len(scores), each)
     )
-    return [replace(j, about=next(about)) if j.about else j for j in judged]
+    return [replace(j, relevant=next(relevant)) if j.relevant else j for j in checked]
 
 
 def _is_loose(check: Check, task: Task, reply: Reply) -> bool:
@@ -177,8 +168,8 @@ def _reply_log_probabilities(
 
 
 def _scoring_batches(messages: Sequence[str], replies: Sequence[Reply]) -> Iterator[list[int]]:
-    """Rows that are read together: replies to one message side by side, so that the message is
-    read once for all of them, and messages of like length, to waste no padding."""
+    """Rows of one forward pass: replies to one message side by side, so that the message runs
+    once for all of them, and messages of like length, to waste no padding."""
     rows = [i for i, reply in enumerate(replies) if reply.token_ids]
     rows.sort(key=lambda i: (len(messages[i]), messages[i], len(replies[i].token_ids)))
     for start in range(0, len(rows), _SCORING_BATCH):
@@ -187,33 +178,3 @@ def _scoring_batches(messages: Sequence[str], replies: Sequence[Reply]) -> Itera
 
 def _perplexity(log_probability: float, n_tokens: int) -> float:
     return math.exp(min(-log_probability / n_tokens, 700)) if n_tokens else math.nan
-
-
-def summarise(
-    condition: str,
-    judged: Sequence[Judged],
-    bound: float,
-    *,
-    layer: int | None = None,
-    dose: float | None = None,
-) -> ConditionScores:
-    """One condition's rates. A degenerate reply is never strict, but may be loose."""
-    perplexities = [
-        value
-        for value in (j.fluency.perplexity for j in judged)
-        if value is not None and not math.isnan(value)
-    ]
-    return ConditionScores(
-        condition=condition,
-        layer=layer,
-        loose=_interval(rate([j.loose for j in judged])),
-        strict=_interval(rate([j.strict(bound) for j in judged])),
-        degenerate=_interval(rate([j.degenerate(bound) for j in judged])),
-        perplexity=round(median(perplexities), 2) if perplexities else None,
-        dose=None if dose is None else round(dose, 4),
-    )
-
-
-def _interval(found: Rate) -> Interval:
-    low, high = found.wilson()
-    return Interval(successes=found.successes, n=found.n, low=round(low, 4), high=round(high, 4))

@@ -1,6 +1,6 @@
-"""From replies to rates: what one cell of a run says, and which replies belong together in a pair.
+"""Rates of a run: what one cell's replies come to, and which replies make a pair.
 
-Knows nothing of folders, pages or pictures.
+Knows nothing of pages or pictures.
 """
 
 import math
@@ -11,9 +11,9 @@ from statistics import median
 from typing import Literal
 
 from saif.core.statistics import Rate, rate
-from saif.experiments.evaluate.run_folder import Cell, ReplyRecord, RunRecord, Timing
-from saif.presets.preset import ModelRef
-from saif.report.conditions import ORDER
+from saif.experiments.evaluate.run_folder import Cell, ReplyRecord, RunFolder, RunRecord, Timing
+from saif.presets.preset import ConditionScores, Interval, ModelRef, Scores
+from saif.report.conditions import rank_of
 
 Cells = Mapping[Cell, Sequence[ReplyRecord]]
 Outcome = Literal["loose", "strict", "degenerate", "followed"]
@@ -32,13 +32,14 @@ OUTCOMES: Mapping[Outcome, Callable[[ReplyRecord], bool]] = {
 }
 
 
+def rate_of(replies: Iterable[ReplyRecord], outcome: Outcome = "followed") -> Rate:
+    holds = OUTCOMES[outcome]
+    return rate([holds(reply) for reply in replies])
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One cell in numbers.
-
-    perplexity: median over the replies where it was measured. dose: of all layers together, None
-    where nothing was pushed. tokens_per_second: of all rows of the batch together.
-    """
+    """One cell in numbers."""
 
     cell: Cell
     loose: Rate
@@ -46,8 +47,13 @@ class Row:
     degenerate: Rate
     followed: Rate
     perplexity: float | None
+    """Median over the replies where it was measured."""
+    layer: int | None
+    """The first that was steered; None where nothing was."""
     dose: float | None
+    """Of all layers together; None where nothing was steered."""
     tokens_per_second: float | None
+    """Of all rows of the batch together."""
 
     @property
     def n(self) -> int:
@@ -56,17 +62,14 @@ class Row:
 
 def summarise(cell: Cell, replies: Sequence[ReplyRecord], timing: Timing | None = None) -> Row:
     """A cell's rates over its replies, of which there is at least one."""
-    rates = {name: rate([holds(reply) for reply in replies]) for name, holds in OUTCOMES.items()}
     perplexities = _finite(reply.perplexity for reply in replies)
     doses = _finite(reply.dose for reply in replies)
     timed = timing is not None and timing.generation_seconds > 0
     return Row(
         cell=cell,
-        loose=rates["loose"],
-        strict=rates["strict"],
-        degenerate=rates["degenerate"],
-        followed=rates["followed"],
+        **{outcome: rate_of(replies, outcome) for outcome in OUTCOMES},
         perplexity=median(perplexities) if perplexities else None,
+        layer=next(iter((replies[0].push or {}).get("layers", ())), None),
         dose=median(doses) if doses else None,
         tokens_per_second=timing.tokens / timing.generation_seconds if timed and timing else None,
     )
@@ -90,9 +93,35 @@ def summaries(cells: Cells, timings: Mapping[Cell, Timing]) -> list[Row]:
     )
 
 
-def rank_of(condition: str) -> tuple[int, str]:
-    """Sorts conditions; one that isn't known comes last."""
-    return (ORDER.index(condition) if condition in ORDER else len(ORDER), condition)
+def stored_scores(run: RunFolder, bound: float) -> Scores:
+    """The summary of a preset's evaluation on held-out texts, as the preset keeps it."""
+    (max_new_tokens,) = run.record.max_new_tokens.values()
+    return Scores(
+        split="held-out",
+        n=run.record.n,
+        max_new_tokens=max_new_tokens,
+        perplexity_bound=bound,
+        command=run.record.command,
+        conditions=[_condition_scores(summarise(*item)) for item in run.cells().items()],
+        run=run.record.identity(),
+    )
+
+
+def _condition_scores(row: Row) -> ConditionScores:
+    return ConditionScores(
+        condition=row.cell.condition,
+        layer=row.layer,
+        loose=_interval(row.loose),
+        strict=_interval(row.strict),
+        degenerate=_interval(row.degenerate),
+        perplexity=None if row.perplexity is None else round(row.perplexity, 2),
+        dose=None if row.dose is None else round(row.dose, 4),
+    )
+
+
+def _interval(found: Rate) -> Interval:
+    low, high = found.wilson()
+    return Interval(successes=found.successes, n=found.n, low=round(low, 4), high=round(high, 4))
 
 
 def pairs(

@@ -8,31 +8,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from saif.core.statistics import Kappa, cohens_kappa
 from saif.errors import InputError
 from saif.experiments.evaluate.run_folder import Cell, ReplyRecord, RunFolder
-from saif.files import read_lines, replace_file
+from saif.files import StrictModel, read_lines, replace_file
 
 Grade = Literal["A", "B", "C"]
 """A: the instruction was followed, B: partly, C: not. strict is A, loose is A or B."""
 
 
-class GradeRecord(BaseModel):
-    """What the judge said of one reply.
-
-    index: the reply's place in its cell, from 0. grade: None if the judge gave none, twice.
-    asked: sha256 of what was asked of which endpoint; the cached answer has that name.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+class GradeRecord(StrictModel):
+    """The judge's grade of one reply, a line of grades.jsonl."""
 
     cell: Cell
     index: Annotated[int, Field(ge=0)]
+    """The reply's place in its cell."""
     grade: Grade | None
+    """None if the judge gave none, twice."""
     judge: str
     asked: str
+    """sha256 of what was asked of which endpoint; the cached answer has that name."""
 
 
 @dataclass(frozen=True, slots=True)

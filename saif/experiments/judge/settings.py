@@ -1,41 +1,33 @@
-"""Which LLM judge, how hard it may be driven, and what it costs. Knows nothing of HTTP."""
+"""Settings of the LLM judge, its rate limit and what it costs. Knows nothing of HTTP."""
 
 import math
-import os
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from saif.errors import InputError
 
-LONGEST_WAIT = 300.0
-"""Seconds. An endpoint that wants a longer pause than this ends the grading."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeSettings:
-    """Which judge, and how hard it may be driven.
-
-    url: what `/chat/completions` is added to, usually ending in /v1. per_minute: requests, None
-    for no limit. price_in, price_out: dollars per million tokens read and written. timeout:
-    seconds for one answer. attempts: how often a request is sent before giving up. backoff: seconds
-    before the second attempt, twice as many before each further one.
-    """
+    """Which judge, and how hard it may be driven. Raises InputError for what can't be used."""
 
     url: str
+    """What `/chat/completions` is added to; usually ends in /v1."""
     model: str
     key: str = field(default="", repr=False)
     per_minute: float | None = None
+    """Requests; None for no limit."""
     price_in: float | None = None
     price_out: float | None = None
+    """Dollars per million tokens read and written."""
     workers: int = 4
     timeout: float = 60.0
-    attempts: int = 6
-    backoff: float = 1.0
+    """Seconds for one answer."""
+    attempts: int = 8
+    """How often a request is sent before giving up."""
 
     def __post_init__(self) -> None:
         if not (self.url and self.model):
@@ -53,26 +45,6 @@ class JudgeSettings:
             raise InputError(
                 "A cost needs two prices of 0 or more.", hint="Give --price-in and --price-out."
             )
-
-
-def settings_from_environment(
-    url: str | None = None,
-    model: str | None = None,
-    *,
-    per_minute: float | None = None,
-    price_in: float | None = None,
-    price_out: float | None = None,
-) -> JudgeSettings:
-    """What isn't given is read from SAIF_JUDGE_URL and SAIF_JUDGE_MODEL; the key is always read
-    from SAIF_JUDGE_KEY, and may be empty. Raises InputError for what can't be used."""
-    return JudgeSettings(
-        url=(url or os.environ.get("SAIF_JUDGE_URL", "")).strip(),
-        model=(model or os.environ.get("SAIF_JUDGE_MODEL", "")).strip(),
-        key=os.environ.get("SAIF_JUDGE_KEY", "").strip(),
-        per_minute=per_minute,
-        price_in=price_in,
-        price_out=price_out,
-    )
 
 
 def _check_url(url: str) -> None:
@@ -97,14 +69,16 @@ def _check_url(url: str) -> None:
 
 @dataclass(slots=True)
 class Spending:
-    """What a grading took. requests: sent, failed ones included. cached: questions that were
-    answered before. uncounted: answers that didn't say how many tokens they took."""
+    """What a grading took."""
 
     requests: int = 0
+    """Sent, failed ones included."""
     cached: int = 0
+    """Questions that were answered before."""
     tokens_in: int = 0
     tokens_out: int = 0
     uncounted: int = 0
+    """Answers that didn't say how many tokens they took."""
 
     def dollars(self, settings: JudgeSettings) -> float | None:
         """None without prices. Too low if answers are uncounted."""
@@ -113,7 +87,7 @@ class Spending:
         return (self.tokens_in * settings.price_in + self.tokens_out * settings.price_out) / 1e6
 
 
-class Pace:
+class RateLimit:
     """Spreads requests evenly over time, whichever thread makes them."""
 
     def __init__(
@@ -122,24 +96,12 @@ class Pace:
         self._gap = 60 / per_minute if per_minute else 0.0
         self._clock = clock
         self._next = -math.inf
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
     def reserve(self) -> float:
         """Take the next free moment: seconds from now until it comes."""
-        with self._turn:
+        with self._lock:
             now = self._clock()
             start = max(now, self._next)
             self._next = start + self._gap
         return start - now
-
-
-def seconds_to_wait(header: str | None) -> float | None:
-    """What Retry-After asks for, given in seconds or as a date; None if it can't be read."""
-    if header is None:
-        return None
-    if header.strip().isdecimal():
-        return float(header)
-    try:
-        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None

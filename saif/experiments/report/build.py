@@ -1,56 +1,57 @@
-"""Runs as one page that can be read, printed and passed on: no script, no request, no date."""
+"""Report of runs: one page to read, print and pass on, without script, request or date."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from saif.core.statistics import Kappa
 from saif.errors import InputError
 from saif.experiments.claims import Claim, claims
 from saif.experiments.evaluate.comparison import bounds, p_value, post_against_pre, signed
 from saif.experiments.evaluate.run_folder import Cell, ReplyRecord, RunFolder, RunRecord
-from saif.experiments.evaluate.summary import Row, gather, rank_of, summaries
-from saif.experiments.report.baseline_verdict import Contest, contests, shortfall, verdict
-from saif.experiments.report.choice import charts_of
-from saif.experiments.report.figures import Dumbbell, pre_post_dumbbells
-from saif.experiments.report.samples import N_TEXTS, Shelf, gallery
+from saif.experiments.evaluate.summary import Row, followed, gather, summaries
+from saif.experiments.judge.grades import RunAgreement, agreement_with_verifier
+from saif.experiments.report.baseline_comparison import (
+    BaselineComparison,
+    compare_with_baselines,
+    shortfall,
+    summary_sentence,
+)
+from saif.experiments.report.figures import PlacementPair, accuracy_figures, pre_post_figure
+from saif.experiments.report.samples import N_TEXTS, SampleSet, check_result, samples
 from saif.files import replace_file
-from saif.report.conditions import title_of
+from saif.report.conditions import rank_of, shown, title_of
 from saif.report.page import page_environment
 from saif.report.style import WIDTH, Picture
 
-if TYPE_CHECKING:
-    from saif.core.statistics import Kappa
-    from saif.experiments.judge.grades import RunAgreement
-
 PAGE = "report.html"
-_CONTROLS = {"random", "single-latent", "wrong-instruction"}  # in the table, but not in the picture
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One run on the page. left_out: cells that are not complete."""
+    """One run on the page."""
 
     name: str
     record: RunRecord
     left_out: int
+    """Cells that are not complete."""
     headlines: Mapping[str, str]
     rows: Sequence[Row]
     pictures: Sequence[Picture]
-    placements: Sequence[Dumbbell]
-    shelves: Sequence[Shelf]
-    agreement: "RunAgreement | None"
+    placements: Sequence[PlacementPair]
+    samples: Sequence[SampleSet]
+    agreement: RunAgreement | None
 
 
 @dataclass(frozen=True, slots=True)
-class Verdicts:
-    """The claims held against one model, and its presets against their rivals."""
+class ModelFindings:
+    """The paper's claims about one model, and its presets beside their baselines."""
 
     model: str
     claims: Sequence[Claim]
-    contests: Sequence[Contest]
+    baselines: Sequence[BaselineComparison]
 
 
 def write_report(folders: Sequence[Path], out: Path) -> Path:
@@ -60,12 +61,12 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     """
     runs = [RunFolder.read(folder) for folder in dict.fromkeys(map(Path.resolve, folders))]
     read = [(run, *_complete_cells(run)) for run in runs]
-    verdicts = [
-        Verdicts(evidence.model.id, claims(evidence), contests(evidence.cells))
+    findings = [
+        ModelFindings(evidence.model.id, claims(evidence), compare_with_baselines(evidence.cells))
         for evidence in gather([(run.record, cells) for run, cells, _ in read])
     ]
     sections = [_section(number, *parts) for number, parts in enumerate(read, 1)]
-    page = render(sections, verdicts)
+    page = render(sections, findings)
     out.mkdir(parents=True, exist_ok=True)
     for section in sections:
         for picture in section.pictures:
@@ -93,11 +94,11 @@ def _section(
     evaluation = run.record.kind == "evaluate"
     rows = summaries(cells, run.timings())
     placements = _placements(cells) if evaluation else []
-    pictures = charts_of(number, run.record, rows)
-    drawn = [one for one in placements if one.condition not in _CONTROLS]
+    pictures = accuracy_figures(number, run.record, rows)
+    drawn = [pair for pair in placements if not shown(pair.condition).control]
     if drawn:
         title = "After the content (post) against before it (pre)"
-        pictures.append(pre_post_dumbbells(f"{number:02d}-pre-post", title, drawn))
+        pictures.append(pre_post_figure(f"{number:02d}-pre-post", title, drawn))
     return Section(
         name=run.path.name,
         record=run.record,
@@ -106,24 +107,16 @@ def _section(
         rows=rows,
         pictures=pictures,
         placements=placements,
-        shelves=gallery(cells) if evaluation else [],
-        agreement=_agreement(run),
+        samples=samples(cells) if evaluation else [],
+        agreement=agreement_with_verifier(run),
     )
 
 
-def _agreement(run: RunFolder) -> "RunAgreement | None":
-    if not (run.path / "grades.jsonl").exists():
-        return None
-    from saif.experiments.judge.grades import agreement_with_verifier
-
-    return agreement_with_verifier(run)
-
-
-def _placements(cells: Mapping[Cell, list[ReplyRecord]]) -> list[Dumbbell]:
+def _placements(cells: Mapping[Cell, list[ReplyRecord]]) -> list[PlacementPair]:
     """Post against pre for each preset and condition; unsteered replies know of no placement."""
     conditions = {cell.condition for cell in cells} - {"unsteered"}
     found = [
-        Dumbbell(preset, condition, table)
+        PlacementPair(preset, condition, table)
         for condition in sorted(conditions, key=rank_of)
         for preset, table in post_against_pre(cells, condition).strata.items()
     ]
@@ -163,11 +156,13 @@ def _count(row: Row) -> str:
     return f"{row.followed.successes} of {row.n}"
 
 
-def render(sections: Sequence[Section], verdicts: Sequence[Verdicts]) -> str:
+def render(sections: Sequence[Section], findings: Sequence[ModelFindings]) -> str:
     """The page as HTML. Whatever comes from a model or a file is escaped."""
     environment = page_environment(Path(__file__).parent)
     environment.filters.update(
         title_of=title_of,
+        followed=followed,
+        check_result=check_result,
         share=lambda found: f"{100 * found.value:.0f}",
         bounds=bounds,
         p_value=p_value,
@@ -176,13 +171,13 @@ def render(sections: Sequence[Section], verdicts: Sequence[Verdicts]) -> str:
         short=lambda digest: digest[:12],
         groupby_place=_by_place,
         kappa=_kappa,
-        rivals_verdict=verdict,
+        baseline_summary=summary_sentence,
         shortfall=shortfall,
         number=lambda value: f"{value:g}" if isinstance(value, float) else value,
         unbroken=lambda text: re.sub(r" (?=[%=<])|(?<=[=<]) ", "\u00a0", text),
     )
     template = environment.get_template("report.html")
-    return template.render(sections=sections, verdicts=verdicts, width=WIDTH, n_texts=N_TEXTS)
+    return template.render(sections=sections, findings=findings, width=WIDTH, n_texts=N_TEXTS)
 
 
 def _by_place(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
@@ -192,7 +187,7 @@ def _by_place(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     ]
 
 
-def _kappa(found: "Kappa | None") -> str:
+def _kappa(found: Kappa | None) -> str:
     if found is None:
         return "undefined"
     within = "" if found.low is None else f" ({found.low:.2f} to {found.high:.2f})"

@@ -1,87 +1,56 @@
-"""Replies to look at: a few texts, the same for every condition, that nobody picked by hand."""
+"""Sample replies: a few texts, the same for every condition, that nobody picked by hand."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from saif.experiments.evaluate.run_folder import ReplyRecord
-from saif.experiments.evaluate.summary import Cells, followed, rank_of
-from saif.files import sha256_of
-from saif.report.conditions import title_of
+from saif.experiments.evaluate.summary import Cells
+from saif.report.conditions import rank_of
 
 N_TEXTS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    """One reply. verdict: what the checks say of it, in words."""
-
-    condition: str
-    title: str
-    text: str
-    verdict: str
-    good: bool
-    degenerate: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One text and what every condition made of it."""
-
-    content: str
-    cards: Sequence[Card]
-
-
-@dataclass(frozen=True, slots=True)
-class Shelf:
-    """The examples of one preset and placement."""
+class SampleSet:
+    """The samples of one preset and placement."""
 
     preset: str
     placement: str
-    examples: Sequence[Example]
+    replies: Sequence[tuple[str, Sequence[ReplyRecord]]]
+    """Each text with what every condition made of it, conditions in their order."""
 
 
-def gallery(cells: Cells) -> list[Shelf]:
-    """A shelf per preset and placement of an evaluation."""
-    places = dict.fromkeys((cell.preset, cell.placement) for cell in cells)
-    return [_shelf(cells, preset, placement) for preset, placement in places]
+def samples(cells: Cells) -> list[SampleSet]:
+    """A set per preset and placement of an evaluation."""
+    return [
+        SampleSet(preset, placement, _replies_by_text(cells, preset, placement))
+        for preset, placement in dict.fromkeys((cell.preset, cell.placement) for cell in cells)
+    ]
 
 
-def _shelf(cells: Cells, preset: str, placement: str) -> Shelf:
-    found = {
-        cell.condition: replies
-        for cell, replies in cells.items()
-        if (cell.preset, cell.placement) == (preset, placement)
-    }
-    contents = {reply.content for replies in found.values() for reply in replies}
-    examples = []
-    for content in sorted(contents, key=_chance)[:N_TEXTS]:
-        cards = [
-            _card(condition, reply)
-            for condition in sorted(found, key=rank_of)
-            for reply in found[condition]
-            if reply.content == content
-        ]
-        examples.append(Example(content, cards))
-    return Shelf(preset, placement, examples)
-
-
-def _chance(content: str) -> str:
-    """An order that has nothing to do with how good the replies are."""
-    return sha256_of([content.encode("utf-8", "replace")])
-
-
-def _card(condition: str, reply: ReplyRecord) -> Card:
-    return Card(
-        condition=condition,
-        title=title_of(condition),
-        text=reply.text,
-        verdict=_verdict(reply),
-        good=followed(reply),
-        degenerate=reply.degenerate,
+def _replies_by_text(
+    cells: Cells, preset: str, placement: str
+) -> list[tuple[str, list[ReplyRecord]]]:
+    own = [cell for cell in cells if (cell.preset, cell.placement) == (preset, placement)]
+    found = [
+        reply
+        for cell in sorted(own, key=lambda cell: rank_of(cell.condition))
+        for reply in cells[cell]
+    ]
+    # By hash: an order that has nothing to do with how good the replies are.
+    contents = sorted(
+        {reply.content for reply in found},
+        key=lambda content: sha256(content.encode("utf-8", "replace")).digest(),
     )
+    return [
+        (content, [reply for reply in found if reply.content == content])
+        for content in contents[:N_TEXTS]
+    ]
 
 
-def _verdict(reply: ReplyRecord) -> str:
+def check_result(reply: ReplyRecord) -> str:
+    """What the checks say of a reply, in words."""
     if reply.degenerate:
         start = "recognisable but degenerate" if reply.loose else "degenerate"
         return f"{start}: {', '.join(reply.problems)}"

@@ -1,4 +1,4 @@
-"""Train SAEs for a model from start to finish: corpus, residual streams, training, cards."""
+"""Train SAEs for a model from start to finish: corpus, activations, training, metrics."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,13 @@ from saif.core.types import Site
 from saif.errors import InputError
 from saif.experiments.train_sae.activations import collect_activations
 from saif.experiments.train_sae.corpus import build_corpus
-from saif.experiments.train_sae.trainer import CARD, SaeTraining, measure_sae, train_sae, write_card
+from saif.experiments.train_sae.trainer import (
+    METRICS,
+    SaeTraining,
+    measure_sae,
+    train_sae,
+    write_metrics,
+)
 from saif.presets.library import Library
 from saif.runtime.language_model import LanguageModel
 from saif.runtime.sae import WEIGHTS, load_sae
@@ -15,12 +21,13 @@ from saif.runtime.sae import WEIGHTS, load_sae
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingPlan:
-    """What `train-sae` was asked for. epochs: how often each stored token is seen."""
+    """What `train-sae` was asked for."""
 
     data: Path
     layers: tuple[int, ...]
     n_tokens: int
     epochs: float
+    """How often each stored token is seen."""
     width: int
     k: int
     work: Path
@@ -28,7 +35,7 @@ class TrainingPlan:
 
 
 def train_saes(model: LanguageModel, library: Library, plan: TrainingPlan) -> None:
-    """One SAE per layer into the library's `sae/<layer>/`, each with its card.
+    """One SAE per layer into the library's `sae/<layer>/`, each with its metrics.
 
     Every stage leaves its result in `plan.work`, so an interrupted run goes on where it was;
     layers that were collected together stay together.
@@ -47,7 +54,7 @@ def train_saes(model: LanguageModel, library: Library, plan: TrainingPlan) -> No
         checkpoints = plan.work / f"checkpoints-{layer}"
         if checkpoints.exists() or not (folder / WEIGHTS).is_file():
             train_sae(model, Site(layer), files[layer], folder, training, checkpoints=checkpoints)
-        if not (folder / CARD).is_file():
+        if not (folder / METRICS).is_file():
             sae = load_sae(folder)
-            card = measure_sae(model, sae, files[layer], corpus, training, plan.command)
-            write_card(folder, card)
+            metrics = measure_sae(model, sae, files[layer], corpus, training, plan.command)
+            write_metrics(folder, metrics)

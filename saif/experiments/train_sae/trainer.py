@@ -20,48 +20,47 @@ from saif.runtime.sae import Sae
 
 HELD_OUT = 20_000
 """At most so many rows of an activation store, a tenth of it at most, are never trained on; the
-card is made of them."""
+metrics are measured on them."""
 
-CARD = "card.json"
-"""The card's file, beside the SAE's weights."""
+METRICS = "card.json"
+"""File of an SAE's metrics, beside its weights."""
 
 _WARM_UP = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaeTraining:
-    """How an SAE is trained. width: latents per d_model. k: active latents per token, on average.
-
-    n_tokens may exceed what is stored; the rows are then seen again in another order.
-    """
+    """Hyperparameters of an SAE."""
 
     width: int = 8
+    """Latents per residual dimension."""
     k: int = 32
+    """Active latents per token, on average."""
     n_tokens: int = 1_000_000
+    """May exceed what is stored; the rows are then seen again in another order."""
     batch_size: int = 1024
     learning_rate: float = 1e-3
     seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class SaeCard:
-    """What an SAE is worth.
-
-    fvu: fraction of variance unexplained. l0: active latents per token. dead: share of latents
-    that never fired. All three on activations it was not trained on. loss, loss_reconstructed:
-    next-token cross-entropy in nats on some of the corpus, without and with the reconstruction
-    in place of the activation.
-    """
+class SaeMetrics:
+    """Quality of an SAE, measured on activations that it was not trained on."""
 
     model: str
     site: str
     d_sae: int
     n_tokens: int
     fvu: float
+    """Fraction of variance unexplained."""
     l0: float
+    """Active latents per token."""
     dead: float
+    """Share of latents that never fired."""
     loss: float
+    """Next-token cross-entropy in nats on some of the corpus."""
     loss_reconstructed: float
+    """The same with the reconstruction in place of the activation."""
     training: dict[str, Any]
     command: str
 
@@ -208,8 +207,8 @@ def measure_sae(
     corpus: Sequence[Sequences],
     training: SaeTraining,
     command: str,
-) -> SaeCard:
-    """The card of an SAE, from held-out activations and the loss on some of the corpus."""
+) -> SaeMetrics:
+    """Metrics of an SAE, from held-out activations and the loss on some of the corpus."""
     stored = np.load(activations, mmap_mode="r")
     _, held_out = _split(len(stored))
     rows = torch.from_numpy(np.array(stored[np.sort(held_out)])).float()
@@ -223,7 +222,7 @@ def measure_sae(
         residual_ss += float((chunk - sae.reconstruct(chunk)).square().sum())
         total_ss += float((chunk - mean).square().sum())
     loss, reconstructed = _losses(model, sae, corpus)
-    return SaeCard(
+    return SaeMetrics(
         model=model.model_id,
         site=str(sae.site),
         d_sae=sae.d_sae,
@@ -270,7 +269,7 @@ def _reconstruction(sae: Sae, lengths: Sequence[int], skip: int) -> Edit:
     return replace
 
 
-def write_card(folder: Path, card: SaeCard) -> None:
-    """Put the card beside the SAE's weights."""
-    values = asdict(card) | {"loss_added": card.loss_added}
-    (folder / CARD).write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+def write_metrics(folder: Path, metrics: SaeMetrics) -> None:
+    """Put the metrics beside the SAE's weights."""
+    values = asdict(metrics) | {"loss_added": metrics.loss_added}
+    (folder / METRICS).write_text(json.dumps(values, indent=1) + "\n", "utf-8")

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from saif.report.style import INK, SOFT, Picture, Sheet, beside, darker, paler
+from saif.report.plots import heading, row_label, row_value, rows
+from saif.report.style import INK, SOFT, Picture, Sheet, darker, paler
 from saif.study.analysis.results import Bin, BySide, PresetOutcome, Share, Times
 from saif.study.analysis.wording import interval, percent
 
@@ -37,35 +38,16 @@ def forest(presets: Sequence[PresetOutcome], first: str) -> Picture | None:
         axes.axvline(50, color=SOFT, linewidth=1)
         for place, line in enumerate(lines):
             if isinstance(line, str):
-                _heading(axes, place, line)
+                heading(axes, place, line)
                 told.append(line)
                 continue
             name, share, headline = line
             _estimate(axes, place, share, headline)
-            _label(axes, place, name, headline)
+            row_label(axes, place, name, strong=headline)
             told.append(f"{name} {percent(share.value)} ({interval(share)})")
-        axes.set_ylim(len(lines) - 0.45, -0.55)
-        axes.set_yticks([])
+        rows(axes, len(lines))
         sheet.percent_axis("x", "share of votes, %, with 95 % interval; line: no preference")
         return Picture("forest", f"{title}. {'; '.join(told)}.", sheet.png(), height)
-
-
-def _heading(axes: Axes, place: float, preset: str) -> None:
-    """A preset's name at the left edge; it may run into the picture."""
-    told = preset if len(preset) < 60 else f"{preset[:58]}…"
-    axes.annotate(
-        told, xy=(0, place), xycoords=("figure fraction", "data"), xytext=(9, 0),
-        textcoords="offset points", va="center", weight="bold", annotation_clip=False,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
-    )  # fmt: skip
-
-
-def _label(axes: Axes, place: float, text: str, strong: bool = True) -> None:
-    """What a row is, to the left of the axes."""
-    axes.text(
-        -0.04, place, text, transform=beside(axes), ha="right", va="center",
-        color=INK if strong else SOFT,
-    )  # fmt: skip
 
 
 def _estimate(axes: Axes, place: int, share: Share, headline: bool) -> None:
@@ -79,10 +61,7 @@ def _estimate(axes: Axes, place: int, share: Share, headline: bool) -> None:
     told = f"{value:.0f} %"
     if share.low is not None and share.high is not None:
         told += f" ({100 * share.low:.0f} to {100 * share.high:.0f})"
-    axes.text(
-        1.04, place, told, transform=beside(axes), va="center", fontsize=8,
-        color=INK if headline else SOFT,
-    )  # fmt: skip
+    row_value(axes, place, told, strong=headline)
 
 
 def people(presets: Sequence[PresetOutcome], first: str) -> Picture | None:
@@ -97,7 +76,7 @@ def people(presets: Sequence[PresetOutcome], first: str) -> Picture | None:
         axes = sheet.axes
         axes.axvline(50, color=SOFT, linewidth=1)
         for place, one in enumerate(shown):
-            _heading(axes, place - 0.42, one.preset)
+            heading(axes, place - 0.42, one.preset)
             _dots(axes, place + 0.08, [person.share for person in one.participants])
             if one.share.value is not None:
                 value = 100 * one.share.value
@@ -149,17 +128,16 @@ def by_side(presets: Sequence[PresetOutcome], arms: Sequence[str]) -> Picture | 
         axes = sheet.axes
         for place, line in enumerate(lines):
             if isinstance(line, str):
-                _heading(axes, place, line)
+                heading(axes, place, line)
                 told.append(line)
                 continue
             _stacked(axes, place, [line.first, line.tie, line.both_bad, line.second])
-            _label(axes, place, f"on the {line.first_arm_on}")
+            row_label(axes, place, f"on the {line.first_arm_on}")
             told.append(
                 f"{arms[0]} on the {line.first_arm_on}: {line.first} for {arms[0]}, {line.tie} "
                 f"ties, {line.both_bad} both bad, {line.second} for {arms[1]}"
             )
-        axes.set_ylim(len(lines) - 0.35, -0.65)
-        axes.set_yticks([])
+        rows(axes, len(lines), margin=0.35)
         sheet.percent_axis("x", "votes, %")
         _legend(axes, [(arms[0], FIRST), ("tie", NEITHER), ("both bad", BAD), (arms[1], SECOND)])
         return Picture("sides", f"Stacked bars. {title}. {'; '.join(told)}.", sheet.png(), height)

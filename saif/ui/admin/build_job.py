@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from saif.ui.errors import explain
 
 if TYPE_CHECKING:
-    from saif.progress import Heard, Part
+    from saif.progress import Part, ProgressListener
 
 State = Literal["running", "done", "cancelled", "failed"]
 
@@ -42,7 +42,7 @@ class BuildJob:
 
     def run(
         self,
-        make: "Callable[[Heard, Callable[[], None]], None]",
+        make: "Callable[[ProgressListener, Callable[[], None]], None]",
         wait_until_idle: Callable[[float], bool],
     ) -> threading.Thread:
         """Work in a thread. `make` gets what hears of progress, and what has to be called before

@@ -16,7 +16,7 @@ from saif.ui.services import Current, Services
 if TYPE_CHECKING:
     from saif.engine.local import LocalEngine
     from saif.engine.protocol import Engine
-    from saif.progress import Heard, Part
+    from saif.progress import Part, ProgressListener
 
 Load = Callable[[str, QuantizeOrAuto], "Engine"]
 
@@ -125,7 +125,7 @@ class Admin:
             engine, library = self._local_engine(), self.services.library
             making = BuildJob(name, library.instruction(name).title, *self._work(name, effort))
 
-            def work(heard: "Heard", before_pass: Callable[[], None]) -> None:
+            def work(heard: "ProgressListener", before_pass: Callable[[], None]) -> None:
                 make_presets(
                     engine.background(before_pass),
                     library,
@@ -133,7 +133,7 @@ class Admin:
                     [name],
                     None,
                     effort=effort,
-                    heard=heard,
+                    on_progress=heard,
                     command=f"python -m saif presets build --preset {name} --effort {effort}",
                 )
 
@@ -150,12 +150,14 @@ class Admin:
 
     def _work(self, name: str, effort: Thoroughness) -> "tuple[dict[Part, int], dict[Part, float]]":
         from saif.experiments.build import work_left
-        from saif.experiments.time_estimate import measure_pace
+        from saif.experiments.time_estimate import measure_unit_times
 
         engine, library = self._local_engine(), self.services.library
         work = work_left(engine, library, name, effort)
         if self._pace is None:
-            self._pace = measure_pace(engine.background(lambda: None), library.instruction(name))
+            self._pace = measure_unit_times(
+                engine.background(lambda: None), library.instruction(name)
+            )
         return work, self._pace
 
     def _local_engine(self) -> "LocalEngine":

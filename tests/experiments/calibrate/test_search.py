@@ -12,14 +12,14 @@ from saif.engine.local import LocalEngine
 from saif.engine.protocol import Reply
 from saif.errors import ModelError
 from saif.experiments.calibrate import search as module
-from saif.experiments.calibrate.budget import EFFORTS, SearchBudget
+from saif.experiments.calibrate.budget import BUDGETS, SearchBudget
 from saif.experiments.calibrate.search import Calibration, calibrate
 from saif.experiments.calibrate.space import replies_made
-from saif.experiments.evaluate.score import Judged, Task
+from saif.experiments.evaluate.score import CheckedReply, Task
 from saif.presets.preset import LoadedPreset
 from saif.presets.spec import LatentSource, SteeringSpec
 
-EFFORT = SearchBudget(first=2, first_tokens=3, second=4, third=5, max_new_tokens=7)
+BUDGET = SearchBudget(first=2, first_tokens=3, second=4, third=5, max_new_tokens=7)
 CONTENTS = sentences()[:9]
 CONTRAST = LatentSource(selection="contrast", rule="delta", k=15)
 FADING = Schedule(half_life=16)
@@ -52,7 +52,7 @@ class Rounds:
     """What is tried in turn: the instruction in words, then three rounds of mean differences and
     three of latents."""
     tokens: list[int] = field(default_factory=list)
-    asked_about: list[int] = field(default_factory=list)
+    relevance_checked: list[int] = field(default_factory=list)
     """How many replies at a time."""
     advanced: int = 0
     perplexity: float = 5.0
@@ -60,8 +60,8 @@ class Rounds:
     def run(self, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Calibration:
         monkeypatch.setattr(LoadedPreset, "assemble", lambda preset, placement, push: push)
         monkeypatch.setattr(module, "make_replies", self._make_replies)
-        monkeypatch.setattr(module, "judge_form", self._judge_form)
-        monkeypatch.setattr(module, "ask_about", self._ask_about)
+        monkeypatch.setattr(module, "check_form", self._check_form)
+        monkeypatch.setattr(module, "check_relevance", self._check_relevance)
         (asked,) = instructions("question")
         return calibrate(
             self.engine,
@@ -69,7 +69,7 @@ class Rounds:
             asked,
             "post",
             CONTENTS,
-            EFFORT,
+            BUDGET,
             advance=self._advance,
             **options,
         )
@@ -84,14 +84,14 @@ class Rounds:
         self.tokens.append(sampling.max_new_tokens)
         return [Reply("x", (1,), 0, "end")] * len(tasks)
 
-    def _judge_form(
+    def _check_form(
         self, engine: Any, asked: Any, tasks: Sequence[Task], replies: Any
-    ) -> list[Judged]:
-        early = self.tokens[-1] == EFFORT.first_tokens
+    ) -> list[CheckedReply]:
+        early = self.tokens[-1] == BUDGET.first_tokens
         pushes = list(dict.fromkeys(task.steering for task in tasks))
         self.contents.append(list(dict.fromkeys(task.content for task in tasks)))
         self.pushes.append([push for push in pushes if push])  # type: ignore[misc]
-        judged, counted = [], dict.fromkeys(pushes, 0)
+        checked, counted = [], dict.fromkeys(pushes, 0)
         for task in tasks:
             push: Any = task.steering
             i = counted[push]
@@ -99,16 +99,16 @@ class Rounds:
             outcome = (self.script if early else self.final)(push) if push else Outcome(9)
             flow = Fluency(1.0, 0.0, i < outcome.degenerate, self.perplexity)
             reply = _Played("x", (1,), 0, "end", about=i < outcome.about)
-            judged.append(Judged(task.content, reply, i < outcome.loose, flow, True))
-        return judged
+            checked.append(CheckedReply(task.content, reply, i < outcome.loose, flow, True))
+        return checked
 
-    def _ask_about(
-        self, engine: Any, asked: Any, judged: Sequence[Judged], contents: Any
-    ) -> list[Judged]:
-        # Replies are told apart from those to the other texts of their round, and no others.
-        assert list(contents) == list(dict.fromkeys(j.content for j in judged))
-        self.asked_about.append(len(judged))
-        return [replace(j, about=cast(_Played, j.reply).about) for j in judged]
+    def _check_relevance(
+        self, engine: Any, asked: Any, checked: Sequence[CheckedReply], contents: Any
+    ) -> list[CheckedReply]:
+        # Replies are told distinct from those to the other texts of their round, and no others.
+        assert list(contents) == list(dict.fromkeys(j.content for j in checked))
+        self.relevance_checked.append(len(checked))
+        return [replace(j, relevant=cast(_Played, j.reply).about) for j in checked]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,11 +215,11 @@ def test_mean_difference_goes_through_the_same_rounds(search: Any) -> None:
     rival = SteeringSpec(layer=3, dose=0.5, schedule=FADING)
     assert calibration.mean_difference == rival
     assert calibration.choice.layer == 1
-    for opening, middle in (RIVALS[:2], LATENTS[:2]):
+    for initial_grid, middle in (RIVALS[:2], LATENTS[:2]):
         for layer in (1, 3):
-            doses = {p.dose for p in rounds.pushes[opening] if p.layers == (layer,)}
+            doses = {p.dose for p in rounds.pushes[initial_grid] if p.layers == (layer,)}
             assert doses == {0.3, 0.5, 0.75}
-        assert {p.schedule for p in rounds.pushes[opening] + rounds.pushes[middle]} == {FADING}
+        assert {p.shape for p in rounds.pushes[initial_grid] + rounds.pushes[middle]} == {FADING}
     assert {p.layers for p in rounds.pushes[RIVALS[1]]} == {(1,), (3,)}
     tried = {(p.layers, p.dose) for p in rounds.pushes[RIVALS[1]]}
     assert {dose for layers, dose in tried if layers == (3,)} == {0.375, 0.5, 0.65}
@@ -270,14 +270,14 @@ def test_what_a_search_costs_is_known_beforehand(
         return Outcome(push.layers[0] - 1)  # a different layer each for the best ones
 
     _, rounds = search(outcome)
-    assert rounds.advanced == replies_made(2, EFFORT)
+    assert rounds.advanced == replies_made(2, BUDGET)
     rounds = Rounds(engine, planted_preset(engine), outcome, outcome)
     rounds.run(monkeypatch, latents=False)
-    assert rounds.advanced == replies_made(2, EFFORT, latents=False)
+    assert rounds.advanced == replies_made(2, BUDGET, latents=False)
 
 
 def test_a_quick_search_takes_a_third_of_the_work() -> None:
-    quick, thorough = EFFORTS["quick", "sentence"], EFFORTS["thorough", "sentence"]
+    quick, thorough = BUDGETS["quick", "sentence"], BUDGETS["thorough", "sentence"]
     assert 3 * replies_made(4, quick) <= replies_made(4, thorough)
     assert 2 * quick.identify_on <= thorough.identify_on
 
@@ -287,9 +287,9 @@ def test_only_pushes_that_can_still_win_are_asked_whether_they_are_about_their_c
 ) -> None:
     _, rounds = search(lambda push: Outcome(5 if push.schedule == Schedule() else 3, about=4))
     best = 4 * len(CONTENTS[:5])
-    assert rounds.asked_about == [best, best]  # of 12 rivals and 12 latents
-    _, rounds = search(lambda push: Outcome(5 if push.schedule == Schedule() else 3, about=2))
-    assert sum(rounds.asked_about) == 5 * sum(
+    assert rounds.relevance_checked == [best, best]  # of 12 rivals and 12 latents
+    _, rounds = search(lambda push: Outcome(5 if push.shape == Schedule() else 3, about=2))
+    assert sum(rounds.relevance_checked) == 5 * sum(
         len(rounds.pushes[n]) for n in (RIVALS[2], LATENTS[2])
     )
 

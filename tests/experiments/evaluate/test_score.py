@@ -14,7 +14,7 @@ from saif.engine.local import LocalEngine
 from saif.engine.protocol import Message, Reply, Request, complete
 from saif.errors import InputError
 from saif.experiments.evaluate import score
-from saif.experiments.evaluate.score import Judged, Task, judge, make_replies, summarise
+from saif.experiments.evaluate.score import CheckedReply, Task, check_replies, make_replies
 from saif.presets.instructions import place
 
 QUESTION, SUMMARISE = instructions("question", "summarise")
@@ -28,10 +28,10 @@ def _reply(text: str, stop: Any = "end") -> Reply:
     return Reply(text, tuple(text.encode()), 0, stop)
 
 
-def _judged(
+def _checked(
     *, loose: bool = True, fluency: Fluency = FLUENT, about: bool | None = True, text: str = "x"
-) -> Judged:
-    return Judged("content", _reply(text), loose, fluency, about)
+) -> CheckedReply:
+    return CheckedReply("content", _reply(text), loose, fluency, about)
 
 
 class Likelihoods:
@@ -67,16 +67,18 @@ def likelihoods(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> Likelih
     return Likelihoods(engine, monkeypatch)
 
 
-def _judge_each(
+def _check_each(
     engine: LocalEngine, likelihoods: Likelihoods, contents: list[str], texts: list[str]
-) -> list[Judged]:
+) -> list[CheckedReply]:
     """One reply per content; the texts must differ."""
     likelihoods.belongs = dict(zip(texts, contents, strict=True))
     tasks = [Task(content, content) for content in contents]
-    return judge(engine, QUESTION, tasks, [_reply(text) for text in texts], contents=contents)
+    return check_replies(
+        engine, QUESTION, tasks, [_reply(text) for text in texts], contents=contents
+    )
 
 
-# BuildJob replies
+# Making replies
 
 
 def test_replies_come_back_in_the_order_of_the_tasks(
@@ -123,8 +125,8 @@ def test_perplexity_is_that_of_the_reply_after_the_content_alone(engine: LocalEn
     texts = sentences()[:4]
     replies = [_reply(text) for text in ("short", "a reply of more tokens", "Is it?", "x")]
     tasks = [Task(f"{text}\nDo this.", text, tiny_steering()) for text in texts]
-    judged = judge(engine, QUESTION, tasks, replies, contents=texts)
-    for text, reply, found in zip(texts, replies, judged, strict=True):
+    checked = check_replies(engine, QUESTION, tasks, replies, contents=texts)
+    for text, reply, found in zip(texts, replies, checked, strict=True):
         prompt = model.render([{"role": "user", "content": text}])
         ids = torch.tensor([[*prompt, *reply.token_ids]])
         with torch.no_grad():
@@ -141,7 +143,7 @@ def test_a_loose_reply_is_compared_with_three_other_contents_after_the_instructi
 ) -> None:
     contents = sentences()[:5]
     texts = [f"{GOOD} {i}" for i in range(4)] + [BAD]
-    _judge_each(engine, likelihoods, contents, texts)
+    _check_each(engine, likelihoods, contents, texts)
     for content, text in zip(contents, texts, strict=True):
         alone = [c for c, said, instructed in likelihoods.asked if said == text and not instructed]
         asked = [c for c, said, instructed in likelihoods.asked if said == text and instructed]
@@ -160,10 +162,10 @@ def test_about_means_much_likelier_after_its_own_content(
 ) -> None:
     likelihoods.other = other
     texts = [f"{GOOD} {i}" for i in range(2)] + [BAD, f"{BAD} "]
-    judged = _judge_each(engine, likelihoods, sentences()[:4], texts)
-    assert [j.about for j in judged] == [about, about, None, None]
-    assert [j.loose for j in judged] == [True, True, False, False]
-    assert [j.strict(1e9) for j in judged] == [about, about, False, False]
+    checked = _check_each(engine, likelihoods, sentences()[:4], texts)
+    assert [j.relevant for j in checked] == [about, about, None, None]
+    assert [j.loose for j in checked] == [True, True, False, False]
+    assert [j.strict(1e9) for j in checked] == [about, about, False, False]
 
 
 def test_each_reply_is_held_against_its_own_likelihoods(
@@ -178,7 +180,7 @@ def test_each_reply_is_held_against_its_own_likelihoods(
 
     monkeypatch.setattr(score, "is_relevant", is_relevant)
     likelihoods.shift = lambda content, said: contents.index(content) + 10 * int(said[-1])
-    _judge_each(engine, likelihoods, contents, [f"{GOOD} {i}" for i in range(4)])
+    _check_each(engine, likelihoods, contents, [f"{GOOD} {i}" for i in range(4)])
     # own: 10; another: 20; plus one per content and ten per reply
     assert seen[:2] == [(-10, (-21, -22, -23)), (-21, (-32, -33, -30))]
     assert seen[2:] == [(-32, (-43, -40, -41)), (-43, (-50, -51, -52))]
@@ -188,66 +190,49 @@ def test_each_reply_is_held_against_its_own_likelihoods(
 def test_too_few_contents_to_compare_with_are_refused(engine: LocalEngine, n: int) -> None:
     contents = sentences()[:n]
     with pytest.raises(InputError, match=f"{n} texts are too few"):
-        judge(engine, QUESTION, [Task("x", contents[0])], [_reply(GOOD)], contents=contents)
+        check_replies(engine, QUESTION, [Task("x", contents[0])], [_reply(GOOD)], contents=contents)
 
 
 def test_strict_is_loose_and_fluent_and_about() -> None:
-    assert _judged().strict(20)
-    assert not _judged(loose=False).strict(20)
-    assert not _judged(fluency=REPEATING).strict(20)
-    assert not _judged(about=False).strict(20)
-    assert not _judged(about=None).strict(20)
-    assert not _judged().strict(9)  # its perplexity is 10
-    assert _judged().degenerate(9)
-    assert not _judged().degenerate(10)
+    assert _checked().strict(20)
+    assert not _checked(loose=False).strict(20)
+    assert not _checked(fluency=REPEATING).strict(20)
+    assert not _checked(about=False).strict(20)
+    assert not _checked(about=None).strict(20)
+    assert not _checked().strict(9)  # its perplexity is 10
+    assert _checked().degenerate(9)
+    assert not _checked().degenerate(10)
 
 
 def test_a_repeating_reply_is_degenerate_however_likely(
     engine: LocalEngine, likelihoods: Likelihoods
 ) -> None:
     texts = ["why why why why why why why why?", GOOD, BAD, "So it be."]
-    judged = _judge_each(engine, likelihoods, sentences()[:4], texts)
-    assert [j.degenerate(1e9) for j in judged] == [True, False, False, False]
-    assert judged[0].loose
-    assert not judged[0].strict(1e9)
+    checked = _check_each(engine, likelihoods, sentences()[:4], texts)
+    assert [j.degenerate(1e9) for j in checked] == [True, False, False, False]
+    assert checked[0].loose
+    assert not checked[0].strict(1e9)
 
 
 def test_an_empty_reply_is_neither_loose_nor_fluent(engine: LocalEngine) -> None:
     contents = sentences()[:3]
-    (judged,) = judge(engine, QUESTION, [Task("x", contents[0])], [_reply("")], contents=contents)
-    assert not judged.loose
-    assert judged.about is None
-    assert judged.degenerate(1e9)
+    (checked,) = check_replies(
+        engine, QUESTION, [Task("x", contents[0])], [_reply("")], contents=contents
+    )
+    assert not checked.loose
+    assert checked.relevant is None
+    assert checked.degenerate(1e9)
 
 
 def test_a_summary_that_was_cut_off_is_no_summary(engine: LocalEngine) -> None:
     contents = [f"{text} {sentences()[i + 40]}" for i, text in enumerate(sentences()[:4])]
     task, text = Task("x", contents[0]), "The cat watches the farmer."
     for stop, loose in (("end", True), ("length", False), ("cancelled", False)):
-        (judged,) = judge(engine, SUMMARISE, [task], [_reply(text, stop)], contents=contents)
-        assert judged.loose is loose
-    (question,) = judge(engine, QUESTION, [task], [_reply(GOOD, "length")], contents=contents)
+        (checked,) = check_replies(
+            engine, SUMMARISE, [task], [_reply(text, stop)], contents=contents
+        )
+        assert checked.loose is loose
+    (question,) = check_replies(
+        engine, QUESTION, [task], [_reply(GOOD, "length")], contents=contents
+    )
     assert question.loose  # what other instructions ask for shows at once
-
-
-# Summing up
-
-
-def test_rates_count_over_all_replies_with_their_intervals() -> None:
-    slow = Fluency(1.0, 0.0, False, 30.0)
-    judged = [_judged(), _judged(fluency=slow), _judged(about=False), _judged(loose=False)]
-    row = summarise("steered", judged, 20, layer=3, dose=0.41239)
-    assert (row.loose.successes, row.strict.successes, row.degenerate.successes) == (3, 1, 1)
-    assert {row.loose.n, row.strict.n, row.degenerate.n} == {4}
-    assert row.loose.low == pytest.approx(0.3006, abs=1e-3)  # Wilson, 3 of 4
-    assert row.loose.high == pytest.approx(0.9544, abs=1e-3)
-    assert (row.condition, row.layer, row.dose) == ("steered", 3, 0.4124)
-    assert row.perplexity == 10
-
-
-def test_the_median_perplexity_leaves_out_what_has_none() -> None:
-    empty = Fluency(1.0, 0.0, False, math.nan)
-    unread = Fluency(1.0, 0.0, False, None)
-    kept = summarise("x", [_judged(fluency=f) for f in (empty, unread, FLUENT)], 20)
-    assert kept.perplexity == 10
-    assert summarise("x", [_judged(fluency=empty)], 20).perplexity is None

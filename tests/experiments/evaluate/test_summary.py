@@ -1,10 +1,15 @@
 """From replies to rates, and which replies make a pair."""
 
-from made_up_runs import cell, content, outcomes, record, replies, reply
+from pathlib import Path
+
+import pytest
+from made_up_runs import cell, content, outcomes, record, replies, reply, write_run
+from saif.presets.files import read_card
 
 from saif.core.statistics import Rate
 from saif.experiments.evaluate.run_folder import Timing
-from saif.experiments.evaluate.summary import gather, pairs, summaries, summarise
+from saif.experiments.evaluate.summary import gather, pairs, stored_scores, summaries, summarise
+from saif.presets.library import Library
 
 STEERED = cell("steered")
 
@@ -32,6 +37,40 @@ def test_speed_and_perplexity_leave_out_what_was_not_measured() -> None:
     instant = Timing(cell=STEERED, tokens=0, generation_seconds=0, judging_seconds=0)
     assert summarise(STEERED, told, instant).tokens_per_second is None
     assert summarise(STEERED, [reply(STEERED, 0, "plain", dose=None)]).dose is None
+
+
+def test_what_a_preset_keeps_is_the_summary_of_its_run(tmp_path: Path) -> None:
+    pushed = {"push": {"layers": [3, 5], "dose": 0.41239}, "dose": 0.41239}
+    told = [
+        reply(STEERED, i, outcome, perplexity=value, **pushed)
+        for i, (outcome, value) in enumerate(
+            [("strict", 4.123), ("repeats", 30.0), ("followed", 9.0), ("plain", None)]
+        )
+    ]
+    plain = cell("unsteered")
+    run = write_run(
+        tmp_path, record(n=4), {STEERED: told, plain: replies(plain, outcomes(4, 0, 1))}
+    )
+    scores = stored_scores(run, 20.5)
+    assert (scores.split, scores.n, scores.max_new_tokens) == ("held-out", 4, 64)
+    assert (scores.perplexity_bound, scores.command) == (20.5, run.record.command)
+    assert scores.run == run.record.identity()
+    row, other = scores.conditions
+    assert (row.condition, row.layer, row.dose, row.perplexity) == ("steered", 3, 0.4124, 9)
+    assert (row.loose.successes, row.strict.successes, row.degenerate.successes) == (3, 1, 1)
+    assert {row.loose.n, row.strict.n, row.degenerate.n} == {4}
+    assert row.loose.low == pytest.approx(0.3006, abs=1e-3)  # Wilson, 3 of 4
+    assert row.loose.high == pytest.approx(0.9544, abs=1e-3)
+    assert (other.condition, other.layer, other.dose) == ("unsteered", None, None)
+
+
+def test_older_presets_name_no_run_and_keep_their_bytes() -> None:
+    scored = 0
+    for path in Library().preset_paths():
+        card = read_card(path)
+        scored += sum(part.scores is not None for part in card.placements.values())
+        assert f"{card.model_dump_json(indent=1)}\n" == path.read_text("utf-8")
+    assert scored
 
 
 def test_rows_come_in_the_order_they_are_shown_in() -> None:

@@ -4,12 +4,12 @@ import contextlib
 import json
 import logging
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,19 +22,16 @@ from typer.testing import CliRunner
 from saif.cli.app import app
 from saif.errors import InputError, ModelError
 from saif.experiments.evaluate.run_folder import RunFolder
-from saif.experiments.judge.client import Judge, grade_run
+from saif.experiments.judge.client import Judge, grade_in, grade_run
 from saif.experiments.judge.grades import (
     GradeRecord,
     agreement_with_verifier,
     read_grades,
     write_grades,
 )
-from saif.experiments.judge.question import grade_in
 from saif.experiments.judge.settings import (
     JudgeSettings,
-    Pace,
-    seconds_to_wait,
-    settings_from_environment,
+    RateLimit,
 )
 from saif.presets.library import Library
 
@@ -47,7 +44,7 @@ class Asked:
 
     at: float
     path: str
-    authorization: str | None
+    headers: dict[str, str]
     body: dict[str, Any]
 
     @property
@@ -97,12 +94,21 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked = Asked(time.monotonic(), self.path, self.headers["Authorization"], body)
+            asked = Asked(
+                time.monotonic(),
+                self.path,
+                {name.lower(): value for name, value in self.headers.items()},
+                body,
+            )
             found.asked.append(asked)
             status, headers, document = found.answer(asked)
             sent = document if isinstance(document, bytes) else json.dumps(document).encode()
             self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(sent))}.items():
+            for name, value in {
+                "Content-Type": "application/json",
+                **headers,
+                "Content-Length": str(len(sent)),
+            }.items():
                 self.send_header(name, value)
             self.end_headers()
             with contextlib.suppress(ConnectionError):  # who asked no longer waits
@@ -143,7 +149,7 @@ class Bench:
     judge: Judge | None = None
 
     def grade(self, run: RunFolder, **options: Any) -> list[GradeRecord]:
-        values = {"model": "judge-1", "key": KEY, "backoff": 0.01, "attempts": 3, "workers": 1}
+        values = {"model": "judge-1", "key": KEY, "attempts": 3, "workers": 1}
         advance = options.pop("advance", lambda _: None)
         settings = JudgeSettings(url=self.endpoint.url, **{**values, **options})
         with Judge(settings, self.cache) as self.judge:
@@ -369,14 +375,6 @@ def test_a_busy_judge_is_asked_again_when_it_says(bench: Bench, tmp_path: Path) 
     assert second.at - first.at >= 0.95
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 503])
-def test_a_failure_that_passes_is_not_seen(bench: Bench, tmp_path: Path, status: int) -> None:
-    broken = [fails(status), fails(status)]
-    bench.endpoint.answer = lambda asked: broken.pop() if broken else grade_by_number(asked)
-    assert letters(bench.grade(run_of(tmp_path, n=1))) == ["A"]
-    assert len(bench.endpoint.asked) == 3
-
-
 def test_a_judge_that_keeps_failing_is_given_up_and_what_was_graded_kept(
     bench: Bench, tmp_path: Path
 ) -> None:
@@ -426,6 +424,8 @@ def test_an_answer_that_takes_too_long_is_asked_for_again(bench: Bench, tmp_path
         (fails(302, Location="http://127.0.0.1:1/"), "HTTP 302"),
         (fails(429, Retry_After="3600"), "wants a pause of 3600 s: HTTP 429"),
         ((200, {}, b"<html>"), "no OpenAI-compatible endpoint. The address usually ends in /v1"),
+        ((200, {"Content-Type": "text/html"}, b"<html>"), "no OpenAI-compatible endpoint"),
+        ((400, {}, b"<html>Bad</html>"), r"HTTP 400\.$"),
         ((200, {}, {"choices": []}), "no OpenAI-compatible endpoint"),
         ((200, {}, []), "no OpenAI-compatible endpoint"),
     ],
@@ -467,21 +467,6 @@ def test_an_endpoint_that_is_not_there_is_named(bench: Bench, tmp_path: Path) ->
     assert "--url" in error.value.hint
 
 
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [(None, None), ("7", 7), (" 0 ", 0), ("soon", None), ("-3", None), ("nan", None)],
-)
-def test_retry_after_in_seconds(header: str | None, seconds: float | None) -> None:
-    assert seconds_to_wait(header) == seconds
-
-
-def test_retry_after_as_a_date() -> None:
-    later = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
-    assert seconds_to_wait(later) == pytest.approx(90, abs=5)
-    past = format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)
-    assert seconds_to_wait(past) == 0
-
-
 # The key
 
 
@@ -495,7 +480,7 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(
     bench.endpoint.answer = lambda asked: fails(400, f"{KEY} may not do this")
     with pytest.raises(ModelError):
         bench.grade(run, model="judge-2")
-    assert {asked.authorization for asked in bench.endpoint.asked} == {f"Bearer {KEY}"}
+    assert {asked.headers["authorization"] for asked in bench.endpoint.asked} == {f"Bearer {KEY}"}
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) >= 5  # the run's three, its grades, the cached answers
     assert [path for path in written if KEY.encode() in path.read_bytes()] == []
@@ -504,33 +489,39 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(
     assert KEY not in repr(JudgeSettings(url="http://here/v1", model="m", key=KEY))
 
 
-def test_without_a_key_none_is_sent(bench: Bench, tmp_path: Path) -> None:
+def test_without_a_key_none_is_sent_whatever_the_environment_holds_for_openai(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("API_KEY", "ADMIN_KEY", "ORG_ID", "PROJECT_ID"):
+        monkeypatch.setenv(f"OPENAI_{name}", KEY)
     bench.grade(run_of(tmp_path, n=1), key="")
-    assert [asked.authorization for asked in bench.endpoint.asked] == [None]
+    (asked,) = bench.endpoint.asked
+    assert "authorization" not in asked.headers
+    assert KEY not in str(asked.headers)
 
 
-# Pace and cost
+# Rate limit and cost
 
 
 def test_requests_are_spread_over_the_minute() -> None:
     now = [100.0]
-    pace = Pace(30, clock=lambda: now[0])
-    assert [pace.reserve() for _ in range(3)] == [0, 2, 4]
+    limit = RateLimit(30, clock=lambda: now[0])
+    assert [limit.reserve() for _ in range(3)] == [0, 2, 4]
     now[0] = 103.0
-    assert pace.reserve() == 3
+    assert limit.reserve() == 3
     now[0] = 200.0  # time that passed unused is not made up for
-    assert [pace.reserve() for _ in range(2)] == [0, 2]
-    free = Pace(None, clock=lambda: now[0])
+    assert [limit.reserve() for _ in range(2)] == [0, 2]
+    free = RateLimit(None, clock=lambda: now[0])
     assert [free.reserve() for _ in range(3)] == [0, 0, 0]
 
 
 def test_the_limit_holds_for_all_threads_and_attempts(bench: Bench, tmp_path: Path) -> None:
     broken = [fails(500)]
     bench.endpoint.answer = lambda asked: broken.pop() if broken else grade_by_number(asked)
-    bench.grade(run_of(tmp_path, n=4), per_minute=300, workers=4)
-    times = [asked.at for asked in bench.endpoint.asked]
-    assert len(times) == 5
-    assert max(times) - min(times) >= 4 * 0.2 - 0.1
+    started = time.monotonic()
+    bench.grade(run_of(tmp_path, n=4), per_minute=120, workers=4)
+    assert len(bench.endpoint.asked) == 5
+    assert time.monotonic() - started >= 4 * 0.5
 
 
 def test_tokens_and_dollars_are_counted(bench: Bench, tmp_path: Path) -> None:
@@ -544,26 +535,20 @@ def test_tokens_and_dollars_are_counted(bench: Bench, tmp_path: Path) -> None:
     assert spent.dollars(JudgeSettings(url="http://here/v1", model="m")) is None
 
 
+def test_openai_is_imported_by_nothing_but_a_judge() -> None:
+    code = "import sys, saif.experiments.judge.client; print('openai' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 # Settings
-
-
-def test_settings_come_from_the_environment_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SAIF_JUDGE_URL", "https://there/v1")
-    monkeypatch.setenv("SAIF_JUDGE_MODEL", "m")
-    monkeypatch.setenv("SAIF_JUDGE_KEY", f" {KEY}\n")
-    found = settings_from_environment()
-    assert (found.url, found.model, found.key) == ("https://there/v1", "m", KEY)
-    found = settings_from_environment("http://here/v1", "n", per_minute=5)
-    assert (found.url, found.model, found.per_minute) == ("http://here/v1", "n", 5)
-    monkeypatch.delenv("SAIF_JUDGE_MODEL")
-    with pytest.raises(InputError) as error:
-        settings_from_environment()
-    assert "SAIF_JUDGE_MODEL" in error.value.hint
 
 
 @pytest.mark.parametrize(
     "values",
     [
+        {"url": ""},
+        {"model": ""},
         {"url": "here/v1"},
         {"url": "ftp://here/v1"},
         {"url": "http://"},
@@ -698,9 +683,24 @@ def test_the_command_prints_grades_cost_and_agreement(
     assert KEY not in done.output + text.output
 
 
+def test_what_is_given_comes_before_the_environment(
+    command: Callable[..., Any], endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAIF_JUDGE_KEY", f" {KEY}\n")
+    run_of(tmp_path, n=2)
+    done = command(tmp_path / "run", "--judge-model", "judge-2")
+    assert done.exit_code == 0, done.output
+    assert {asked.body["model"] for asked in endpoint.asked} == {"judge-2"}
+    assert {asked.headers["authorization"] for asked in endpoint.asked} == {f"Bearer {KEY}"}
+    monkeypatch.setenv("SAIF_JUDGE_URL", "http://127.0.0.1:1/v1")
+    done = command(tmp_path / "run", "--url", endpoint.url, "--judge-model", "judge-3")
+    assert done.exit_code == 0, done.output
+
+
 def test_the_command_refuses_in_one_line(command: Callable[..., Any], tmp_path: Path) -> None:
     for arguments, words in [
         ((tmp_path,), "is not a run"),
+        ((tmp_path, "--judge-model", ""), "SAIF_JUDGE_MODEL"),
         ((tmp_path, "--url", "nowhere"), "address can't be used"),
         ((tmp_path, "--rpm", 0), "above 0"),
         ((tmp_path, "--price-in", 1), "two prices"),

@@ -3,17 +3,29 @@
 import base64
 import re
 from collections.abc import Callable
+from hashlib import sha256
 from html import unescape
 from pathlib import Path
 
 import pytest
-from made_up_runs import cell, evaluation, outcomes, record, replies, reply, sweep, write_run
+from made_up_runs import (
+    cell,
+    content,
+    evaluation,
+    outcomes,
+    record,
+    replies,
+    reply,
+    sweep,
+    write_run,
+)
 from typer.testing import CliRunner
 
 from saif.cli.app import app
 from saif.core.statistics import Kappa
 from saif.errors import InputError
 from saif.experiments.judge import grades
+from saif.experiments.report import build
 from saif.experiments.report.build import PAGE, write_report
 
 N = 20
@@ -76,8 +88,8 @@ def test_latents_are_held_against_mean_difference(page: str, tmp_path: Path) -> 
     assert "letter, pre steered 80 58–92 70 48–85 ahead by 10" in words
     without = write_report([small_run(tmp_path / "run")], tmp_path / "out").read_text("utf-8")
     assert "mean difference at its own best setting in" not in words_of(without)
-    assert 'href="#rivals"' in page
-    assert 'href="#rivals"' not in without
+    assert 'href="#baselines"' in page
+    assert 'href="#baselines"' not in without
 
 
 def test_nothing_is_asked_of_another_host_and_nothing_runs(page: str) -> None:
@@ -141,11 +153,16 @@ def test_names_from_a_file_stay_text_and_never_leave_the_folder(tmp_path: Path) 
     assert {path.parent for path in tmp_path.rglob("*.png")} == {tmp_path / "a" / "out"}
 
 
-def test_the_gallery_is_no_choice_of_ours_and_marks_what_is_degenerate(tmp_path: Path) -> None:
+def test_the_samples_are_no_choice_of_ours_and_marks_what_is_degenerate(tmp_path: Path) -> None:
     run = small_run(tmp_path / "run")
     words = words_of(write_report([run], tmp_path / "out").read_text("utf-8"))
     assert "the replies to the 3 texts of each preset whose SHA-256 is smallest" in words
     assert words.count("Dear steered") == 3
+    smallest = sorted(map(content, range(4)), key=lambda text: sha256(text.encode()).hexdigest())
+    assert smallest != sorted(smallest)
+    shown = [words.find(text) for text in smallest]
+    assert shown[3] == -1
+    assert -1 < shown[0] < shown[1] < shown[2]
     verdicts = {
         "Dear steered, strict": "followed, and about the text",
         "Dear steered, followed": "followed, but hardly about the text",
@@ -183,10 +200,9 @@ def test_a_judge_s_agreement_is_shown_where_there_are_grades(
     kappa = Kappa(0.731, 4, 0.42, 0.99)
     agreement = grades.Agreement(4, kappa, None)
     found = grades.RunAgreement("some-judge", 1, agreement, {"letter": agreement})
-    monkeypatch.setattr(grades, "agreement_with_verifier", lambda _: found)
     without = words_of(write_report([run], tmp_path / "out").read_text("utf-8"))
     assert "some-judge" not in without
-    (run / "grades.jsonl").write_text("", "utf-8")
+    monkeypatch.setattr(build, "agreement_with_verifier", lambda _: found)
     words = words_of(write_report([run], tmp_path / "out").read_text("utf-8"))
     assert "some-judge graded the replies" in words
     assert "all 0.73 (0.42 to 0.99) undefined 4" in words

@@ -21,11 +21,11 @@ from saif.core.types import PLACEMENTS, Site
 from saif.errors import InputError, SaeError
 from saif.experiments import build
 from saif.experiments.baselines import CONDITIONS
-from saif.experiments.calibrate.budget import EFFORTS, SearchBudget
+from saif.experiments.calibrate.budget import BUDGETS, SearchBudget
 from saif.experiments.train_sae import corpus, trainer
 from saif.experiments.train_sae.activations import collect_activations
 from saif.experiments.train_sae.corpus import Sequences
-from saif.experiments.train_sae.trainer import SaeCard, SaeTraining, measure_sae
+from saif.experiments.train_sae.trainer import SaeMetrics, SaeTraining, measure_sae
 from saif.presets.library import Library, read_preset
 from saif.runtime.language_model import LanguageModel
 from saif.runtime.sae import WEIGHTS, Sae, load_sae
@@ -71,7 +71,7 @@ def _train(model: LanguageModel, stored: Path, root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def card(tiny: LanguageModel, trained: Path, stored: Path, texts: list[Sequences]) -> SaeCard:
+def card(tiny: LanguageModel, trained: Path, stored: Path, texts: list[Sequences]) -> SaeMetrics:
     return measure_sae(tiny, load_sae(trained), stored, texts, TRAINING, "a command")
 
 
@@ -93,7 +93,7 @@ def test_a_trained_sae_is_a_folder_that_sae_lens_reads(trained: Path) -> None:
     assert torch.allclose(theirs.encode(rows), ours.encode(rows))
 
 
-def test_it_explains_rows_it_was_not_trained_on(card: SaeCard) -> None:
+def test_it_explains_rows_it_was_not_trained_on(card: SaeMetrics) -> None:
     assert card.fvu < 0.3
     assert card.l0 == pytest.approx(TRAINING.k, rel=0.5)
     assert card.dead < 1
@@ -101,7 +101,7 @@ def test_it_explains_rows_it_was_not_trained_on(card: SaeCard) -> None:
 
 
 def test_the_card_is_what_one_gets_by_hand(
-    card: SaeCard, trained: Path, stored: Path, tiny: LanguageModel, texts: list[Sequences]
+    card: SaeMetrics, trained: Path, stored: Path, tiny: LanguageModel, texts: list[Sequences]
 ) -> None:
     sae = load_sae(trained)
     weights = {name: tensor.float() for name, tensor in load_file(trained / WEIGHTS).items()}
@@ -403,7 +403,7 @@ def test_train_identify_and_calibrate_from_the_command_line(
     monkeypatch.setattr(corpus, "_REPLY_TOKENS", 4)
     monkeypatch.setattr(corpus, "_REPLY_BATCH", 8)
     effort = SearchBudget(first=2, first_tokens=3, second=3, third=4, max_new_tokens=4)
-    monkeypatch.setattr(build, "EFFORTS", dict.fromkeys(EFFORTS, effort))
+    monkeypatch.setattr(build, "BUDGETS", dict.fromkeys(BUDGETS, effort))
     common = ["--data", str(data), "--model", str(folder), "--presets", str(presets)]
 
     def run(*words: str) -> None:

@@ -5,7 +5,12 @@ from made_up_runs import cell, outcomes, replies
 
 from saif.core.types import Placement
 from saif.experiments.evaluate.run_folder import Cell, ReplyRecord
-from saif.experiments.report.baseline_verdict import Contest, contests, shortfall, verdict
+from saif.experiments.report.baseline_comparison import (
+    BaselineComparison,
+    compare_with_baselines,
+    shortfall,
+    summary_sentence,
+)
 
 N = 20
 
@@ -22,18 +27,18 @@ def cells(
     return found
 
 
-def only(**followed: int) -> Contest:
-    (contest,) = contests(cells(**followed))
-    return contest
+def only(**followed: int) -> BaselineComparison:
+    (comparison,) = compare_with_baselines(cells(**followed))
+    return comparison
 
 
 def test_the_best_way_with_latents_is_held_against_mean_difference() -> None:
-    contest = only(steered=8, single_latent=14, saif=2, random=19, mean_difference=10)
-    assert (contest.place, contest.variant) == ("letter, pre", "single-latent")
-    assert (contest.table.first.successes, contest.table.second.successes) == (14, 10)
-    assert contest.strict.successes == 7
-    assert contest.reached
-    assert shortfall(contest) == "ahead by 20"
+    comparison = only(steered=8, single_latent=14, saif=2, random=19, mean_difference=10)
+    assert (comparison.place, comparison.variant) == ("letter, pre", "single-latent")
+    assert (comparison.table.first.successes, comparison.table.second.successes) == (14, 10)
+    assert comparison.strict.successes == 7
+    assert comparison.reached
+    assert shortfall(comparison) == "ahead by 20"
 
 
 def test_of_equally_good_ways_the_calibrated_one_stands_for_latents() -> None:
@@ -41,13 +46,13 @@ def test_of_equally_good_ways_the_calibrated_one_stands_for_latents() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steered", "rival", "words"),
+    ("steered", "baseline", "words"),
     [(10, 10, "level"), (12, 10, "ahead by 10"), (3, 10, "short by 35")],
 )
-def test_how_far_ahead_or_short(steered: int, rival: int, words: str) -> None:
-    contest = only(steered=steered, mean_difference=rival)
-    assert shortfall(contest) == words
-    assert contest.reached == (steered >= rival)
+def test_how_far_ahead_or_short(steered: int, baseline: int, words: str) -> None:
+    comparison = only(steered=steered, mean_difference=baseline)
+    assert shortfall(comparison) == words
+    assert comparison.reached == (steered >= baseline)
 
 
 def test_less_than_a_point_short_is_not_level() -> None:
@@ -55,9 +60,9 @@ def test_less_than_a_point_short_is_not_level() -> None:
     for name, count in (("steered", 299), ("mean-difference", 300)):
         place = cell(name)
         found[place] = replies(place, outcomes(400, 0, count))
-    (contest,) = contests(found)
-    assert not contest.reached
-    assert shortfall(contest) == "short by less than 1"
+    (comparison,) = compare_with_baselines(found)
+    assert not comparison.reached
+    assert shortfall(comparison) == "short by less than 1"
 
 
 def test_half_of_the_strict_accuracy_of_asking_in_words() -> None:
@@ -68,25 +73,27 @@ def test_half_of_the_strict_accuracy_of_asking_in_words() -> None:
     assert not alone.half_of_prompted
 
 
-def test_the_verdict_names_the_place_that_falls_furthest_behind() -> None:
-    found = contests(
+def test_the_summary_names_the_place_that_falls_furthest_behind() -> None:
+    found = compare_with_baselines(
         cells(steered=8, mean_difference=10, prompted=20)
         | cells("post", steered=4, mean_difference=10, prompted=20)
         | cells(preset="question", steered=12, mean_difference=10)
     )
-    assert verdict(found) == (
+    assert summary_sentence(found) == (
         "Latents reach mean difference at its own best setting in 1 of 3; they fall furthest "
         "behind for letter, post (short by 30 points). They reach half of the strict accuracy of "
         "asking in words in 0 of 2."
     )
-    assert verdict(found[2:]) == (
+    assert summary_sentence(found[2:]) == (
         "Latents reach mean difference at its own best setting in 1 of 1."
     )
 
 
-def test_without_both_sides_there_is_no_contest() -> None:
-    assert contests(cells(steered=5, prompted=20)) == []
-    assert contests(cells(random=5, mean_difference=20)) == []
-    assert contests(cells(steered=5) | cells("post", mean_difference=20)) == []
+def test_without_both_sides_there_is_no_comparison() -> None:
+    assert compare_with_baselines(cells(steered=5, prompted=20)) == []
+    assert compare_with_baselines(cells(random=5, mean_difference=20)) == []
+    assert compare_with_baselines(cells(steered=5) | cells("post", mean_difference=20)) == []
     swept = cell("mean-difference", value=3.0)
-    assert contests(cells(steered=5) | {swept: replies(swept, outcomes(N, 5, 5))}) == []
+    assert (
+        compare_with_baselines(cells(steered=5) | {swept: replies(swept, outcomes(N, 5, 5))}) == []
+    )

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 from made_up_runs import cell, content, outcomes, record, replies, reply, write_run
-from saif.presets.files import read_card
 
 from saif.core.statistics import Rate
 from saif.experiments.evaluate.run_folder import Timing
 from saif.experiments.evaluate.summary import gather, pairs, stored_scores, summaries, summarise
-from saif.presets.library import Library
+from saif.presets.library import Library, read_card
 
 STEERED = cell("steered")
 

@@ -288,7 +288,7 @@ def test_only_pushes_that_can_still_win_are_asked_whether_they_are_about_their_c
     _, rounds = search(lambda push: Outcome(5 if push.schedule == Schedule() else 3, about=4))
     best = 4 * len(CONTENTS[:5])
     assert rounds.relevance_checked == [best, best]  # of 12 rivals and 12 latents
-    _, rounds = search(lambda push: Outcome(5 if push.shape == Schedule() else 3, about=2))
+    _, rounds = search(lambda push: Outcome(5 if push.schedule == Schedule() else 3, about=2))
     assert sum(rounds.relevance_checked) == 5 * sum(
         len(rounds.pushes[n]) for n in (RIVALS[2], LATENTS[2])
     )

@@ -4,13 +4,12 @@ import random
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from saif.core.types import Placement
 from saif.core.verifiers import Check
 from saif.errors import PresetError
-from saif.files import StrictModel, first_problem
+from saif.files import StrictModel, first_problem, read_yaml
 from saif.presets.names import check_name
 
 ContentKind = Literal["sentence", "passage"]
@@ -65,12 +64,11 @@ def place(instruction: str, content: str, placement: Placement) -> str:
 def read_instruction(path: Path) -> Instruction:
     """The instruction in a YAML file. Raises PresetError naming the field that is wrong."""
     try:
-        instruction = Instruction.model_validate(yaml.safe_load(path.read_text("utf-8")))
+        instruction = Instruction.model_validate(read_yaml(path))
     except ValidationError as error:
         raise PresetError(f"{path.name}: {first_problem(error)}") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: a date like 2026-99-99
-        reason = " ".join(str(error).split())
-        raise PresetError(f"{path.name} can't be read: {reason}") from error
+    except ValueError as error:
+        raise PresetError(f"{path.name} can't be read: {error}") from error
     check_name(instruction.id)
     if instruction.id != path.stem:
         raise PresetError(f"{path.name}: id: is '{instruction.id}', but must be the file's name.")

@@ -66,7 +66,7 @@ def publish(
     """Freeze a study as a version that participants can agree to."""
     from saif.study.design.publish import publish as freeze
     from saif.study.design.study_file import read_study
-    from saif.study.store.keys import make_key
+    from saif.study.store.identities import make_key
 
     study = read_study(file)
     version, path = freeze(study, open_library(presets), to, code=code_commit())

@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from saif.core.types import Placement
 from saif.errors import InputError
@@ -81,6 +81,10 @@ class ReplyRecord(StrictModel):
     steered: positions of the residual stream that were changed, as counted by the hook. dose: of
     all layers together. perplexity: of the reply under the unsteered model.
     """
+
+    model_config = ConfigDict(
+        allow_inf_nan=True
+    )  # an empty reply has no perplexity: NaN, then null
 
     cell: Cell
     content: str

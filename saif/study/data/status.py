@@ -10,9 +10,9 @@ from statistics import median
 
 from saif.study.data.results import flow, missed_checks, n_finished_in
 from saif.study.durability.backup import backups
+from saif.study.durability.remote import n_uncopied
 from saif.study.durability.retention import ends_at
-from saif.study.store import outbox
-from saif.study.store.settings import PURGED, TROUBLES, is_paused, setting
+from saif.study.store.settings import COPIED, PURGED, TROUBLES, is_paused, setting
 from saif.study.store.store import Store
 
 
@@ -86,8 +86,8 @@ def status(store: Store) -> Status:
         finished = n_finished_in(db)
         paused, purged = is_paused(db), setting(db, PURGED)
         troubles = json.loads(setting(db, TROUBLES) or "{}")
-        n_marked = outbox.n_uncopied(db)
-        copied = db.execute("SELECT 1 FROM outbox WHERE acked_at IS NOT NULL LIMIT 1").fetchone()
+        has_remote = setting(db, COPIED) is not None or "copy" in troubles
+        uncopied = n_uncopied(db) if has_remote else None
     copies = [path.stat().st_mtime for path in backups(store.folder)]
     return Status(
         study=store.study.id,
@@ -108,7 +108,7 @@ def status(store: Store) -> Status:
         minutes=_median([_minutes(*row) for row in spans]),
         last_backup=_stamp(max(copies)) if copies else None,
         delete_at=end.isoformat() if end else None,
-        uncopied=n_marked if copied or "copy" in troubles else None,
+        uncopied=uncopied,
         troubles=tuple(Trouble(job=job, **told) for job, told in sorted(troubles.items())),
     )
 

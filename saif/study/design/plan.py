@@ -1,9 +1,9 @@
 """Who sees what, in which order and on which side: drawn from the study's seed, and balanced.
 
-A *cell* is one way to take part: a row of preset orders (or, between participants, one preset) and
-a side. Cells are handed out in permuted blocks, each of which holds every cell once, so that they
-stay balanced however many take part. The two sides of a row mirror each other trial by trial.
-Everything follows from the seed, the block and the cell, so a plan can be drawn again.
+An *arm order* is one sequence of trials: a row of preset orders (or, between participants, one
+preset) and a side. Arm orders are allocated in permuted blocks, each of which holds every one once,
+so that they stay balanced however many take part. The two sides of a row mirror each other trial by
+trial. Everything follows from the seed, the block and the arm order, so a plan can be drawn again.
 """
 
 import hashlib
@@ -40,21 +40,21 @@ class PlannedTrial:
     check: str | None = None
 
 
-def cells(study: Study) -> list[str]:
-    """The labels of all cells: a row's number and `a` or `b` for the side."""
+def arm_orders(study: Study) -> list[str]:
+    """The labels of all arm orders: a row's number and `a` or `b` for the side."""
     return [f"{row}{side}" for row in range(_n_rows(study)) for side in "ab"]
 
 
 def block(study: Study, number: int) -> list[str]:
-    """The cells of one block, in the order in which they are handed out."""
-    drawn = cells(study)
+    """The arm orders of one block, in the order in which they are allocated."""
+    drawn = arm_orders(study)
     _rng(study, "block", number).shuffle(drawn)
     return drawn
 
 
-def plan_seed(study: Study, block: int, cell: str) -> str:
+def plan_seed(study: Study, block: int, arm_order: str) -> str:
     """What a participant's plan is drawn from."""
-    return f"{study.seed}/{block}/{cell}"
+    return f"{study.seed}/{block}/{arm_order}"
 
 
 def gen_seed(plan_seed: str, position: int, attempt: int = 1) -> int:
@@ -67,11 +67,11 @@ def draw_plan(study: Study, seed: str) -> list[PlannedTrial]:
     """All trials of one participant, in order. `seed` comes from `plan_seed`.
 
     Over the main trials, and over those of each preset, the first arm is on the left in half of
-    them, or as near to half as an odd number allows. Raises StudyError for the seed of a cell that
-    this study does not have.
+    them, or as near to half as an odd number allows. Raises StudyError for the seed of an arm
+    order that this study does not have.
     """
-    number, cell = _parts(study, seed)
-    row, flipped = int(cell[:-1]), cell.endswith("b")
+    number, arm_order = _parts(study, seed)
+    row, flipped = int(arm_order[:-1]), arm_order.endswith("b")
     main = [*_practice(study, number, row), *_main(study, number, row)]
     trials = [*_with_checks(study, main), *_retests(study, number, row, main)]
     positions: dict[int, int] = {}
@@ -131,7 +131,7 @@ def _main(study: Study, number: int, row: int) -> list[_Draft]:
     sides = _sides(presets, _rng(study, "sides", number, row))
     prompts: list[Prompt] = []
     if isinstance(study.prompts, FixedPrompts):
-        # Drawn for the row, not for the cell: its two sides differ in nothing but the sides.
+        # Drawn for the row, not for the arm order: its two sides differ in nothing but the sides.
         rng = _rng(study, "prompts", number, row)
         prompts = rng.sample(study.prompts.items, study.trials.main * study.trials.turns)
     return [
@@ -178,7 +178,7 @@ def _turns(study: Study, prompts: Sequence[Prompt], place: int) -> tuple[str, ..
 
 def _preset_order(study: Study, row: int) -> list[str]:
     """The preset of each main trial. Within participants, each round of all presets takes the next
-    row of the square, starting at the cell's own."""
+    row of the square, starting at the arm order's own."""
     labels = [use.label for use in study.presets]
     if study.trials.presets == "between":
         return [labels[row]] * study.trials.main
@@ -222,9 +222,9 @@ def _rng(study: Study, *what: object) -> random.Random:
 
 
 def _parts(study: Study, seed: str) -> tuple[int, str]:
-    """The block and the cell that a plan's seed names."""
+    """The block and the arm order that a plan's seed names."""
     own, _, rest = seed.partition("/")
-    number, _, cell = rest.partition("/")
-    if own != str(study.seed) or not number.isdigit() or cell not in cells(study):
+    number, _, arm_order = rest.partition("/")
+    if own != str(study.seed) or not number.isdigit() or arm_order not in arm_orders(study):
         raise StudyError(f"'{seed[:80]}' is not the seed of a plan of this study.")
-    return int(number), cell
+    return int(number), arm_order

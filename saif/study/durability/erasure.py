@@ -10,7 +10,7 @@ from typing import Literal
 
 from saif.errors import StudyError
 from saif.study.durability.backup import backup, backups
-from saif.study.store.identities import forget
+from saif.study.store.identities import delete_identity
 from saif.study.store.settings import SHRED_DUE, change, setting
 from saif.study.store.store import Store
 
@@ -35,7 +35,7 @@ def withdraw(store: Store, participant: str, scope: Scope, *, actor: str) -> Non
             "SELECT pid_hmac FROM participant WHERE participant_id = ?", (participant,)
         ).fetchone()
     # First who they are: after the next step nobody could tell which identity was theirs.
-    forget(store.identities, row["pid_hmac"])
+    delete_identity(store.identities, row["pid_hmac"])
     erase_rows(store, participant, actor)
     finish_erasures(store)
 

@@ -19,8 +19,8 @@ from typing import Self
 from saif.errors import SaifError
 from saif.study.durability.backup import backup
 from saif.study.durability.erasure import finish_erasures
+from saif.study.durability.remote import is_copied
 from saif.study.durability.retention import purge_if_due
-from saif.study.store import outbox
 from saif.study.store.settings import PURGED, TROUBLES, change, setting
 from saif.study.store.store import Store, utc_now
 
@@ -108,7 +108,7 @@ class Housekeeper:
         if self._copy is None:
             return True
         with self._store.database.reading() as db:
-            return outbox.is_copied(db, participant)
+            return is_copied(db, participant)
 
     def tick(self) -> None:
         """Do all that is due now."""

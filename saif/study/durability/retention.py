@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from saif.study.durability.backup import backups
 from saif.study.durability.erasure import erase_rows, finish_erasures
-from saif.study.store.identities import forget_everybody
+from saif.study.store.identities import delete_all_identities
 from saif.study.store.settings import PAUSED, PURGED, change, setting
 from saif.study.store.store import Store
 
@@ -48,7 +48,7 @@ def purge(store: Store) -> None:
         change(db, PAUSED, "yes")
         store.note(db, None, "purge", store.study.id, {}, actor=ACTOR)
         names = [row[0] for row in db.execute("SELECT participant_id FROM participant")]
-    forget_everybody(store.identities)
+    delete_all_identities(store.identities)
     for name in names:
         erase_rows(store, name, ACTOR)
     finish_erasures(store)

@@ -7,8 +7,7 @@ import sqlite3
 from typing import Literal, get_args
 
 from saif.errors import InputError
-from saif.study.store.participant import GOING_ON
-from saif.study.store.store import Store
+from saif.study.store.store import GOING_ON, Store
 
 EventKind = Literal[
     "shown", "first_token", "complete", "first_click", "focus_lost", "focus_regained", "reloaded"

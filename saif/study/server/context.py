@@ -26,12 +26,12 @@ class ServerContext:
     finished: Callable[[], None] = _nothing
 
 
-def _desk_of(request: Request, study_id: str) -> ServerContext:
-    desk: ServerContext = request.app.state.desk
-    if study_id != desk.store.study.id:
+def _context_of(request: Request, study_id: str) -> ServerContext:
+    context: ServerContext = request.app.state.context
+    if study_id != context.store.study.id:
         raise StudyError("There is no such study here.", hint="Please check the link.")
-    return desk
+    return context
 
 
-AtDesk = Annotated[ServerContext, Depends(_desk_of)]
-"""The desk, for a route whose path names the study as `study_id`."""
+Context = Annotated[ServerContext, Depends(_context_of)]
+"""The context of a route whose path names the study as `study_id`."""

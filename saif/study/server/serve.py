@@ -15,11 +15,11 @@ from saif.study.design.publish import check_fingerprint, check_presets
 from saif.study.durability.housekeeping import Housekeeper
 from saif.study.durability.remote import Copier
 from saif.study.opening import newest_version, open_to_serve
-from saif.study.participation.answers import Answering
+from saif.study.participation.answers import AnswerGenerator
 from saif.study.server.app import build_app, serve
 from saif.study.server.context import ServerContext
 from saif.study.server.streaming import Streams
-from saif.study.store.keys import on_a_space, researcher_secret
+from saif.study.store.identities import on_a_space, researcher_secret
 from saif.study.store.settings import is_paused
 from saif.study.store.store import Store
 
@@ -58,10 +58,10 @@ def _serve(
         load_model(version.study.model, quantize=version.study.generation.quantize), turn_bytes=0
     )
     check_fingerprint(version, engine.model.fingerprint)
-    streams = Streams(store, Answering(version.study, library, engine))
+    streams = Streams(store, AnswerGenerator(version.study, library, engine))
     keeper = Housekeeper(store, copier)
-    desk = ServerContext(store, streams, keeper.is_safe_to_finish, keeper.wake)
-    app = build_app(desk, secret=secret, in_space=on_a_space())
+    context = ServerContext(store, streams, keeper.is_safe_to_finish, keeper.wake)
+    app = build_app(context, secret=secret, in_space=on_a_space())
     with store.database.reading() as db:
         if is_paused(db):
             say("The study is paused: nobody can join until it is resumed.")

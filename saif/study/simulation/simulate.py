@@ -13,10 +13,18 @@ from typing import Literal
 from saif.core.types import check_between
 from saif.errors import StudyError
 from saif.study.design.questions import Question, When
-from saif.study.participation.ballots import Ballot, respond, vote
-from saif.study.participation.steps import Answer, add_turn, begin, call_off, finish
+from saif.study.participation.steps import (
+    Answer,
+    Ballot,
+    add_exchange,
+    begin,
+    call_off,
+    finish,
+    respond,
+    vote,
+)
 from saif.study.participation.votes import Choice
-from saif.study.store.admission import keep_apart
+from saif.study.store.allocation import check_not_mixed
 from saif.study.store.identities import Person
 from saif.study.store.store import Store
 from saif.study.store.trials import Trial
@@ -65,7 +73,7 @@ def simulate(
     or where a step is refused: a bot does nothing that is not due.
     """
     with store.database.reading() as db:
-        keep_apart(db, "bot")
+        check_not_mixed(db, "bot")
     rng = random.Random(seed)
     ended: Counter[str] = Counter()
     for number in range(n):
@@ -130,7 +138,7 @@ class _Bot:
 
     def _judge(self, trial: Trial) -> None:
         while trial.state == "running":
-            trial = add_turn(
+            trial = add_exchange(
                 self._store, self._token, trial.trial_id, self._texts(trial), "A message."
             )
         assert trial.vote_id is not None, "it is ready"

@@ -6,6 +6,9 @@ import sqlite3
 from saif.errors import StudyError
 from saif.study.store.identities import KEY_VARIABLE, keyed_hash
 
+COPIED = "copied"
+"""The last row of the audit trail that the remote copy is known to hold."""
+
 PAUSED = "paused"
 PURGED = "purged"
 SHRED_DUE = "shred_due"

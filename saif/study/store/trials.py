@@ -12,7 +12,7 @@ from typing import Literal
 
 from saif.errors import StudyError
 from saif.study.design.plan import PlannedTrial, gen_seed
-from saif.study.design.study_file import Kind
+from saif.study.design.study_file import FixedPrompts, Kind, Study
 
 State = Literal["planned", "running", "ready", "voted", "void"]
 
@@ -50,6 +50,16 @@ class Trial:
     gen_seed: int
     state: State
     vote_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A message in a trial and both its answers. ms: how long making them took."""
+
+    message: str
+    left: str
+    right: str
+    ms: float = 0.0
 
 
 def issue(db: sqlite3.Connection, participant: str, plan: Sequence[PlannedTrial]) -> None:
@@ -185,6 +195,32 @@ def n_planned(db: sqlite3.Connection, participant: str) -> int:
     """How many trials a participant's plan has, those included that they won't see any more."""
     longest = "SELECT COALESCE(MAX(position), 0) FROM trial WHERE participant_id = ?"
     return int(db.execute(longest, (participant,)).fetchone()[0])
+
+
+def exchanges(db: sqlite3.Connection, trial: Trial) -> list[Exchange]:
+    """The exchanges of a trial, in order."""
+    rows = db.execute(
+        "SELECT user_text, a.output_text AS a, b.output_text AS b, a.total_ms AS ms FROM turn "
+        "JOIN generation AS a ON a.turn_id = turn.turn_id AND a.side = 'L' "
+        "JOIN generation AS b ON b.turn_id = turn.turn_id AND b.side = 'R' "
+        "WHERE trial_id = ? ORDER BY k",
+        (trial.trial_id,),
+    )
+    return [Exchange(row["user_text"], row["a"], row["b"], row["ms"] or 0.0) for row in rows]
+
+
+def has_seen_answers(db: sqlite3.Connection, participant: str) -> bool:
+    """Whether any answer was shown to a participant, be it in part."""
+    begun = "participant_id = ? AND kind <> 'attention' AND started_at IS NOT NULL"
+    return db.execute(f"SELECT 1 FROM trial WHERE {begun}", (participant,)).fetchone() is not None
+
+
+def fixed_message(study: Study, trial: Trial, k: int) -> str | None:
+    """The message of exchange `k`, counted from 0; None in free chat, where it is typed."""
+    if not isinstance(study.prompts, FixedPrompts):
+        return None
+    wanted = {prompt.id: prompt.text for prompt in [*study.prompts.items, *study.prompts.practice]}
+    return wanted[trial.prompts[k]]
 
 
 def _one(db: sqlite3.Connection, where: str, value: str) -> Trial | None:

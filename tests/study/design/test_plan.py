@@ -12,8 +12,8 @@ from saif.errors import StudyError
 from saif.study.design.plan import (
     CHECK_ARM,
     PlannedTrial,
+    arm_orders,
     block,
-    cells,
     draw_plan,
     gen_seed,
     plan_seed,
@@ -208,9 +208,9 @@ def test_between_participants_each_meets_one_preset() -> None:
 
 def test_a_block_holds_every_cell_once_in_an_order_of_its_own() -> None:
     made = many()
-    assert cells(made) == [f"{row}{side}" for row in range(6) for side in "ab"]
+    assert arm_orders(made) == [f"{row}{side}" for row in range(6) for side in "ab"]
     orders = [tuple(block(made, number)) for number in range(1, 30)]
-    assert all(sorted(order) == sorted(cells(made)) for order in orders)
+    assert all(sorted(order) == sorted(arm_orders(made)) for order in orders)
     assert len(set(orders)) == len(orders)
 
 
@@ -257,7 +257,7 @@ def test_ten_thousand_enrolments_with_dropouts_stay_balanced(db: sqlite3.Connect
         name = f"late {len(done)}"
         present[name] = allocation.take(db, made, "v", name, "later")
         leave(name, dropouts=0)
-    assert set(Counter(cell for _, cell in done).values()) == {len(done) / len(cells(made))}
+    assert set(Counter(cell for _, cell in done).values()) == {len(done) / len(arm_orders(made))}
 
 
 def test_a_place_given_back_is_the_next_one_taken(db: sqlite3.Connection) -> None:

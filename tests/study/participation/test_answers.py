@@ -21,9 +21,8 @@ from saif.presets.library import Library
 from saif.presets.preset import LoadedPreset, ModelRef
 from saif.study.design.plan import draw_plan, plan_seed
 from saif.study.design.study_file import Study
-from saif.study.participation.answers import Answering, EmptyAnswerError, Released, TwoAnswers
-from saif.study.participation.messages import Exchange
-from saif.study.store.trials import Trial
+from saif.study.participation.answers import AnswerGenerator, AnswerPair, EmptyAnswerError, Released
+from saif.study.store.trials import Exchange, Trial
 
 
 @pytest.fixture
@@ -47,12 +46,14 @@ def trial_of(found: Study, **changes: Any) -> Trial:
     )  # fmt: skip
 
 
-def scripted(library: Library, *pieces: list[str], **more: Any) -> tuple[Answering, ScriptedEngine]:
+def scripted(
+    library: Library, *pieces: list[str], **more: Any
+) -> tuple[AnswerGenerator, ScriptedEngine]:
     engine = ScriptedEngine(LocalEngine(the_model()).model, pieces, **more)
-    return Answering(small(), library, engine), engine
+    return AnswerGenerator(small(), library, engine), engine
 
 
-def made(library: Library, *pieces: list[str], attempt: int = 1, **more: Any) -> TwoAnswers:
+def made(library: Library, *pieces: list[str], attempt: int = 1, **more: Any) -> AnswerPair:
     answering, _ = scripted(library, *pieces, **more)
     return answering.turn(trial_of(small(), attempt=attempt), [], "A message.")
 
@@ -111,7 +112,7 @@ def test_each_answer_is_what_it_would_be_alone(library: Library, left: str) -> N
     found = small(generation__temperature=1.0)
     right = {"steered": "unsteered", "unsteered": "steered"}[left]
     trial = trial_of(found, left=left, right=right)
-    answers = Answering(found, library, engine).turn(trial, [], "A message.")
+    answers = AnswerGenerator(found, library, engine).turn(trial, [], "A message.")
     list(answers)
     assert answers.solo
     plain = answers.answers()[left == "steered"]
@@ -135,7 +136,7 @@ def test_each_arm_goes_on_from_its_own_history(library: Library) -> None:
     found = small(**changes)
     engine = ScriptedEngine(LocalEngine(the_model()).model, [["a"], ["b"]])
     trial = trial_of(found)
-    list(Answering(found, library, engine).turn(trial, [Exchange("one", "L1", "R1")], "two"))
+    list(AnswerGenerator(found, library, engine).turn(trial, [Exchange("one", "L1", "R1")], "two"))
     (requests,) = engine.asked
     prompted = requests[trial.right == "prompted"]
     other = requests[trial.left == "prompted"]
@@ -164,7 +165,9 @@ def test_an_answer_is_steered_and_drawn_as_its_study_says(
     weak = {"preset": "question", "placement": "pre", "strength": 0.5}
     found = small(arms=["other", "unsteered"], other=weak, generation=drawn)
     trial = trial_of(found)
-    answers = Answering(found, library, LocalEngine(the_model())).turn(trial, [], "A message.")
+    answers = AnswerGenerator(found, library, LocalEngine(the_model())).turn(
+        trial, [], "A message."
+    )
     list(answers)
     assert asked == [("question", Controls(placement="pre", strength=0.5))]
     for one in answers.answers():
@@ -176,7 +179,7 @@ def test_an_answer_is_steered_and_drawn_as_its_study_says(
 def test_presets_of_another_model_are_refused_before_anyone_comes(library: Library) -> None:
     stranger = LocalEngine(tiny_model(seed=1))
     with pytest.raises(PresetError, match="other weights"):
-        Answering(small(), library, stranger)
+        AnswerGenerator(small(), library, stranger)
 
 
 def test_the_model_named_in_the_details_is_the_one_that_answered(library: Library) -> None:

@@ -79,7 +79,7 @@ class RestlessVisitor(Visitor):
                 for question in page["questions"]:
                     value = {"guess": "unsure", "text": "none"}[question["kind"]]
                     self.ask("respond", question=question["id"], value=value)
-        return str(page["way_out"]["code"])
+        return str(page["completion"]["code"])
 
     def _sha(self) -> str:
         end = time.monotonic() + PATIENCE

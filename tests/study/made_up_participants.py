@@ -16,10 +16,10 @@ from saif.study.participation.steps import (
     Answer,
     Ballot,
     Saved,
+    active_participant,
     add_exchange,
     begin,
     finish,
-    going_on,
     respond,
     stop_early,
     vote,
@@ -139,7 +139,7 @@ def complete(
 def screen_out(store: Store, token: str) -> str:
     """What becomes of somebody whose answer says that they don't fit; the code."""
     with store.database.transaction() as db:
-        store.leave(db, going_on(store, db, token), "screened")
+        store.leave(db, active_participant(store, db, token), "screened")
     return stop_early(store, token)
 
 

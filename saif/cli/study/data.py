@@ -12,7 +12,7 @@ from saif.cli.output import console, note, plain, print_json
 from saif.cli.study.opening import StudyFolder, open_study
 
 if TYPE_CHECKING:
-    from saif.study.data.status import Status
+    from saif.study.data.monitoring import Status
 
 RESEARCHER = "researcher"
 """Who the audit trail says it was."""
@@ -20,7 +20,7 @@ RESEARCHER = "researcher"
 
 def status(folder: StudyFolder, json: JsonOption = False) -> None:
     """How a study is going: counts and quality, never its outcome."""
-    from saif.study.data.status import status as status_of
+    from saif.study.data.monitoring import status as status_of
 
     found = status_of(open_study(folder, to_look=True))
     if json:

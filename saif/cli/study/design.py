@@ -73,8 +73,8 @@ def publish(
     key = make_key(study.id)
     link = link_shape(study)
     if json:
-        told = {"version": version.number, "id": version.id, "path": str(path), "link": link}
-        print_json(told | {"key_file": str(key) if key else None})
+        found = {"version": version.number, "id": version.id, "path": str(path), "link": link}
+        print_json(found | {"key_file": str(key) if key else None})
         return
     print(path)
     print(f"Version {version.number}, sha256 {version.id}")

@@ -124,7 +124,7 @@ class LinkRecruitment(StudyPart):
 
 
 class ProlificRecruitment(StudyPart):
-    """A completion code for each way out; Prolific tells them apart."""
+    """A completion code for each ending; Prolific tells them apart."""
 
     kind: Literal["prolific"]
     complete: Code
@@ -147,7 +147,7 @@ class MturkRecruitment(StudyPart):
 
 class Quota(StudyPart):
     """complete: how many finished participants to stop at; the outcome stays hidden until then.
-    stale_minutes: after so long without a sign of life a place is given to another."""
+    stale_minutes: who is away for so long loses their place to another."""
 
     complete: Annotated[int, Field(ge=2, le=10_000)]
     stale_minutes: Annotated[int, Field(ge=5, le=10_080)] = 120

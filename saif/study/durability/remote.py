@@ -48,7 +48,7 @@ class Place(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """How far a store has come: equal states are equal stores, but for signs of life."""
+    """How far a store has come: equal states are equal stores, but for how long places are held."""
 
     seq: int
     sha: str

@@ -28,7 +28,7 @@ MAX_DETAIL = 2000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One arm's answer in one turn. details: what was done to make it (layer, dose, positions)."""
+    """One arm's answer to one message. details: how it was generated (layer, dose, positions)."""
 
     arm: str
     side: Literal["L", "R"]
@@ -73,7 +73,7 @@ def begin(store: Store, token: str) -> Trial | None:
     off and issued again, with a new sampling seed.
     """
     with store.database.transaction() as db:
-        who = going_on(store, db, token)
+        who = active_participant(store, db, token)
         if is_paused(db):
             raise StudyError("The study is paused.", hint="Please come back later.")
         if any(one.required for one in unanswered_at(db, store.study, who, "start")):
@@ -98,20 +98,20 @@ def begin(store: Store, token: str) -> Trial | None:
 def add_exchange(
     store: Store, token: str, trial_id: str, answers: Sequence[Answer], text: str | None = None
 ) -> Trial:
-    """Store a turn of a running trial: the message and both answers, which are complete.
+    """Store an exchange of a running trial: the message and both answers, which are complete.
 
-    text: what was typed in free chat; a fixed prompt is known here. The last turn makes the trial
+    text: what was typed in free chat; a fixed prompt is known here. The last one makes the trial
     ready for its vote.
     """
     with store.database.transaction() as db:
-        who = going_on(store, db, token)
-        trial = own(db, who, trial_id)
+        who = active_participant(store, db, token)
+        trial = own_trial(db, who, trial_id)
         if trial.state != "running":
             raise StudyError(f"This comparison is {trial.state}, so nothing can be added to it.")
         if [(a.side, a.arm) for a in answers] != [("L", trial.left), ("R", trial.right)]:
-            raise StudyError("A turn takes both answers, each on its own side.")
-        turns = "SELECT COUNT(*) FROM turn WHERE trial_id = ?"
-        k = db.execute(turns, (trial_id,)).fetchone()[0]
+            raise StudyError("An exchange takes both answers, each on its own side.")
+        n_exchanges = "SELECT COUNT(*) FROM turn WHERE trial_id = ?"
+        k = db.execute(n_exchanges, (trial_id,)).fetchone()[0]
         made = db.execute(
             "INSERT INTO turn(trial_id, k, user_text) VALUES (?, ?, ?)",
             (trial_id, k + 1, _message(store, trial, k, text)),
@@ -130,10 +130,10 @@ def call_off(store: Store, token: str, trial_id: str, reason: VoidReason, detail
     """An answer failed, or the participant reports it: hide both and issue the trial again.
     detail: for the researcher, at most MAX_DETAIL characters."""
     with store.database.transaction() as db:
-        who = going_on(store, db, token)
-        told = detail.encode("utf-8", "replace").decode()[:MAX_DETAIL]
-        trials.void(db, own(db, who, trial_id), reason, who.plan_seed, detail=told)
-        payload = {"reason": reason, "detail": told}
+        who = active_participant(store, db, token)
+        kept = detail.encode("utf-8", "replace").decode()[:MAX_DETAIL]
+        trials.void(db, own_trial(db, who, trial_id), reason, who.plan_seed, detail=kept)
+        payload = {"reason": reason, "detail": kept}
         store.note(db, who, "void", trial_id, payload)
 
 
@@ -151,7 +151,7 @@ def vote(store: Store, token: str, ballot: Ballot) -> Saved:
         ).fetchone()
         if done:
             return Saved(ballot.vote_id, done["revision"], repeated=True)
-        must_go_on(who)
+        check_active(who)
         trial = trials.by_vote(db, ballot.vote_id)
         if trial is None or trial.participant_id != who.id:
             raise StudyError("That vote is not for a comparison of yours that is open.")
@@ -176,14 +176,14 @@ def report(store: Store, token: str, trial_id: str, reason: str = "") -> None:
     Again is acknowledged and changes nothing. reason: in their words, cut at MAX_REASON characters.
     """
     with store.database.transaction() as db:
-        who = going_on(store, db, token)
-        trial = own(db, who, trial_id)
+        who = active_participant(store, db, token)
+        trial = own_trial(db, who, trial_id)
         if trial.state == "voted":
             return
         trials.move(db, trial, "voted")
         assert trial.vote_id is not None, "it has begun"
-        told = reason.encode("utf-8", "replace").decode()[:MAX_REASON]
-        skipped = Ballot(vote_id=trial.vote_id, choice="skip", reason=told)
+        kept = reason.encode("utf-8", "replace").decode()[:MAX_REASON]
+        skipped = Ballot(vote_id=trial.vote_id, choice="skip", reason=kept)
         _write_vote(store, db, who, trial, skipped, revision=1)
         trials.drop_retests(db, trial)
         store.note(db, who, "report", trial_id, {"vote_id": trial.vote_id})
@@ -196,8 +196,8 @@ def reopen(store: Store, token: str, trial_id: str) -> str:
     Only until the next trial begins, so that nobody votes on answers they no longer see.
     """
     with store.database.transaction() as db:
-        who = going_on(store, db, token)
-        trial = own(db, who, trial_id)
+        who = active_participant(store, db, token)
+        trial = own_trial(db, who, trial_id)
         after = trials.current(db, who.id)
         last = after is None or (after.position == trial.position + 1 and after.state == "planned")
         if trial.state != "voted" or not last:
@@ -221,10 +221,10 @@ def respond(
         raise StudyError(f"There is no question '{question_id}' here.")
     check_answer(question, value)
     with store.database.transaction() as db:
-        who = going_on(store, db, token)
+        who = active_participant(store, db, token)
         item, asked_again = question_id, False
         if trial_id is not None:
-            trial = own(db, who, trial_id)
+            trial = own_trial(db, who, trial_id)
             if trial.state != "voted":
                 raise StudyError("First the vote, then the questions on it.")
             item = f"{question_id}@{trial_id}"
@@ -234,13 +234,13 @@ def respond(
             "ORDER BY revision DESC LIMIT 1",
             (who.id, item),
         ).fetchone()
-        told = json.dumps(value, ensure_ascii=False)
-        if last and last["value_json"] == told and not asked_again:
+        text = json.dumps(value, ensure_ascii=False)
+        if last and last["value_json"] == text and not asked_again:
             return int(last["revision"])
         revision = last["revision"] + 1 if last else 1
         db.execute(
             "INSERT INTO response VALUES (?, ?, ?, ?, ?)",
-            (who.id, item, revision, told, store.now()),
+            (who.id, item, revision, text, store.now()),
         )
         payload = {"item": item, "revision": revision, "value": value}
         store.note(db, who, "respond", item, payload)
@@ -258,7 +258,7 @@ def finish(store: Store, token: str) -> str:
     with store.database.transaction() as db:
         who = store.participant(db, token)
         if who.status != "complete":
-            must_go_on(who)
+            check_active(who)
             if trials.current(db, who.id) is not None:
                 raise StudyError("There are comparisons left.")
             _nothing_unanswered(store, db, who)
@@ -268,7 +268,7 @@ def finish(store: Store, token: str) -> str:
 
 def stop_early(store: Store, token: str) -> str:
     """The participant leaves, or the researcher has stopped the study: what they did is kept, their
-    place is another's. The code for taking part in part, or for as far as they came before."""
+    place is another's. The code for a part of it, or for as far as they came before."""
     with store.database.transaction() as db:
         who = store.participant(db, token)
         if who.status in GOING_ON:
@@ -297,20 +297,20 @@ def code_for(store: Store, who: Participant, status: Status) -> str:
     return store.receipt(who.id)
 
 
-def going_on(store: Store, db: sqlite3.Connection, token: str) -> Participant:
-    """Whose token this is. Raises StudyError unless they are still taking part."""
+def active_participant(store: Store, db: sqlite3.Connection, token: str) -> Participant:
+    """Whose token this is. Raises StudyError unless they are still in the study."""
     who = store.participant(db, token)
-    must_go_on(who)
+    check_active(who)
     return who
 
 
-def must_go_on(who: Participant) -> None:
+def check_active(who: Participant) -> None:
     """Raises StudyError where someone has ended the study."""
     if who.status not in GOING_ON:
         raise StudyError(f"Your part in this study has ended ({who.status}).")
 
 
-def own(db: sqlite3.Connection, who: Participant, trial_id: str) -> Trial:
+def own_trial(db: sqlite3.Connection, who: Participant, trial_id: str) -> Trial:
     """The trial of this id. Raises StudyError where it is another participant's, or nobody's."""
     trial = trials.by_id(db, trial_id)
     if trial is None or trial.participant_id != who.id:
@@ -340,7 +340,7 @@ def _show_again(db: sqlite3.Connection, trial: Trial) -> None:
 
 
 def _message(store: Store, trial: Trial, k: int, text: str | None) -> str:
-    """The user's message of turn `k`, counted from 0."""
+    """The user's message of exchange `k`, counted from 0."""
     fixed = fixed_message(store.study, trial, k)
     if fixed is not None:
         return fixed
@@ -349,11 +349,11 @@ def _message(store: Store, trial: Trial, k: int, text: str | None) -> str:
     return text
 
 
-def _store_answer(db: sqlite3.Connection, turn: int | None, answer: Answer) -> None:
+def _store_answer(db: sqlite3.Connection, exchange: int | None, answer: Answer) -> None:
     db.execute(
         "INSERT INTO generation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            turn,
+            exchange,
             answer.arm,
             answer.side,
             answer.text,

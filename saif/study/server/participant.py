@@ -119,7 +119,7 @@ def begin(token: Token, context: Context) -> Answer:
 
 
 @router.post("/turn")
-def turn(body: schemas.Turn, token: Token, context: Context) -> StreamingResponse:
+def answer(body: schemas.NextMessage, token: Token, context: Context) -> StreamingResponse:
     found = requested_exchange(context.store, token, body.trial, body.k, body.text)
     return StreamingResponse(
         context.streams.stream(token, found),
@@ -219,7 +219,7 @@ def _shown(
     if found.questions:
         answer["questions"] = _asked(found.questions)
     if found.page == "trial_questions" and found.trial is not None:
-        answer["trial"] = {"id": found.trial.trial_id, "turns": _turns(db, found.trial)}
+        answer["trial"] = {"id": found.trial.trial_id, "turns": _exchanges(db, found.trial)}
     if found.page == "ended":
         if who.status == "complete" and not context.is_safe(who.id):
             return {"page": "finish"}  # its last rows are still on their way
@@ -249,18 +249,20 @@ def _begun(context: ServerContext, trial: Trial) -> Answer:
     """A trial that was begun. A retest looks like any other comparison."""
     study = context.store.study
     found: Answer = {"id": trial.trial_id, "practice": trial.kind == "practice"}
-    if trial.kind == "practice":  # what is answered there is not sent, so it is not due either
+    if (
+        trial.kind == "practice"
+    ):  # what is answered there is not sent, so it is not asked again either
         found["questions"] = _asked(one for one in study.questions if one.when == "trial")
     if trial.kind == "attention":
         text = next(check.text for check in study.attention if check.id == trial.check_id)
         return {**found, "check": text, "turns": [], "vote_id": trial.vote_id}
     if trial.state == "ready" and trial.kind != "retest":  # the page was reloaded
         with context.store.database.reading() as db:
-            return {**found, "turns": _turns(db, trial), "vote_id": trial.vote_id}
+            return {**found, "turns": _exchanges(db, trial), "vote_id": trial.vote_id}
     return {**found, "turns": [], **next_in(context.store, trial, 0)}
 
 
-def _turns(db: sqlite3.Connection, trial: Trial) -> list[Answer]:
+def _exchanges(db: sqlite3.Connection, trial: Trial) -> list[Answer]:
     return [{"message": one.message, "L": one.left, "R": one.right} for one in exchanges(db, trial)]
 
 

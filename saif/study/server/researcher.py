@@ -29,8 +29,7 @@ from starlette.types import Scope as AsgiScope
 
 from saif.errors import InputError, SaifError
 from saif.study.data.export import export
-from saif.study.data.monitoring import HURRIED_MS, quality
-from saif.study.data.status import status
+from saif.study.data.monitoring import HURRIED_MS, quality, status
 from saif.study.data.tables import Profile
 from saif.study.data.unblinding import MAX_REASON, early_looks, look
 from saif.study.durability.erasure import Scope, withdraw

@@ -18,7 +18,7 @@ from saif.chat import check_message
 from saif.errors import InputError, SaifError, StudyError
 from saif.study.participation.answers import AnswerGenerator, AnswerPair, Released
 from saif.study.participation.events import Canary, note_canary
-from saif.study.participation.steps import add_exchange, call_off, going_on, own
+from saif.study.participation.steps import active_participant, add_exchange, call_off, own_trial
 from saif.study.store.store import DisconnectedError, Store
 from saif.study.store.trials import Exchange, Trial, exchanges, fixed_message
 
@@ -67,8 +67,8 @@ def requested_exchange(
     Raises StudyError where it is not asked, InputError where there is no message.
     """
     with store.database.reading() as db:
-        who = going_on(store, db, token)
-        trial = own(db, who, trial_id)
+        who = active_participant(store, db, token)
+        trial = own_trial(db, who, trial_id)
         told = exchanges(db, trial)
     if trial.attempt > MAX_ATTEMPTS:
         raise StudyError(

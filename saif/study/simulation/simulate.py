@@ -1,4 +1,4 @@
-"""Whole studies with made-up participants, without a page or a model.
+"""Whole studies with simulated participants, without a page or a model.
 
 They go through the same store as people do: a dry run of a study file, and a test of the analysis,
 which must find the preference that was planted.
@@ -32,7 +32,7 @@ from saif.study.store.trials import Trial
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crowd:
-    """What made-up participants do.
+    """What simulated participants do.
 
     rate: of preferring the study's first arm where they prefer one. icc: how alike one
     participant's votes are. ties: share of votes that are a tie (or both bad). left: what is added
@@ -66,11 +66,11 @@ def simulate(
     seed: int = 0,
     tell: Callable[[int], None] | None = None,
 ) -> Counter[str]:
-    """Let `n` made-up participants join one after the other; how many ended how.
+    """Let `n` simulated participants join one after the other; how many ended how.
 
     complete: with a code; left: dropped out; refused: the study was full or paused. The store knows
     them as bots. tell: is told how many have been through. Raises StudyError where it holds people,
-    or where a step is refused: a bot does nothing that is not due.
+    or where a step is refused: a bot does nothing out of order.
     """
     with store.database.reading() as db:
         check_not_mixed(db, "bot")
@@ -90,7 +90,7 @@ def simulate(
 
 
 class _Bot:
-    """One made-up participant."""
+    """One simulated participant."""
 
     def __init__(self, store: Store, person: Person, crowd: Crowd, rng: random.Random) -> None:
         self._store = store

@@ -87,7 +87,7 @@ def release(db: sqlite3.Connection, participant: str) -> None:
 
 
 def overdue(db: sqlite3.Connection, now: str) -> list[str]:
-    """Participants who hold a place and gave no sign of life for too long."""
+    """Participants who hold a place and have been away for too long."""
     rows = db.execute(
         "SELECT participant_id FROM cell_pool WHERE state = 'held' AND held_until < ? "
         "ORDER BY participant_id",
@@ -129,6 +129,6 @@ def check_not_mixed(db: sqlite3.Connection, source: Source) -> None:
     [other] = db.execute(found, (bots,)).fetchone()
     if other:
         raise StudyError(
-            f"The store of '{other}' holds {'people' if bots else 'made-up participants'}.",
+            f"The store of '{other}' holds {'people' if bots else 'simulated participants'}.",
             hint="Play a study in a folder of its own.",
         )

@@ -7,7 +7,7 @@ complete and stored, can be voted on.
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from saif.errors import StudyError
@@ -62,26 +62,24 @@ class Exchange:
     ms: float = 0.0
 
 
+_COLUMNS = (
+    "trial_id, participant_id, position, attempt, kind, retest_of, check_id, preset, prompts_json, "
+    "left_arm, right_arm, gen_seed, state"
+)
+
+
 def issue(db: sqlite3.Connection, participant: str, plan: Sequence[PlannedTrial]) -> None:
     """Write a participant's whole plan."""
     db.executemany(
-        "INSERT INTO trial(trial_id, participant_id, position, kind, retest_of, check_id, preset, "
-        "prompts_json, left_arm, right_arm, gen_seed, state) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned')",
+        f"INSERT INTO trial({_COLUMNS}) VALUES (:trial_id, :participant, :position, 1, :kind, "
+        ":retest_of, :check, :preset, :prompts, :left, :right, :gen_seed, 'planned')",
         [
-            (
-                trial_id(participant, planned.position, 1),
-                participant,
-                planned.position,
-                planned.kind,
-                planned.retest_of,
-                planned.check,
-                planned.preset,
-                json.dumps(planned.prompts),
-                planned.left,
-                planned.right,
-                planned.gen_seed,
-            )
+            asdict(planned)
+            | {
+                "trial_id": trial_id(participant, planned.position, 1),
+                "participant": participant,
+                "prompts": json.dumps(planned.prompts),
+            }
             for planned in plan
         ],
     )
@@ -161,8 +159,7 @@ def void(
             (seed, trial.participant_id, trial.position),
         )
     db.execute(
-        "INSERT INTO trial(trial_id, participant_id, position, attempt, kind, retest_of, check_id, "
-        "preset, prompts_json, left_arm, right_arm, gen_seed, state) "
+        f"INSERT INTO trial({_COLUMNS}) "
         "SELECT ?, participant_id, position, attempt + 1, kind, retest_of, check_id, "
         "preset, prompts_json, left_arm, right_arm, ?, 'planned' FROM trial WHERE trial_id = ?",
         (
@@ -229,19 +226,6 @@ def _one(db: sqlite3.Connection, where: str, value: str) -> Trial | None:
 
 
 def _trial(row: sqlite3.Row) -> Trial:
-    return Trial(
-        trial_id=row["trial_id"],
-        participant_id=row["participant_id"],
-        position=row["position"],
-        attempt=row["attempt"],
-        kind=row["kind"],
-        retest_of=row["retest_of"],
-        check_id=row["check_id"],
-        preset=row["preset"],
-        prompts=tuple(json.loads(row["prompts_json"])),
-        left=row["left_arm"],
-        right=row["right_arm"],
-        gen_seed=row["gen_seed"],
-        state=row["state"],
-        vote_id=row["vote_id"],
-    )
+    same = {name: row[name] for name in Trial.__slots__ if name in row.keys()}  # noqa: SIM118
+    prompts = tuple(json.loads(row["prompts_json"]))
+    return Trial(**same, prompts=prompts, left=row["left_arm"], right=row["right_arm"])

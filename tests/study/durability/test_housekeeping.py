@@ -21,8 +21,8 @@ from made_up_participants import (
 )
 
 from saif.errors import StudyError
+from saif.study.data.monitoring import status
 from saif.study.data.results import flow
-from saif.study.data.status import status
 from saif.study.durability.backup import backups
 from saif.study.durability.erasure import erase_rows
 from saif.study.durability.housekeeping import Housekeeper

@@ -263,9 +263,7 @@ def test_a_lost_reply_doubles_nothing(tmp_path: Path, shelf: Shelf) -> None:
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.9, 0.999])
-def test_a_snapshot_that_was_torn_off_is_left_out(
-    tmp_path: Path, shelf: Shelf, kept: float
-) -> None:
+def test_a_torn_off_snapshot_is_left_out(tmp_path: Path, shelf: Shelf, kept: float) -> None:
     store = make_store(tmp_path)
     copier = Copier(store, shelf)
     complete(store, 0)

@@ -117,7 +117,7 @@ def test_the_same_seed_plays_the_same_study(tmp_path: Path) -> None:
 def test_people_and_bots_never_share_a_store(tmp_path: Path) -> None:
     played, real = make_store(tmp_path / "played"), make_store(tmp_path / "real")
     simulate(played, 1, Crowd())
-    with pytest.raises(StudyError, match="holds made-up participants"):
+    with pytest.raises(StudyError, match="holds simulated participants"):
         played.enrol(person(), share_text=False)
     real.enrol(person(), share_text=False)
     with pytest.raises(StudyError, match="holds people"):

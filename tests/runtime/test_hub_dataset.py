@@ -236,7 +236,7 @@ def test_a_commit_whose_reply_was_lost_is_followed_by_the_next(
     copier()
     name = complete(store, "next")
     copier()
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         assert is_copied(db, name)
 
 

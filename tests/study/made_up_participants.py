@@ -144,5 +144,5 @@ def screen_out(store: Store, token: str) -> str:
 
 
 def rows(store: Store, sql: str, *values: object) -> list[tuple[Any, ...]]:
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         return [tuple(row) for row in db.execute(sql, values)]

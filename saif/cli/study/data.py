@@ -99,7 +99,7 @@ def erase(
 
     store = open_study(folder)
     name = store.of_receipt(who) if "-" in who else who
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         known = store.by_id(db, name)
     what = "Leave out" if only_leave_out else "Erase for good"
     asked = f"{what} participant {known.id} ({known.status})?"
@@ -138,7 +138,7 @@ def verify(folder: StudyFolder, json: JsonOption = False) -> None:
     store = open_study(folder, to_look=True)
     store.database.check()
     store.identities.check()
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         head = walk(db)
     if json:
         print_json({"ok": True, "seq": head.seq, "sha": head.sha})

@@ -39,7 +39,7 @@ def export(store: Store, folder: Path, *, profile: Profile = "deidentified", act
     something.
     """
     check_new(folder)
-    with store.database.reading() as db:  # all of one moment
+    with store.database.snapshot() as db:  # all of one moment
         found = tables_in(db, store.study, profile)
         counts, looks = flow_in(db), early_looks_in(db)
     folder.mkdir(parents=True, exist_ok=True)

@@ -73,7 +73,7 @@ class Status:
     last_backup: str | None
     delete_at: str | None
     uncopied: int | None
-    """Participants not yet copied to the remote place as they are now; None without such a place."""
+    """Participants not yet copied as they are now; None without a remote place."""
     troubles: tuple[Trouble, ...]
 
     @property
@@ -133,7 +133,7 @@ def status(store: Store) -> Status:
     del participants["void_trials"]  # told by reason
     missed = missed_checks(store)
     end = ends_at(store)
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         taken = db.execute("SELECT COUNT(*) FROM cell_pool WHERE state <> 'free'").fetchone()[0]
         void = db.execute(
             "SELECT void_reason, COUNT(*) FROM trial WHERE state = 'void' GROUP BY void_reason"
@@ -184,7 +184,7 @@ def _stamp(seconds: float) -> str:
 
 def quality(store: Store) -> Quality:
     rows = _participants(store)
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         waits = db.execute(
             "SELECT MAX(ABS(a.ttft_ms - b.ttft_ms)) AS ms, "
             "MAX(ABS(json_extract(a.details_json, '$.text_at_step') "
@@ -231,7 +231,7 @@ def _participants(store: Store) -> list[Row]:
     """Everybody, newest first."""
     missed = missed_checks(store)
     decided: dict[str, list[float]] = {}
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         found = db.execute(
             "SELECT participant_id, source, status, created_at, "
             "SUM(state = 'voted') AS voted, SUM(state <> 'void') AS trials "

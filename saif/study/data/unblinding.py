@@ -32,7 +32,7 @@ class Look:
 
 def is_hidden(store: Store) -> bool:
     """Whether fewer participants have finished than the study was planned with."""
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         return is_hidden_in(db, store.study)
 
 
@@ -82,7 +82,7 @@ def look(store: Store, reason: str | None, *, actor: str) -> None:
 
 def early_looks(store: Store) -> list[Look]:
     """All early looks, oldest first."""
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         return early_looks_in(db)
 
 

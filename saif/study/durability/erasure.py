@@ -29,7 +29,7 @@ def withdraw(store: Store, participant: str, scope: Scope, *, actor: str) -> Non
     if scope == "analysis":
         _leave_out(store, participant, actor)
         return
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         store.by_id(db, participant)
         row = db.execute(
             "SELECT pid_hmac FROM participant WHERE participant_id = ?", (participant,)
@@ -42,7 +42,7 @@ def withdraw(store: Store, participant: str, scope: Scope, *, actor: str) -> Non
 
 def finish_erasures(store: Store) -> None:
     """Overwrite what erasures have deleted, if any is due; to be called when a store is opened."""
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         due = setting(db, SHRED_DUE)
     if not due:
         return

@@ -101,7 +101,7 @@ class Housekeeper:
         completion code: always, where the local disk is the only place."""
         if self._copy is None:
             return True
-        with self._store.database.reading() as db:
+        with self._store.database.snapshot() as db:
             return is_copied(db, participant)
 
     def tick(self) -> None:
@@ -127,7 +127,7 @@ class Housekeeper:
             self._store.expire(db)
 
     def _backup(self) -> None:
-        with self._store.database.reading() as db:
+        with self._store.database.snapshot() as db:
             purged = setting(db, PURGED)
         if not purged:
             backup(self._store)

@@ -88,7 +88,7 @@ class Copier:
         """Send a snapshot if anything was written since the last. Raises OSError while the place
         can't be reached, StudyError where it holds other data than this store."""
         there = _snapshots(self._place) if self._sent is None else []
-        with self._store.database.reading() as db:
+        with self._store.database.snapshot() as db:
             for name in there[-1:]:
                 _check_same_data(db, name)
             if _state_of(db) == self._sent:
@@ -157,7 +157,7 @@ def rebuild(folder: Path, study_id: str, place: Place) -> bool:
     database = Database(draft, MIGRATIONS)
     try:
         database.check()
-        with database.reading() as db:
+        with database.snapshot() as db:
             audit.verify(db)
             other = db.execute("SELECT study_id FROM study_version LIMIT 1").fetchone()["study_id"]
         if other != study_id:

@@ -19,7 +19,7 @@ ACTOR = "retention"
 def ends_at(store: Store) -> datetime | None:
     """When the data are due: so many days after the last vote, or after somebody last joined where
     there is none. None while there is nobody."""
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         last = db.execute(
             "SELECT COALESCE((SELECT MAX(server_at) FROM vote), MAX(created_at)) FROM participant"
         ).fetchone()[0]
@@ -30,7 +30,7 @@ def ends_at(store: Store) -> datetime | None:
 
 def purge_if_due(store: Store, now: datetime) -> bool:
     """Delete everything if it is due by now, or was begun before; whether it was."""
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         done, begun = setting(db, PURGED), setting(db, _BEGUN)
     end = ends_at(store)
     due = begun is not None or (end is not None and end <= now)

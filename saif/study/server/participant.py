@@ -177,7 +177,7 @@ def finish(token: Token, context: Context) -> Answer:
 def stop(body: schemas.Stop, token: Token, context: Context) -> Answer:
     """Leave early; with a scope, withdraw as well."""
     steps.stop_early(context.store, token)
-    with context.store.database.reading() as db:
+    with context.store.database.snapshot() as db:
         who = context.store.participant(db, token)
         ending = _ending(context, db, who)
     if body.scope is not None:
@@ -205,7 +205,7 @@ def _entered(context: ServerContext, entry: Entry) -> Answer:
 
 def _next(context: ServerContext, token: str) -> Answer:
     """What the page is to show."""
-    with context.store.database.reading() as db:
+    with context.store.database.snapshot() as db:
         who = context.store.participant(db, token)
         return _shown(context, db, who, next_page(db, context.store.study, who))
 
@@ -249,15 +249,13 @@ def _begun(context: ServerContext, trial: Trial) -> Answer:
     """A trial that was begun. A retest looks like any other comparison."""
     study = context.store.study
     found: Answer = {"id": trial.trial_id, "practice": trial.kind == "practice"}
-    if (
-        trial.kind == "practice"
-    ):  # what is answered there is not sent, so it is not asked again either
+    if trial.kind == "practice":  # answers there are not sent, nor asked for again
         found["questions"] = _asked(one for one in study.questions if one.when == "trial")
     if trial.kind == "attention":
         text = next(check.text for check in study.attention if check.id == trial.check_id)
         return {**found, "check": text, "turns": [], "vote_id": trial.vote_id}
     if trial.state == "ready" and trial.kind != "retest":  # the page was reloaded
-        with context.store.database.reading() as db:
+        with context.store.database.snapshot() as db:
             return {**found, "turns": _exchanges(db, trial), "vote_id": trial.vote_id}
     return {**found, "turns": [], **next_in(context.store, trial, 0)}
 

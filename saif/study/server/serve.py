@@ -40,7 +40,7 @@ def open_to_participants(
             with contextlib.closing(streams), Housekeeper(store, copier) as keeper:
                 context = ServerContext(store, streams, keeper.is_safe_to_finish, keeper.wake)
                 app = build_app(context, secret=secret, in_space=on_a_space())
-                with store.database.reading() as db:
+                with store.database.snapshot() as db:
                     if is_paused(db):
                         say("The study is paused: nobody can join until it is resumed.")
                 say(f"Participants: http://{host}:{port}/study/{store.study.id}")

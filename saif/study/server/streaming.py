@@ -66,7 +66,7 @@ def requested_exchange(
 
     Raises StudyError where it is not asked, InputError where there is no message.
     """
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         who = active_participant(store, db, token)
         trial = own_trial(db, who, trial_id)
         told = exchanges(db, trial)
@@ -90,7 +90,7 @@ def next_in(store: Store, trial: Trial, k: int) -> Line:
     if k == store.study.trials.turns:
         return {"vote_id": trial.vote_id}
     if trial.kind == "retest":
-        with store.database.reading() as db:
+        with store.database.snapshot() as db:
             return {"message": exchanges(db, trial)[k].message}
     return {"message": fixed_message(store.study, trial, k)}
 

@@ -72,7 +72,7 @@ def simulate(
     them as bots. tell: is told how many have been through. Raises StudyError where it holds people,
     or where a step is refused: a bot does nothing out of order.
     """
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         check_not_mixed(db, "bot")
     rng = random.Random(seed)
     ended: Counter[str] = Counter()

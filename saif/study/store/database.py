@@ -80,7 +80,7 @@ class Database:
                 raise
 
     @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
         """One snapshot: what others write meanwhile is not seen. Raises StudyError as above."""
         with self._opened("The study's data can't be read") as db:
             db.execute("BEGIN")
@@ -119,7 +119,7 @@ class Database:
 
     def check(self) -> None:
         """Raises StudyError unless the file is sound and all references hold."""
-        with self.reading() as db:
+        with self.snapshot() as db:
             found = [row[0] for row in db.execute("PRAGMA integrity_check")]
             dangling = db.execute("PRAGMA foreign_key_check").fetchall()
         if found != ["ok"] or dangling:

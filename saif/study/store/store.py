@@ -179,7 +179,7 @@ class Store:
         Raises StudyError where the study's rules for coming back don't let them go on.
         """
         pid_hmac = self._hmac(person)
-        with self.database.reading() as db:
+        with self.database.snapshot() as db:
             if self._known(db, pid_hmac) is None:
                 return None
         with self.database.transaction() as db:
@@ -192,7 +192,7 @@ class Store:
 
     def closed(self) -> str:
         """Why nobody new can join now, in words for them; "" where they can. Only looks."""
-        with self.database.reading() as db:
+        with self.database.snapshot() as db:
             try:
                 allocation.check_may_join(db, self.study, self.now())
             except StudyError as error:

@@ -220,7 +220,7 @@ def test_who_starts_afresh_changes_nothing_of_what_was(tmp_path: Path) -> None:
     entry = store.enter(person())
     assert entry is not None
     assert rows(store, seeds) == drawn
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         own = {trial.position: trial for trial in trials.all_of(db, entry.participant_id)}
     retests = [trial for trial in own.values() if trial.retest_of is not None]
     assert {trial.gen_seed for trial in retests} == {
@@ -243,7 +243,7 @@ def test_a_retest_has_every_turn_of_the_answers_that_counted(tmp_path: Path) -> 
             call_off(store, token, trial.trial_id, "failed")
         else:
             cast(store, token, trial)
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         first = trials.by_id(db, f"{trial.participant_id}-{trial.retest_of}-2")
         assert first is not None
         shown, counted = exchanges(db, trial), exchanges(db, first)

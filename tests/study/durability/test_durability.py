@@ -55,7 +55,7 @@ ROOT = Path(__file__).parents[3]
 def sound(store: Store) -> None:
     store.database.check()
     store.identities.check()
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         audit.verify(db)
 
 
@@ -372,7 +372,7 @@ def test_erasing_leaves_no_byte_of_a_participant(tmp_path: Path) -> None:
     keeper = sqlite3.connect(store.database.path)  # keeps a write-ahead log in being
     keeper.execute("SELECT COUNT(*) FROM vote").fetchone()
     assert len(canaries(store.folder, "CANARY-gone")) >= 3  # store, identities, backups
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         head = audit.verify(db)
 
     assert store.of_receipt(receipt) == gone
@@ -381,7 +381,7 @@ def test_erasing_leaves_no_byte_of_a_participant(tmp_path: Path) -> None:
     assert canaries(store.folder, "CANARY-gone") == []
     assert canaries(store.folder, "CANARY-stays")
     sound(store)
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         audit.verify(db, since=head)
     for table in ("vote JOIN trial USING(trial_id)", "trial", "response", "event"):
         assert rows(store, f"SELECT * FROM {table} WHERE participant_id = ?", gone) == []

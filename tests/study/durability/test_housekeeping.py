@@ -61,7 +61,7 @@ def store(tmp_path: Path, clock: Clock) -> Store:
 
 
 def troubles(store: Store) -> dict[str, dict[str, str]]:
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         return dict(json.loads(setting(db, "troubles") or "{}"))
 
 
@@ -88,7 +88,7 @@ def test_an_erasure_that_was_cut_off_is_finished(store: Store, clock: Clock) -> 
     name = complete(store)
     erase_rows(store, name, "participant")
     Housekeeper(store, clock=clock).tick()
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         assert setting(db, "shred_due") is None
 
 
@@ -226,7 +226,7 @@ def test_data_are_deleted_when_due_and_a_tombstone_is_left(store: Store, clock: 
     assert rows(store, "SELECT COUNT(*) FROM vote") == [(0,)]
     for path in store.folder.rglob("*"):
         assert path.is_dir() or b"CANARY" not in path.read_bytes(), path
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         audit.verify(db)
     assert rows(store, "SELECT action FROM audit WHERE actor = 'retention' ORDER BY seq") == [
         ("purge",), ("purged",)
@@ -255,6 +255,6 @@ def test_a_deletion_that_was_cut_off_goes_on(
             purge(store)
     again = Store(store.folder, published(), KEY, clock=clock)
     Housekeeper(again, clock=clock).tick()
-    with again.database.reading() as db:
+    with again.database.snapshot() as db:
         assert setting(db, "purged")
         assert setting(db, "shred_due") is None

@@ -140,7 +140,7 @@ def test_a_store_rebuilt_from_its_copy_is_the_same_in_every_table(
     assert contents(again) == contents(store)
     assert all(contents(store).values())
     again.database.check()
-    with again.database.reading() as db:
+    with again.database.snapshot() as db:
         audit.verify(db)
     assert (again.database.path.stat().st_mode & 0o077) == 0
 
@@ -210,7 +210,7 @@ def test_who_is_copied_is_known_for_each_participant(tmp_path: Path, shelf: Shel
     copier = Copier(store, shelf)
 
     def copied(name: str) -> bool:
-        with store.database.reading() as db:
+        with store.database.snapshot() as db:
             return is_copied(db, name)
 
     first = complete(store, 1)
@@ -218,7 +218,7 @@ def test_who_is_copied_is_known_for_each_participant(tmp_path: Path, shelf: Shel
     copier()
     second = complete(store, 2)
     assert (copied(first), copied(second)) == (True, False)
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         assert n_uncopied(db) == 1
     withdraw(store, first, "analysis", actor="participant")
     assert not copied(first)
@@ -252,12 +252,12 @@ def test_a_lost_reply_doubles_nothing(tmp_path: Path, shelf: Shelf) -> None:
     shelf.loses_replies = True
     with pytest.raises(OSError, match="reached"):
         copier()
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         assert not is_copied(db, name)
     complete(store, 2)
     shelf.loses_replies = False
     copier()
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         assert is_copied(db, name)
     assert contents(rebuilt(shelf, tmp_path / "new", store)) == contents(store)
 
@@ -339,7 +339,7 @@ def test_what_was_erased_is_gone_from_the_copy(tmp_path: Path, shelf: Shelf) -> 
     again = rebuilt(shelf, tmp_path / "new", store)
     assert contents(again) == contents(store)
     assert {vote.participant for vote in votes(again)} == {stays}
-    with again.database.reading() as db:
+    with again.database.snapshot() as db:
         audit.verify(db)
 
 
@@ -397,11 +397,11 @@ def test_an_erasure_is_not_done_while_older_snapshots_are_left(
         patch.setattr(shelf, "replace_all", shelf.put)
         with pytest.raises(OSError, match="still holds"):
             copier()
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         assert not is_copied(db, name)
     copier()
     assert len(shelf.files) == 1
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         assert is_copied(db, name)
 
 

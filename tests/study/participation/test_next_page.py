@@ -32,7 +32,7 @@ def token_of(store: Store, number: int = 0) -> str:
 
 
 def next_of(store: Store, token: str) -> NextPage:
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         return next_page(db, store.study, store.participant(db, token))
 
 
@@ -131,7 +131,7 @@ def test_what_was_reported_is_skipped_and_never_shown_again(store: Store, state:
     respond(store, token, "remarks", "none")
     finish(store, token)  # questions about what was skipped are not due
     assert {vote.choice for vote in votes(store) if vote.trial == trial.trial_id} == {"skip"}
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         verify(db)
 
 

@@ -194,7 +194,7 @@ class Visits(RuleBasedStateMachine):
 
     @invariant()
     def everything_fits_together(self) -> None:
-        with self.store.database.reading() as db:
+        with self.store.database.snapshot() as db:
             audit.verify(db)
         places = rows(self.store, "SELECT state, participant_id FROM cell_pool")
         status = dict(rows(self.store, "SELECT participant_id, status FROM participant"))

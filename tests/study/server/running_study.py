@@ -242,7 +242,7 @@ def census(running: Running) -> dict[str, list[object]]:
     """Everything in both files."""
     found: dict[str, list[object]] = {}
     for database in (running.store.database, running.store.identities):
-        with database.reading() as db:
+        with database.snapshot() as db:
             tables = [
                 row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             ]

@@ -18,7 +18,7 @@ SCREEN = {"kind": "choice", "id": "adult", "when": "start", "text": "Old enough?
 
 
 def is_asked(store: Store, token: str) -> bool:
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         return due(db, store.study, store.participant(db, token)).page == "trial_questions"
 
 
@@ -195,7 +195,7 @@ def test_the_place_is_the_same_after_a_restart(tmp_path: Path) -> None:
     walk(store, token)
     entry = store.enter(person())
     assert entry is not None
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         found = due(db, store.study, store.participant(db, entry.token))
     assert (found.place, found.n_trials) == (1, 5)
 

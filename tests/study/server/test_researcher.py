@@ -318,7 +318,7 @@ def test_the_stop_works_at_once_and_is_noted(store: Store, researcher: Researche
     assert begin(store, token) is not None
     noted = rows(store, "SELECT actor FROM audit WHERE action = 'pause'")
     assert noted == [("researcher",), ("researcher",)]
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         assert not is_paused(db)
 
 

@@ -42,7 +42,7 @@ def test_the_planted_preference_is_recovered_from_the_export(tmp_path: Path) -> 
     bias = estimate(left_scores(found))
     assert bias.headline()[0] > 0.5
     store.database.check()
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         audit.verify(db)
 
 

@@ -33,7 +33,7 @@ def old(tmp_path: Path) -> Store:
 def test_a_store_of_the_first_schema_is_migrated(old: Store) -> None:
     assert rows(old, "PRAGMA user_version") == [(len(MIGRATIONS),)]
     old.database.check()
-    with old.database.reading() as db:
+    with old.database.snapshot() as db:
         audit.verify(db)
     assert flow(old) == {
         "enrolled": 0, "active": 1, "complete": 1, "screened": 0, "stale": 0, "withdrawn": 0,

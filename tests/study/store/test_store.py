@@ -82,7 +82,7 @@ def test_nothing_is_written_before_consent(store: Store) -> None:
             step()
     assert census(store) == before
     assert not any(before[table] for table in TABLES)
-    with store.identities.reading() as db:
+    with store.identities.snapshot() as db:
         assert db.execute("SELECT COUNT(*) FROM identity").fetchone()[0] == 0
 
 
@@ -99,7 +99,7 @@ def test_who_someone_is_is_noted_again_where_the_server_died_in_between(store: S
     with store.identities.transaction() as db:
         db.execute("DELETE FROM identity")  # as if it had been killed before the second file
     assert store.enter(person()) is not None
-    with store.identities.reading() as db:
+    with store.identities.snapshot() as db:
         assert [row["pid"] for row in db.execute("SELECT pid FROM identity")] == [person().pid]
 
 
@@ -155,7 +155,7 @@ def test_a_recruitment_id_is_in_its_own_file_only(store: Store) -> None:
     content = b"".join(path.read_bytes() for path in files)
     assert not any(pid.encode() in content for pid in pids)
     assert KEY not in content
-    with store.identities.reading() as db:
+    with store.identities.snapshot() as db:
         known = {row["pid"] for row in db.execute("SELECT pid FROM identity")}
     assert known == set(pids)
 
@@ -680,11 +680,11 @@ def test_a_new_version_of_a_study_goes_on_in_the_same_store(store: Store, tmp_pa
 def test_the_audit_trail_holds_and_knows_every_vote(store: Store) -> None:
     complete(store, "a")
     complete(store, "b")
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         head = audit.verify(db)
         assert audit.verify(db, since=head) == head
     complete(store, "c")
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         assert audit.verify(db, since=head).seq > head.seq
     actions = rows(store, "SELECT COUNT(*) FROM audit WHERE action = 'vote'")
     assert actions == rows(store, "SELECT COUNT(*) FROM vote") == [(15,)]
@@ -715,19 +715,19 @@ def drop_triggers(db: sqlite3.Connection) -> None:
 )  # fmt: skip
 def test_tampering_is_found(store: Store, forgery: str, message: str) -> None:
     complete(store)
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         head = audit.verify(db)
     with store.database.transaction() as db:
         drop_triggers(db)
         db.create_function("rehash", 7, audit._sha)
         db.execute(forgery)
-    with store.database.reading() as db, pytest.raises(StudyError, match=message):
+    with store.database.snapshot() as db, pytest.raises(StudyError, match=message):
         audit.verify(db, since=head)
 
 
 def test_a_rewritten_chain_is_found_by_an_earlier_head(store: Store) -> None:
     complete(store)
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         head = audit.verify(db)
     with store.database.transaction() as db:
         drop_triggers(db)
@@ -740,7 +740,7 @@ def test_a_rewritten_chain_is_found_by_an_earlier_head(store: Store) -> None:
             sha = audit._sha(*parts, last)
             db.execute("INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*parts, last, sha))
             last = sha
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         audit.verify(db)  # in itself it holds
         with pytest.raises(StudyError, match="rewritten"):
             audit.verify(db, since=head)

@@ -9,7 +9,7 @@ import json
 import secrets
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from saif.errors import InputError, StudyError
@@ -351,18 +351,9 @@ def _message(store: Store, trial: Trial, k: int, text: str | None) -> str:
 
 def _store_answer(db: sqlite3.Connection, exchange: int | None, answer: Answer) -> None:
     db.execute(
-        "INSERT INTO generation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            exchange,
-            answer.arm,
-            answer.side,
-            answer.text,
-            answer.n_tokens,
-            answer.stop,
-            answer.ttft_ms,
-            answer.total_ms,
-            json.dumps(answer.details),
-        ),
+        "INSERT INTO generation VALUES (:exchange, :arm, :side, :text, :n_tokens, :stop, :ttft_ms, "
+        ":total_ms, :details)",
+        asdict(answer) | {"exchange": exchange, "details": json.dumps(answer.details)},
     )
 
 
@@ -382,18 +373,16 @@ def _write_vote(
     ballot: Ballot,
     revision: int,
 ) -> None:
-    row = {
-        "vote_id": ballot.vote_id,
+    row = asdict(ballot) | {
         "trial_id": trial.trial_id,
         "revision": revision,
-        "choice": ballot.choice,
-        "strength": ballot.strength,
-        "reason": ballot.reason,
-        "shown_ms": ballot.shown_ms,
-        "decided_ms": ballot.decided_ms,
         "server_at": store.now(),
     }
-    db.execute("INSERT INTO vote VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", tuple(row.values()))
+    db.execute(
+        "INSERT INTO vote VALUES (:vote_id, :trial_id, :revision, :choice, :strength, :reason, "
+        ":shown_ms, :decided_ms, :server_at)",
+        row,
+    )
     store.note(db, who, "vote", ballot.vote_id, row)
 
 

@@ -8,6 +8,7 @@ anyone before they agree to take part.
 import json
 import sqlite3
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -265,6 +266,4 @@ def _exchanges(db: sqlite3.Connection, trial: Trial) -> list[Answer]:
 
 
 def _completion(found: Completion | None) -> Answer | None:
-    if found is None:
-        return None
-    return {"code": found.code, "link": found.link, "form": found.form}
+    return asdict(found) if found else None

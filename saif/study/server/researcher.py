@@ -193,16 +193,13 @@ class _Pages:
         return _back()
 
     async def pause(self, request: Request) -> Response:
-        session, _ = await self._sent(request)
-        return await self._done(session, lambda _store: self._set_paused(True))
+        return await self._take_step(request, lambda _form: self._set_paused(True))
 
     async def resume(self, request: Request) -> Response:
-        session, _ = await self._sent(request)
-        return await self._done(session, lambda _store: self._set_paused(False))
+        return await self._take_step(request, lambda _form: self._set_paused(False))
 
     async def erase(self, request: Request) -> Response:
-        session, form = await self._sent(request)
-        return await self._done(session, lambda store: self._erase(store, form))
+        return await self._take_step(request, self._erase)
 
     async def export(self, request: Request) -> Response:
         session, form = await self._sent(request)
@@ -222,14 +219,14 @@ class _Pages:
         self._store.set_paused(paused, actor=ACTOR)
         return "" if paused else "The study goes on."  # the figures tell that it is paused
 
-    def _erase(self, store: Store, form: Form) -> str:
+    def _erase(self, form: Form) -> str:
         who, scope = form.get("who", "").strip(), form.get("scope", "")
         if scope not in get_args(Scope) or form.get("sure") != "yes":
             raise InputError(
                 "Nothing was changed.", hint="Choose what to do, and say you are sure."
             )
-        name = store.of_receipt(who) if "-" in who else who
-        withdraw(store, name, scope, actor=ACTOR)  # type: ignore[arg-type]  # looked at above
+        name = self._store.of_receipt(who) if "-" in who else who
+        withdraw(self._store, name, scope, actor=ACTOR)  # type: ignore[arg-type]  # looked at above
         self._context.finished()  # so that the copy forgets it now, too
         told = "erased" if scope == "erase" else "left out of the analysis"
         return f"Participant {name} is {told}."
@@ -267,10 +264,11 @@ class _Pages:
         """The session that a request belongs to; changes to it are in the reply's cookie."""
         return request.session if self._sessions.is_open(request.session) else None
 
-    async def _done(self, session: SessionData, step: Callable[[Store], str]) -> Response:
-        """Take a step, and tell on the page what came of it."""
+    async def _take_step(self, request: Request, step: Callable[[Form], str]) -> Response:
+        """Do what a form asks for, and show on the page what came of it."""
+        session, form = await self._sent(request)
         try:
-            _tell(session, await run_in_threadpool(step, self._store))
+            _tell(session, await run_in_threadpool(step, form))
         except SaifError as error:
             _tell(session, error.sentence)
         return _back()

@@ -112,15 +112,10 @@ class Store:
             if self._key is None:
                 return
             check_may_open(db, self._key, self.study.id)
+            version = self.version
             added = db.execute(
                 "INSERT OR IGNORE INTO study_version VALUES (?, ?, ?, ?, ?)",
-                (
-                    self.version.id,
-                    self.study.id,
-                    self.version.number,
-                    canonical(self.version),
-                    self.now(),
-                ),
+                (version.id, self.study.id, version.number, canonical(version), self.now()),
             )
             if added.rowcount:
                 self.note(db, None, "open", self.version.id, {"number": self.version.number})
@@ -232,20 +227,10 @@ class Store:
             db, self.study, self.version.id, name, self._hold_until()
         )
         seed = plan_seed(self.study, block, arm_order)
+        where, hashed = (self.version.id, seed, arm_order), token_hash(token)
         db.execute(
             "INSERT INTO participant VALUES (?, ?, ?, ?, ?, ?, ?, 'enrolled', ?, ?, ?)",
-            (
-                name,
-                self.study.id,
-                pid_hmac,
-                person.source,
-                self.version.id,
-                seed,
-                arm_order,
-                token_hash(token),
-                salt,
-                self.now(),
-            ),
+            (name, self.study.id, pid_hmac, person.source, *where, hashed, salt, self.now()),
         )
         consent = {
             "consent_sha": self.version.consent_sha256,

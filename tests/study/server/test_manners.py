@@ -7,7 +7,7 @@ import pytest
 from made_up_participants import Clock, cast, complete, made_ready, make_store, person, rows, walk
 from running_study import PID, PROLIFIC, Visitor, census, served
 
-from saif.study.participation.next_page import due
+from saif.study.participation.next_page import next_page
 from saif.study.participation.steps import Ballot, reopen, respond, vote
 from saif.study.participation.votes import Choice
 from saif.study.server.texts import as_plain, with_addresses
@@ -19,7 +19,7 @@ SCREEN = {"kind": "choice", "id": "adult", "when": "start", "text": "Old enough?
 
 def is_asked(store: Store, token: str) -> bool:
     with store.database.snapshot() as db:
-        return due(db, store.study, store.participant(db, token)).page == "trial_questions"
+        return next_page(db, store.study, store.participant(db, token)).page == "trial_questions"
 
 
 def change(store: Store, token: str, trial: str, choice: Choice) -> None:
@@ -196,7 +196,7 @@ def test_the_place_is_the_same_after_a_restart(tmp_path: Path) -> None:
     entry = store.enter(person())
     assert entry is not None
     with store.database.snapshot() as db:
-        found = due(db, store.study, store.participant(db, entry.token))
+        found = next_page(db, store.study, store.participant(db, entry.token))
     assert (found.place, found.n_trials) == (1, 5)
 
 

@@ -54,8 +54,8 @@ def scripted(
 
 
 def made(library: Library, *pieces: list[str], attempt: int = 1, **more: Any) -> AnswerPair:
-    answering, _ = scripted(library, *pieces, **more)
-    return answering.turn(trial_of(small(), attempt=attempt), [], "A message.")
+    generator, _ = scripted(library, *pieces, **more)
+    return generator.pair(trial_of(small(), attempt=attempt), [], "A message.")
 
 
 def test_nothing_of_one_answer_is_shown_before_the_other_has_text(library: Library) -> None:
@@ -101,9 +101,9 @@ def test_an_answer_that_never_ended_does_not_count(library: Library) -> None:
 
 
 def test_an_answer_that_was_stopped_does_not_count(library: Library) -> None:
-    answering, _ = scripted(library, list("abcd"), list("wxyz"))
+    generator, _ = scripted(library, list("abcd"), list("wxyz"))
     with pytest.raises(ModelError, match="not finished"):
-        list(answering.turn(trial_of(small()), [], "A message.", cancelled=lambda: True))
+        list(generator.pair(trial_of(small()), [], "A message.", cancelled=lambda: True))
 
 
 @pytest.mark.parametrize("left", ["steered", "unsteered"])
@@ -112,9 +112,9 @@ def test_each_answer_is_what_it_would_be_alone(library: Library, left: str) -> N
     found = small(generation__temperature=1.0)
     right = {"steered": "unsteered", "unsteered": "steered"}[left]
     trial = trial_of(found, left=left, right=right)
-    answers = AnswerGenerator(found, library, engine).turn(trial, [], "A message.")
+    answers = AnswerGenerator(found, library, engine).pair(trial, [], "A message.")
     list(answers)
-    assert answers.solo
+    assert answers.is_row_independent
     plain = answers.answers()[left == "steered"]
     assert plain.details["steered_positions"] == 0
     assert answers.answers()[left != "steered"].details["steered_positions"] == 8
@@ -123,11 +123,11 @@ def test_each_answer_is_what_it_would_be_alone(library: Library, left: str) -> N
 
 
 def test_the_canary_notices_an_answer_that_changes_with_its_company(library: Library) -> None:
-    answering, _ = scripted(library, ["a", "b"], ["x", "y", "z"])
-    answers = answering.turn(trial_of(small()), [], "A message.")
+    generator, _ = scripted(library, ["a", "b"], ["x", "y", "z"])
+    answers = generator.pair(trial_of(small()), [], "A message.")
     list(answers)
     # Alone, each gets the first of the two scripts, so the left one is what it was.
-    assert not answers.solo
+    assert not answers.is_row_independent
 
 
 def test_each_arm_goes_on_from_its_own_history(library: Library) -> None:
@@ -136,7 +136,7 @@ def test_each_arm_goes_on_from_its_own_history(library: Library) -> None:
     found = small(**changes)
     engine = ScriptedEngine(LocalEngine(the_model()).model, [["a"], ["b"]])
     trial = trial_of(found)
-    list(AnswerGenerator(found, library, engine).turn(trial, [Exchange("one", "L1", "R1")], "two"))
+    list(AnswerGenerator(found, library, engine).pair(trial, [Exchange("one", "L1", "R1")], "two"))
     (requests,) = engine.asked
     prompted = requests[trial.right == "prompted"]
     other = requests[trial.left == "prompted"]
@@ -165,7 +165,7 @@ def test_an_answer_is_steered_and_drawn_as_its_study_says(
     weak = {"preset": "question", "placement": "pre", "strength": 0.5}
     found = small(arms=["other", "unsteered"], other=weak, generation=drawn)
     trial = trial_of(found)
-    answers = AnswerGenerator(found, library, LocalEngine(the_model())).turn(
+    answers = AnswerGenerator(found, library, LocalEngine(the_model())).pair(
         trial, [], "A message."
     )
     list(answers)

@@ -278,7 +278,7 @@ def test_canaries_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fat
         return fate == "equal"
 
     if fate != "equal":
-        monkeypatch.setattr(AnswerPair, "solo", property(solo))
+        monkeypatch.setattr(AnswerPair, "is_row_independent", property(solo))
     monkeypatch.setattr(streaming, "CANARY_EVERY", 2)
     with served(tmp_path, attention=[]) as running:
         visitor, _ = begun(running)
@@ -301,7 +301,7 @@ def test_a_retest_takes_as_long_as_its_answers_did(
     told = Exchange("A message.", "the left answer", "right", ms)
 
     async def again() -> list[dict[str, Any]]:
-        return [line async for line in streaming._again(told)]
+        return [line async for line in streaming._replayed(told)]
 
     lines = asyncio.run(again())
     assert len(lines) == looks

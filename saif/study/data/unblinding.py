@@ -1,4 +1,4 @@
-"""Looking at the outcome before the planned number of participants is complete.
+"""Unblinding: looking at the outcome before the planned number of participants is complete.
 
 Who looks and then decides whether to go on finds an effect in one study of six where there is
 none. So the outcome of a running study stays hidden, and each early look is written down.

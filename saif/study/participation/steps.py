@@ -46,24 +46,27 @@ MAX_REASON = 2000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ballot:
-    """A vote as it comes from the page. strength: 1 is the weakest label. shown_ms, decided_ms: on
-    the participant's monotonic clock, since the answers were complete."""
+    """A vote as it comes from the page."""
 
     vote_id: str
     choice: Choice
     strength: int | None = None
+    """1 is the weakest label."""
     reason: str | None = None
     shown_ms: int | None = None
+    """From the trial's start until both answers were complete, on the participant's clock."""
     decided_ms: int | None = None
+    """From then until the vote."""
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """The vote is on disk. repeated: it was already."""
+    """A vote that is on disk."""
 
     vote_id: str
     revision: int
     repeated: bool
+    """Whether it was before."""
 
 
 def begin(store: Store, token: str) -> Trial | None:

@@ -1,4 +1,4 @@
-"""What the pages of one running study work with."""
+"""The context that the routes of one running study share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,19 +11,16 @@ from saif.study.server.streaming import Streams
 from saif.study.store.store import Store
 
 
-def _nothing() -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class ServerContext:
-    """is_safe: whether all that is known of a participant is where it will be kept, so that they
-    may have their code. finished: told of each participant who completes."""
+    """What a study's routes need: its store, its answers, and when a code may be given."""
 
     store: Store
     streams: Streams
     is_safe: Callable[[str], bool] = field(default=lambda _participant: True)
-    finished: Callable[[], None] = _nothing
+    """Whether all that a participant gave is where it is to be kept."""
+    finished: Callable[[], None] = field(default=lambda: None)
+    """Called after each participant who completes."""
 
 
 def _context_of(request: Request, study_id: str) -> ServerContext:

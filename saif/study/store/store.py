@@ -49,14 +49,16 @@ class Participant:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a participant's page is given. token: to be sent with every step. receipt: with it they
-    can withdraw later. returning: they had agreed to take part before."""
+    """What a participant's page is given."""
 
     participant_id: str
     status: Status
     token: str
+    """Sent with every step."""
     receipt: str
+    """With it they can withdraw later."""
     returning: bool
+    """Whether they had consented before."""
 
 
 def participant_of(row: sqlite3.Row) -> Participant:

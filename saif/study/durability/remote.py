@@ -25,7 +25,7 @@ from saif.study.store.store import Store
 SNAPSHOTS_AT_MOST = 24
 """After so many, all but the newest are deleted."""
 
-_NAME = re.compile(r"(\d{12})-([0-9a-f]{16})-v(\d+)\.db\.gz")
+_NAME = re.compile(r"(?P<seq>\d{12})-(?P<sha>[0-9a-f]{16})-v(?P<schema>\d+)\.db\.gz")
 
 
 class Place(Protocol):
@@ -145,7 +145,7 @@ def rebuild(folder: Path, study_id: str, place: Place) -> bool:
     names = _snapshots(place)
     if not names:
         return False
-    content = next(filter(None, (_unpacked(place.read(name)) for name in reversed(names))), None)
+    content = next(filter(None, (_unpacked(place.read(name[0])) for name in reversed(names))), None)
     if content is None:
         raise StudyError("None of the remote copy's files can be read.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,12 +168,12 @@ def rebuild(folder: Path, study_id: str, place: Place) -> bool:
     return True
 
 
-def _snapshots(place: Place) -> list[str]:
+def _snapshots(place: Place) -> list[re.Match[str]]:
     """Their names, oldest first. Raises StudyError where a newer saif wrote the newest."""
-    names = sorted(name for name in place.names() if _NAME.fullmatch(name))
-    if names and int(_NAME.fullmatch(names[-1])[3]) > len(MIGRATIONS):  # type: ignore[index]
+    found = [name for name in map(_NAME.fullmatch, sorted(place.names())) if name]
+    if found and int(found[-1]["schema"]) > len(MIGRATIONS):
         raise StudyError("The remote copy was made by a newer version of saif.")
-    return names
+    return found
 
 
 def _unpacked(content: bytes) -> bytes | None:
@@ -184,11 +184,10 @@ def _unpacked(content: bytes) -> bytes | None:
         return None
 
 
-def _check_same_data(db: sqlite3.Connection, name: str) -> None:
+def _check_same_data(db: sqlite3.Connection, name: re.Match[str]) -> None:
     """Raises StudyError where what the snapshot `name` holds last is not part of this trail."""
-    seq, sha, _ = _NAME.fullmatch(name).groups()  # type: ignore[union-attr]
-    row = db.execute("SELECT sha FROM audit WHERE seq = ?", (int(seq),)).fetchone()
-    if row is None or not row["sha"].startswith(sha):
+    row = db.execute("SELECT sha FROM audit WHERE seq = ?", (int(name["seq"]),)).fetchone()
+    if row is None or not row["sha"].startswith(name["sha"]):
         raise StudyError(
             "The remote copy holds other data than this disk, or newer data.",
             hint="If another server is running, end one of them. If this disk holds an old backup, "

@@ -256,7 +256,9 @@ def test_a_lost_reply_doubles_nothing(tmp_path: Path, shelf: Shelf) -> None:
         assert not is_copied(db, name)
     complete(store, 2)
     shelf.loses_replies = False
+    replaced = shelf.replaced
     copier()
+    assert shelf.replaced == replaced + 1  # nobody knows what had arrived
     with store.database.snapshot() as db:
         assert is_copied(db, name)
     assert contents(rebuilt(shelf, tmp_path / "new", store)) == contents(store)
@@ -413,6 +415,10 @@ def test_what_was_deleted_but_not_yet_overwritten_is_not_copied(
     erase_rows(store, name, "participant")
     Copier(store, shelf)()
     assert not holds(shelf, b"CANARY")
+    (tmp_path / "copy.db").write_bytes(unpacked(*shelf.files.values()))
+    db = sqlite3.connect(tmp_path / "copy.db")
+    assert db.execute("PRAGMA freelist_count").fetchone() == (0,)  # where deleted rows were
+    db.close()
 
 
 def test_many_snapshots_become_one(

@@ -3,10 +3,12 @@
 import hashlib
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from saif.errors import InputError
@@ -15,9 +17,10 @@ T = TypeVar("T", bound=BaseModel)
 
 
 class StrictModel(BaseModel):
-    """Base class of what is read from a file: frozen, no unknown key, no silent conversion."""
+    """Base class of what is read from a file: frozen, with no unknown key, no silent conversion and
+    no number that JSON lacks."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -65,6 +68,35 @@ def read_lines(path: Path, kind: type[T]) -> list[T]:
         except ValidationError as error:
             raise InputError(f"{path}, line {number}: {first_problem(error)}") from error
     return found
+
+
+MAX_YAML_BYTES = 1_000_000
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML keeps the last of two equal keys without a word; here that is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+        for key, n in Counter(str(key.value) for key, _ in node.value).items():
+            if n > 1:
+                raise ValueError(f"key: '{key}' is given twice")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> object:
+    """What a YAML file holds. Raises ValueError, in one line, where it is no YAML, holds a key
+    twice, is too large or can't be read."""
+    try:
+        content = path.read_bytes()
+        if len(content) > MAX_YAML_BYTES:
+            raise ValueError(f"it is larger than {MAX_YAML_BYTES} bytes")
+        loader = _UniqueKeys(content)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def first_problem(error: ValidationError) -> str:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import platformdirs
-import yaml
 from pydantic import ValidationError
 
 from saif.core.types import PLACEMENTS
 from saif.errors import PresetError
-from saif.files import first_problem, replace_file
+from saif.files import first_problem, read_yaml, replace_file
 from saif.presets.instructions import Instruction
 from saif.presets.preset import LayerVectors, LoadedPreset, Preset
 
@@ -138,12 +137,11 @@ class Library:
 def read_instruction(path: Path) -> Instruction:
     """The instruction in a YAML file. Raises PresetError naming the field that is wrong."""
     try:
-        instruction = Instruction.model_validate(yaml.safe_load(path.read_text("utf-8")))
+        instruction = Instruction.model_validate(read_yaml(path))
     except ValidationError as error:
         raise PresetError(f"{path.name}: {first_problem(error)}") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: a date like 2026-99-99
-        reason = " ".join(str(error).split())
-        raise PresetError(f"{path.name} can't be read: {reason}") from error
+    except ValueError as error:
+        raise PresetError(f"{path.name} can't be read: {error}") from error
     check_name(instruction.id)
     if instruction.id != path.stem:
         raise PresetError(f"{path.name}: id: is '{instruction.id}', but must be the file's name.")

@@ -1,9 +1,10 @@
-"""A private data set of the hub as a place for a study's segments.
+"""A private data set of the hub as a place for the snapshots of a study.
 
 Nothing that is read from it is left in the hub's cache on this disk, because an erasure would not
 find it there.
 """
 
+import hashlib
 import secrets
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,10 @@ from saif.runtime.hub import in_words
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-_FOLDER = "segments/"
+_FOLDER = "snapshots/"
+_BEFORE = "segments/"
+"""Where saif 0.1.0 put its copy, in files that only it can read."""
+
 _PROBE = "probe.txt"
 _PATIENCE = 30.0
 """Seconds to wait for an answer."""
@@ -37,8 +41,14 @@ class HubDataset:
             raise OSError(f"{self.repo_id} does not give back what was written to it")
 
     def names(self) -> list[str]:
-        """The segments there. What is written next must follow on what is there now."""
+        """The snapshots there. What is written next must follow on what is there now. Raises
+        OSError where saif 0.1.0 wrote the copy."""
         files, self._head = self._look()
+        if any(name.startswith(_BEFORE) for name in files):
+            raise OSError(
+                f"{self.repo_id} holds a copy that only saif 0.1.0 can read: go on with that "
+                "version, or choose another data set and delete this one once all of it is there"
+            )
         return [name.removeprefix(_FOLDER) for name in files if name.startswith(_FOLDER)]
 
     def read(self, name: str) -> bytes:
@@ -47,19 +57,21 @@ class HubDataset:
     def put(self, name: str, content: bytes) -> None:
         """Add a file. Raises OSError where somebody else has written since `names` was asked."""
         self._look()
-        self._commit(add={_FOLDER + name: content}, message="Segment")
+        self._commit(add={_FOLDER + name: content}, message="Snapshot")
 
     def replace_all(self, name: str, content: bytes) -> None:
-        """Leave this segment only; no other is in the history or the store of large files."""
+        """Leave this snapshot only; no other is in the history or the store of large files."""
         files, _ = self._look()
         kept = _FOLDER + name
         old = [file for file in files if file.startswith(_FOLDER) and file != kept]
-        self._commit(add={kept: content}, delete=old, message="All segments as one")
+        self._commit(add={kept: content}, delete=old, message="One snapshot for all")
         api = _api()
         with in_words(self.repo_id):
             api.super_squash_history(self.repo_id, repo_type="dataset", commit_message="As one")
             large = list(api.list_lfs_files(self.repo_id, repo_type="dataset"))
-            gone = [file for file in large if file.filename != kept]
+            # By its content: an older snapshot may have had the same name.
+            own = hashlib.sha256(content).hexdigest()
+            gone = [file for file in large if file.oid != own]
             if gone:
                 api.permanently_delete_lfs_files(self.repo_id, gone, repo_type="dataset")
         _, self._head = self._look()

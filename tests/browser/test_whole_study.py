@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from made_up_participants import rows
 from playwright.sync_api import Browser
+from read_exports import check_sums
 from running_study import Running, served
 from study_bot import BrowserBot
 
 from saif.study.analysis.analyse import analyse
 from saif.study.analysis.data import from_export, from_store
-from saif.study.data.export import check_export, export
+from saif.study.data.export import export
 
 pytestmark = pytest.mark.browser
 
@@ -40,7 +41,7 @@ def without_a_browser(running: Running, number: int) -> str:
     visitor.agree(share_text=number % 2 == 0)
     end = visitor.walk(lambda trial: choice(running, trial["id"], rng))
     assert end["status"] == "complete"
-    return str(end["way_out"]["code"])
+    return str(end["completion"]["code"])
 
 
 def in_a_browser(running: Running, browser: Browser, number: int, **context: Any) -> str:
@@ -83,7 +84,7 @@ def test_fifty_take_part_and_the_analysis_finds_what_they_prefer(
         found = analyse(from_store(running.store))
         folder = tmp_path / "export"
         export(running.store, folder, actor="tests")
-        check_export(folder)
+        check_sums(folder)
     for format in ("csv", "jsonl", "parquet"):
         again = analyse(from_export(folder, format=format))
         assert again.presets == found.presets

@@ -11,8 +11,7 @@ from saif.cli.study.opening import open_study
 from saif.study.design.publish import versions
 from saif.study.design.study_file import read_study
 from saif.study.simulation.simulate import Crowd, simulate
-from saif.study.store.identities import KEY_VARIABLE
-from saif.study.store.keys import key_file
+from saif.study.store.identities import KEY_VARIABLE, key_file
 from saif.study.store.store import Store
 
 

@@ -1,5 +1,7 @@
 """A data set of the hub as the place of a study's copy: a real server that speaks its protocol."""
 
+import gzip
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,13 +15,12 @@ from saif.runtime.hub_dataset import HubDataset
 from saif.study.data.results import votes
 from saif.study.design.publish import write_version
 from saif.study.durability.erasure import withdraw
-from saif.study.durability.location import REMOTE_VARIABLE
-from saif.study.durability.remote import Copier
-from saif.study.opening import open_to_serve
+from saif.study.durability.remote import Copier, is_copied
+from saif.study.opening import REMOTE_VARIABLE, open_to_serve
 from saif.study.store.identities import KEY_VARIABLE
-from saif.study.store.outbox import is_copied
 
 NAME = "datasets/me/data"
+ONE, TWO, THREE = (f"{number:012d}-0123456789abcdef-v3.db.gz" for number in (1, 2, 3))
 
 
 @pytest.fixture
@@ -27,6 +28,13 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
     with reachable_hub(monkeypatch, tmp_path / "cache") as server:
         monkeypatch.setenv("HF_TOKEN", server.token)
         yield server
+
+
+def ever_held(hub: HubServer, text: bytes) -> bool:
+    """Whether a snapshot that is there, or in the history, holds this."""
+    packed = [content for content in hub.history[NAME] if content.startswith(b"\x1f\x8b")]
+    assert packed
+    return any(text in gzip.decompress(content) for content in packed)
 
 
 @pytest.fixture
@@ -54,24 +62,24 @@ def test_a_data_set_that_gives_back_something_else_is_refused(
 def test_what_is_put_can_be_read_and_nothing_stays_on_this_disk(
     hub: HubServer, place: HubDataset, tmp_path: Path
 ) -> None:
-    place.put("000000000001-part.jsonl", b"one")
-    place.put("000000000002-part.jsonl", b"two")
-    assert place.names() == ["000000000001-part.jsonl", "000000000002-part.jsonl"]
-    assert place.read("000000000001-part.jsonl") == b"one"
+    place.put(ONE, b"one")
+    place.put(TWO, b"two")
+    assert place.names() == [ONE, TWO]
+    assert place.read(ONE) == b"one"
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_nothing_is_sent_to_a_data_set_that_others_can_read(
     hub: HubServer, place: HubDataset
 ) -> None:
-    place.put("000000000001-part.jsonl", b"one")
+    place.put(ONE, b"one")
     hub.private[NAME] = False
     before = dict(hub.repositories[NAME])
     for step in (
         place.names,
         place.verify,
-        lambda: place.put("000000000002-part.jsonl", b"two"),
-        lambda: place.replace_all("000000000002-whole.jsonl", b"two"),
+        lambda: place.put(TWO, b"two"),
+        lambda: place.replace_all(TWO, b"two"),
     ):
         with pytest.raises(OSError, match="not private"):
             step()
@@ -79,29 +87,39 @@ def test_nothing_is_sent_to_a_data_set_that_others_can_read(
 
 
 def test_replacing_all_leaves_nothing_in_the_history(hub: HubServer, place: HubDataset) -> None:
-    place.put("000000000001-part.jsonl", b"CANARY")
+    place.put(ONE, b"CANARY")
     hub.large = [
-        {"fileOid": oid, "filename": name, "oid": oid, "size": 1,
+        {"fileOid": file, "filename": f"snapshots/{TWO}", "oid": oid, "size": 1,
          "pushedAt": "2026-01-01T00:00:00.000Z"}
-        for oid, name in (("a", "segments/000000000001-part.jsonl"),
-                          ("b", "segments/000000000002-whole.jsonl"))
+        for file, oid in (("a", "an older one"), ("b", hashlib.sha256(b"all").hexdigest()))
     ]  # fmt: skip
     assert b"CANARY" in hub.history[NAME]
-    place.replace_all("000000000002-whole.jsonl", b"all")
-    assert place.names() == ["000000000002-whole.jsonl"]
+    place.replace_all(TWO, b"all")
+    assert place.names() == [TWO]
     assert b"CANARY" not in hub.history[NAME]
     assert [file["fileOid"] for file in hub.large] == ["b"]
-    place.put("000000000003-part.jsonl", b"more")
+    place.put(THREE, b"more")
+
+
+def test_a_copy_of_saif_0_1_0_is_neither_read_nor_overwritten(
+    hub: HubServer, place: HubDataset, tmp_path: Path
+) -> None:
+    hub.repositories[NAME]["segments/000000000001-whole.jsonl"] = b"{}"
+    before = dict(hub.repositories[NAME])
+    for step in (place.verify, place.names, Copier(make_store(tmp_path), place)):
+        with pytest.raises(OSError, match=r"only saif 0\.1\.0 can read"):
+            step()
+    assert hub.repositories[NAME] == before
 
 
 def test_two_servers_can_not_both_write(hub: HubServer, place: HubDataset) -> None:
     other = HubDataset("me/data")
     other.names()
     place.names()
-    place.put("000000000001-part.jsonl", b"one")
+    place.put(ONE, b"one")
     with pytest.raises(OSError, match="error \\(412\\)"):
-        other.put("000000000001-part.jsonl", b"two")
-    assert place.read("000000000001-part.jsonl") == b"one"
+        other.put(ONE, b"two")
+    assert place.read(ONE) == b"one"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +128,7 @@ def test_two_servers_can_not_both_write(hub: HubServer, place: HubDataset) -> No
 def test_what_can_not_be_done_is_told_in_words(
     hub: HubServer, place: HubDataset, trouble: str, told: str
 ) -> None:
-    place.put("000000000001-part.jsonl", b"one")
+    place.put(ONE, b"one")
     if trouble == "down":
         hub.down = True
     else:
@@ -118,8 +136,8 @@ def test_what_can_not_be_done_is_told_in_words(
     for step in (
         place.names,
         place.verify,
-        lambda: place.read("000000000001-part.jsonl"),
-        lambda: place.put("000000000002-part.jsonl", b"two"),
+        lambda: place.read(ONE),
+        lambda: place.put(TWO, b"two"),
     ):
         with pytest.raises(OSError, match=told):
             step()
@@ -131,12 +149,12 @@ def test_a_hub_that_never_answers_is_given_up(
     monkeypatch.setattr("saif.runtime.hub_dataset._PATIENCE", 0.2)
     hub.released.clear()
     try:
-        for step in (place.names, lambda: place.read("000000000001-part.jsonl")):
+        for step in (place.names, lambda: place.read(ONE)):
             with pytest.raises(OSError, match="can't be reached"):
                 step()
     finally:
         hub.released.set()
-    place.put("000000000001-part.jsonl", b"one")
+    place.put(ONE, b"one")
     assert get_session().timeout.read == 0.2  # a commit tries again and again, so it isn't tried
 
 
@@ -172,8 +190,8 @@ def test_a_space_that_restarts_goes_on_from_its_copy(hub: HubServer, tmp_path: P
     again, _ = open_to_serve(published_to(tmp_path / "second", tmp_path))
     assert votes(again) == votes(store)
     assert {vote.participant for vote in votes(again)} == {stays}
-    assert not any(b"remark of gone" in content for content in hub.history[NAME])
-    assert any(b"remark of stays" in content for content in hub.history[NAME])
+    assert not ever_held(hub, b"remark of gone")
+    assert ever_held(hub, b"remark of stays")
 
 
 @pytest.mark.usefixtures("on_a_space")
@@ -218,7 +236,7 @@ def test_a_commit_whose_reply_was_lost_is_followed_by_the_next(
     copier()
     name = complete(store, "next")
     copier()
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         assert is_copied(db, name)
 
 
@@ -233,7 +251,7 @@ def test_an_erasure_whose_squash_failed_is_carried_through(
     hub.refuses = "super-squash"
     with pytest.raises(OSError, match="error"):
         copier()
-    assert any(b"remark of CANARY" in content for content in hub.history[NAME])
+    assert ever_held(hub, b"remark of CANARY")
     hub.refuses = ""
     Copier(store, place)()  # as after a restart
-    assert not any(b"remark of CANARY" in content for content in hub.history[NAME])
+    assert not ever_held(hub, b"remark of CANARY")

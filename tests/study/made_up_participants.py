@@ -12,8 +12,18 @@ from made_up_studies import LIBRARY, study
 
 from saif.study.design.publish import Version, publish
 from saif.study.design.study_file import Study
-from saif.study.participation.ballots import Ballot, Saved, respond, vote
-from saif.study.participation.steps import Answer, add_turn, begin, finish
+from saif.study.participation.steps import (
+    Answer,
+    Ballot,
+    Saved,
+    active_participant,
+    add_exchange,
+    begin,
+    finish,
+    respond,
+    stop_early,
+    vote,
+)
 from saif.study.participation.votes import Choice
 from saif.study.store.database import Connect, connect
 from saif.study.store.identities import Person
@@ -93,7 +103,7 @@ def made_ready(store: Store, token: str) -> Trial:
     trial = begin(store, token)
     assert trial is not None
     while trial.state == "running":
-        trial = add_turn(store, token, trial.trial_id, answers(trial))
+        trial = add_exchange(store, token, trial.trial_id, answers(trial))
     return trial
 
 
@@ -109,7 +119,7 @@ def walk(
     walked = []
     while (trial := begin(store, token)) is not None:
         while trial.state == "running":
-            trial = add_turn(store, token, trial.trial_id, answers(trial))
+            trial = add_exchange(store, token, trial.trial_id, answers(trial))
         cast(store, token, trial, choose(trial))
         walked.append(trial)
     return walked
@@ -126,6 +136,13 @@ def complete(
     return entry.participant_id
 
 
+def screen_out(store: Store, token: str) -> str:
+    """What becomes of somebody whose answer says that they don't fit; the code."""
+    with store.database.transaction() as db:
+        store.leave(db, active_participant(store, db, token), "screened")
+    return stop_early(store, token)
+
+
 def rows(store: Store, sql: str, *values: object) -> list[tuple[Any, ...]]:
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         return [tuple(row) for row in db.execute(sql, values)]

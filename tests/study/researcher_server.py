@@ -10,7 +10,6 @@ import uvicorn
 
 from saif.study.server.app import build_app
 from saif.study.server.context import ServerContext
-from saif.study.server.researcher import researcher_router
 from saif.study.store.store import Store
 
 SECRET = "a secret of the researcher"
@@ -19,9 +18,8 @@ SECRET = "a secret of the researcher"
 @contextmanager
 def serving(store: Store, secret: str | None = SECRET) -> Iterator[str]:
     """The address while it is served."""
-    desk = ServerContext(store, None)  # type: ignore[arg-type]  # nobody asks for an answer here
-    app = build_app(desk)  # with the headers that the page has to live with
-    app.include_router(researcher_router(desk, secret))
+    context = ServerContext(store, None)  # type: ignore[arg-type]  # nobody asks for an answer here
+    app = build_app(context, secret=secret)
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
         config = uvicorn.Config(app, log_level="warning", access_log=False)

@@ -12,8 +12,7 @@ from made_up_participants import KEY, answers, person
 
 from saif.errors import StudyError
 from saif.study.design.publish import Version
-from saif.study.participation.ballots import Ballot, respond, vote
-from saif.study.participation.steps import add_turn, begin, finish
+from saif.study.participation.steps import Ballot, add_exchange, begin, finish, respond, vote
 from saif.study.store.store import Store
 
 
@@ -31,7 +30,7 @@ def main(folder: Path, version: Version, name: str) -> None:
         try:
             while (trial := begin(store, entry.token)) is not None:
                 if trial.state == "running":
-                    trial = add_turn(store, entry.token, trial.trial_id, answers(trial))
+                    trial = add_exchange(store, entry.token, trial.trial_id, answers(trial))
                 ballot = Ballot(vote_id=trial.vote_id or "", choice="L", reason="x" * 200)
                 saved = vote(store, entry.token, ballot)
                 say("voted", saved.vote_id)

@@ -12,7 +12,7 @@ from saif.cli.output import console, note, plain, print_json
 from saif.cli.study.opening import StudyFolder, open_study
 
 if TYPE_CHECKING:
-    from saif.study.data.status import Status
+    from saif.study.data.monitoring import Status
 
 RESEARCHER = "researcher"
 """Who the audit trail says it was."""
@@ -20,7 +20,7 @@ RESEARCHER = "researcher"
 
 def status(folder: StudyFolder, json: JsonOption = False) -> None:
     """How a study is going: counts and quality, never its outcome."""
-    from saif.study.data.status import status as status_of
+    from saif.study.data.monitoring import status as status_of
 
     found = status_of(open_study(folder, to_look=True))
     if json:
@@ -99,7 +99,7 @@ def erase(
 
     store = open_study(folder)
     name = store.of_receipt(who) if "-" in who else who
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         known = store.by_id(db, name)
     what = "Leave out" if only_leave_out else "Erase for good"
     asked = f"{what} participant {known.id} ({known.status})?"
@@ -138,7 +138,7 @@ def verify(folder: StudyFolder, json: JsonOption = False) -> None:
     store = open_study(folder, to_look=True)
     store.database.check()
     store.identities.check()
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         head = walk(db)
     if json:
         print_json({"ok": True, "seq": head.seq, "sha": head.sha})

@@ -66,15 +66,15 @@ def publish(
     """Freeze a study as a version that participants can agree to."""
     from saif.study.design.publish import publish as freeze
     from saif.study.design.study_file import read_study
-    from saif.study.store.keys import make_key
+    from saif.study.store.identities import make_key
 
     study = read_study(file)
     version, path = freeze(study, open_library(presets), to, code=code_commit())
     key = make_key(study.id)
     link = link_shape(study)
     if json:
-        told = {"version": version.number, "id": version.id, "path": str(path), "link": link}
-        print_json(told | {"key_file": str(key) if key else None})
+        found = {"version": version.number, "id": version.id, "path": str(path), "link": link}
+        print_json(found | {"key_file": str(key) if key else None})
         return
     print(path)
     print(f"Version {version.number}, sha256 {version.id}")

@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from saif.core.types import Placement
 from saif.errors import InputError
@@ -75,6 +75,10 @@ class Cell(StrictModel):
 
 class ReplyRecord(StrictModel):
     """One reply and what the checks say of it."""
+
+    model_config = ConfigDict(
+        allow_inf_nan=True
+    )  # an empty reply has no perplexity: NaN, then null
 
     cell: Cell
     content: str

@@ -42,7 +42,7 @@ class StudyData:
 
 def from_store(store: Store, *, profile: Profile = "deidentified") -> StudyData:
     """What is in a store now."""
-    with store.database.reading() as db:  # all of one moment
+    with store.database.snapshot() as db:  # all of one moment
         found = tables_in(db, store.study, profile)
         counts, looks, hidden = flow_in(db), early_looks_in(db), is_hidden_in(db, store.study)
     return StudyData(

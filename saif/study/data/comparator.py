@@ -7,29 +7,25 @@ the study's first arm. https://github.com/PAIR-code/llm-comparator describes the
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from saif.study.data.tables import Row, vote_of
+from saif.study.data.tables import Row, Value, vote_of
 from saif.study.design.study_file import Study
 
 BEST = 1.5
 UNGRADED = 1.0
 """The score of a vote for an arm in a study that asks for no strength."""
 
-_Key = tuple[str, str, str, str]
-
 
 def comparator(study: Study, found: Mapping[str, Sequence[Row]]) -> dict[str, Any] | None:
     """The document, from the tables of an export. Identical answers to the same message are one
     example with several ratings. None where no text may be shown, or there is none."""
     texts = _texts(found["turns"])
-    examples: dict[_Key, list[Row]] = {}
+    examples: dict[tuple[str, str, str, str], list[Row]] = {}
     for row in found["trials"]:
-        told = texts.get(str(row["trial"]))
         rated = (row["kind"], row["state"]) == ("main", "voted") and row["choice"] != "skip"
-        if told is None or not rated:
-            continue
-        message, left, right = told
-        first, second = (left, right) if row["left_arm"] == study.arms[0] else (right, left)
-        examples.setdefault((str(row["preset"]), message, first, second), []).append(row)
+        if rated and row["trial"] in texts:
+            message, left, right = texts[row["trial"]]
+            first, second = (left, right) if row["left_arm"] == study.arms[0] else (right, left)
+            examples.setdefault((str(row["preset"]), message, first, second), []).append(row)
     if not examples:
         return None
     return {
@@ -41,45 +37,42 @@ def comparator(study: Study, found: Mapping[str, Sequence[Row]]) -> dict[str, An
             ],
         },
         "models": [{"name": arm} for arm in study.arms],
-        "examples": [_example(study, key, rows) for key, rows in sorted(examples.items())],
+        "examples": [_example(study, *key, rows) for key, rows in sorted(examples.items())],
     }
 
 
-def _texts(turns: Sequence[Row]) -> dict[str, tuple[str, str, str]]:
+def _texts(exchanges: Sequence[Row]) -> dict[Value, list[str]]:
     """trial -> messages, left answers and right answers; without those that are kept back."""
-    parts: dict[str, list[Row]] = {}
-    for row in turns:
-        parts.setdefault(str(row["trial"]), []).append(row)
-    found = {}
-    for trial, rows in parts.items():
-        ordered = sorted(rows, key=lambda row: int(row["turn"] or 0))
-        cells = [
-            [row[name] for row in ordered] for name in ("user_text", "left_text", "right_text")
-        ]
-        if not any(cell is None for column in cells for cell in column):
-            messages, left, right = ("\n\n".join(map(str, column)) for column in cells)
-            found[trial] = (messages, left, right)
-    return found
+    parts: dict[Value, list[list[Value]]] = {}
+    for row in sorted(exchanges, key=lambda row: int(row["turn"] or 0)):
+        shown = [row[name] for name in ("user_text", "left_text", "right_text")]
+        parts.setdefault(row["trial"], []).append(shown)
+    return {
+        trial: ["\n\n".join(map(str, column)) for column in zip(*shown, strict=True)]
+        for trial, shown in parts.items()
+        if not any(text is None for texts in shown for text in texts)
+    }
 
 
-def _example(study: Study, key: _Key, rows: Sequence[Row]) -> dict[str, Any]:
-    preset, message, first, second = key
-    ratings = [
-        {
-            "is_flipped": row["left_arm"] != study.arms[0],
-            "score": score(study, row),
-            "rationale": str(row["reason"] or ""),
-        }
-        for row in rows
-    ]
+def _example(
+    study: Study, preset: str, message: str, first: str, second: str, rows: Sequence[Row]
+) -> dict[str, Any]:
+    scores = [score(study, row) for row in rows]
     return {
         "input_text": message,
         "tags": [preset],
         "output_text_a": first,
         "output_text_b": second,
-        "score": sum(float(str(one["score"])) for one in ratings) / len(ratings),
-        "individual_rater_scores": ratings,
-        "custom_fields": {"preset": preset, "ratings": len(ratings)},
+        "score": sum(scores) / len(scores),
+        "individual_rater_scores": [
+            {
+                "is_flipped": row["left_arm"] != study.arms[0],
+                "score": value,
+                "rationale": str(row["reason"] or ""),
+            }
+            for row, value in zip(rows, scores, strict=True)
+        ],
+        "custom_fields": {"preset": preset, "ratings": len(rows)},
     }
 
 

@@ -19,10 +19,9 @@ from saif.files import replace_file
 from saif.study.data.comparator import comparator
 from saif.study.data.replication import SCRIPTS, script
 from saif.study.data.results import flow_in
-from saif.study.data.tables import TABLES, Column, Profile, Row, Value, codebook, tables_in, vote_of
+from saif.study.data.tables import TABLES, Column, Profile, Row, Value, codebook, tables_in
 from saif.study.data.unblinding import early_looks_in
 from saif.study.design.publish import canonical
-from saif.study.participation.votes import Vote
 from saif.study.store.store import Store
 
 SUMS = "SHA256SUMS"
@@ -36,11 +35,11 @@ def export(store: Store, folder: Path, *, profile: Profile = "deidentified", act
     redo the main estimate, and, where texts may be shown, what LLM Comparator reads.
 
     The folder is new or empty. Who made the export is noted in the audit trail, with the checksum
-    of its checksums. Returns the file of checksums, which `check_export` holds the files against.
-    Raises StudyError where the folder holds something.
+    of its checksums. Returns the file of checksums. Raises StudyError where the folder holds
+    something.
     """
     check_new(folder)
-    with store.database.reading() as db:  # all of one moment
+    with store.database.snapshot() as db:  # all of one moment
         found = tables_in(db, store.study, profile)
         counts, looks = flow_in(db), early_looks_in(db)
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,15 +76,6 @@ def check_new(folder: Path) -> None:
         raise StudyError(f"{folder} is not empty.", hint="Give a folder that is new.")
 
 
-def check_export(folder: Path) -> None:
-    """Raises StudyError where a file of an export is missing, was changed, or was added."""
-    sums = sums_of(folder)
-    there = {path.name: _sha256(path) for path in folder.iterdir() if path.name != SUMS}
-    for name in sorted(sums.keys() | there.keys()):
-        if sums.get(name) != there.get(name):
-            raise StudyError(f"{name} is not as it was exported.")
-
-
 def sums_of(folder: Path) -> dict[str, str]:
     """File name -> sha256 of every file of an export. Raises StudyError where there is none."""
     try:
@@ -107,19 +97,6 @@ def read_table(path: Path) -> list[Row]:
     return rows
 
 
-def read_votes(path: Path, *, preset: str | None = None) -> list[Vote]:
-    """The main trials' votes of an exported `trials` table, as `saif.study.data.results.votes` has
-    them.
-
-    Rows that stand there twice are left in: the statistics refuse them.
-    """
-    return [
-        vote_of(row)
-        for row in read_table(path)
-        if (row["kind"], row["state"]) == ("main", "voted") and preset in (None, row["preset"])
-    ]
-
-
 def guarded(value: Value) -> str:
     """A cell of a CSV file; see the module's docstring."""
     if value is None:
@@ -139,7 +116,7 @@ def _unguarded(cell: str, column: Column) -> Value:
 
 def _write_csv(rows: Sequence[Row], columns: Sequence[Column]) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\r\n")  # RFC 4180
+    writer = csv.writer(text)  # RFC 4180, so with \r\n
     writer.writerow([column.name for column in columns])
     writer.writerows([guarded(row[column.name]) for column in columns] for row in rows)
     return text.getvalue().encode()
@@ -170,14 +147,12 @@ def _write_parquet(rows: Sequence[Row], columns: Sequence[Column]) -> bytes:
     import pyarrow.parquet as pq
 
     kinds = {"text": pa.string(), "integer": pa.int64(), "number": pa.float64()}
-    fields = [
+    schema = pa.schema(
         pa.field(column.name, kinds[column.kind], metadata={"meaning": column.meaning})
         for column in columns
-    ]
-    data = [[row[column.name] for row in rows] for column in columns]
-    arrays = [pa.array(cells, field.type) for cells, field in zip(data, fields, strict=True)]
+    )
     sink = io.BytesIO()
-    pq.write_table(pa.table(arrays, schema=pa.schema(fields)), sink)
+    pq.write_table(pa.Table.from_pylist(rows, schema), sink)
     return sink.getvalue()
 
 

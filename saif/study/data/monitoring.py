@@ -1,13 +1,19 @@
-"""How sound a study's data are: what was called off or reported, who hurries, what the server did.
-Nothing here tells what was preferred."""
+"""Monitoring of a running study: who came how far, and how sound the data are. Never what was
+preferred, so that nobody stops a study, or lets it run, because of its outcome."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from statistics import median
 from typing import get_args
 
-from saif.study.data.results import Population, members, missed_checks
+from saif.study.data.results import Population, flow, members, missed_checks, n_finished_in
+from saif.study.durability.backup import backups
+from saif.study.durability.remote import n_uncopied
+from saif.study.durability.retention import ends_at
+from saif.study.store.settings import COPIED, PURGED, TROUBLES, is_paused, setting
 from saif.study.store.store import Store
 
 HURRIED_MS = 1500
@@ -18,6 +24,62 @@ LISTED = 500
 
 CALLED_OFF = 30
 """Comparisons that were called off or reported, of which details are listed, newest first."""
+
+_DECIDED = (
+    "SELECT participant_id, decided_ms FROM last_vote JOIN trial USING(trial_id) "
+    "WHERE kind = 'main' AND state = 'voted' AND decided_ms IS NOT NULL"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """A job of the housekeeping that fails at present. since: when it began to."""
+
+    job: str
+    since: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """How a study is going."""
+
+    study: str
+    title: str
+    version: int
+    version_id: str
+    paused: bool
+    purged_at: str | None
+    participants: dict[str, int]
+    """Status -> how many."""
+    target: int
+    """How many are to finish."""
+    places_left: int
+    """How many more can join now."""
+    void: dict[str, int]
+    """Why trials were called off -> how many."""
+    reported: int
+    """Trials that participants would not go on with."""
+    finished: int
+    """How many ever did, whether or not they withdrew later."""
+    missed_checks: dict[int, int]
+    """Attention checks missed -> how many participants who answered any."""
+    too_many_missed: int
+    """How many the per-protocol analysis leaves out for that."""
+    decision_ms: float | None
+    """Median time from both answers to the vote."""
+    minutes: float | None
+    """Median of those who finished."""
+    last_backup: str | None
+    delete_at: str | None
+    uncopied: int | None
+    """Participants not yet copied as they are now; None without a remote place."""
+    troubles: tuple[Trouble, ...]
+
+    @property
+    def missing(self) -> int:
+        """How many have yet to finish before the outcome is shown."""
+        return max(0, self.target - self.finished)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +128,63 @@ class Quality:
     rows: tuple[Row, ...]
 
 
+def status(store: Store) -> Status:
+    participants = flow(store)
+    del participants["void_trials"]  # told by reason
+    missed = missed_checks(store)
+    end = ends_at(store)
+    with store.database.snapshot() as db:
+        taken = db.execute("SELECT COUNT(*) FROM cell_pool WHERE state <> 'free'").fetchone()[0]
+        void = db.execute(
+            "SELECT void_reason, COUNT(*) FROM trial WHERE state = 'void' GROUP BY void_reason"
+        ).fetchall()
+        reported = db.execute("SELECT COUNT(*) FROM audit WHERE action = 'report'").fetchone()[0]
+        decided = db.execute(_DECIDED).fetchall()
+        spans = db.execute(
+            "SELECT given_at, at FROM consent JOIN audit ON object = participant_id "
+            "WHERE action = 'complete'"
+        ).fetchall()
+        finished = n_finished_in(db)
+        paused, purged = is_paused(db), setting(db, PURGED)
+        troubles = json.loads(setting(db, TROUBLES) or "{}")
+        has_remote = setting(db, COPIED) is not None or "copy" in troubles
+        uncopied = n_uncopied(db) if has_remote else None
+    copies = [path.stat().st_mtime for path in backups(store.folder)]
+    return Status(
+        study=store.study.id,
+        title=store.study.title,
+        version=store.version.number,
+        version_id=store.version.id,
+        paused=paused,
+        purged_at=purged,
+        participants=participants,
+        target=store.study.quota.complete,
+        places_left=max(0, store.study.quota.complete - taken),
+        void=dict(map(tuple, void)),
+        reported=reported,
+        finished=finished,
+        missed_checks=dict(sorted(Counter(missed.values()).items())),
+        too_many_missed=sum(n > store.study.failed_checks for n in missed.values()),
+        decision_ms=_median([row[1] for row in decided]),
+        minutes=_median([_minutes(*row) for row in spans]),
+        last_backup=_stamp(max(copies)) if copies else None,
+        delete_at=end.isoformat() if end else None,
+        uncopied=uncopied,
+        troubles=tuple(Trouble(job=job, **told) for job, told in sorted(troubles.items())),
+    )
+
+
+def _minutes(begun: str, ended: str) -> float:
+    return (datetime.fromisoformat(ended) - datetime.fromisoformat(begun)).total_seconds() / 60
+
+
+def _stamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
+
+
 def quality(store: Store) -> Quality:
     rows = _participants(store)
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         waits = db.execute(
             "SELECT MAX(ABS(a.ttft_ms - b.ttft_ms)) AS ms, "
             "MAX(ABS(json_extract(a.details_json, '$.text_at_step') "
@@ -115,17 +231,14 @@ def _participants(store: Store) -> list[Row]:
     """Everybody, newest first."""
     missed = missed_checks(store)
     decided: dict[str, list[float]] = {}
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         found = db.execute(
             "SELECT participant_id, source, status, created_at, "
             "SUM(state = 'voted') AS voted, SUM(state <> 'void') AS trials "
             "FROM participant LEFT JOIN trial USING(participant_id) "
             "GROUP BY participant_id ORDER BY created_at DESC, participant_id"
         ).fetchall()
-        for name, ms in db.execute(
-            "SELECT participant_id, decided_ms FROM last_vote JOIN trial USING(trial_id) "
-            "WHERE kind = 'main' AND state = 'voted' AND decided_ms IS NOT NULL"
-        ):
+        for name, ms in db.execute(_DECIDED):
             decided.setdefault(name, []).append(ms)
     return [
         Row(

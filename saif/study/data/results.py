@@ -21,7 +21,7 @@ def votes(
     position. Trials with several prompts in turn are known by the first.
     """
     kept = members(store, population)
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         rows = db.execute(
             "SELECT trial.*, last_vote.choice FROM last_vote JOIN trial USING(trial_id) "
             "WHERE kind = 'main' AND state = 'voted' ORDER BY participant_id, position"
@@ -43,7 +43,7 @@ def votes(
 
 def flow(store: Store) -> dict[str, int]:
     """How many participants are in each status, and how many trials were called off."""
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         return flow_in(db)
 
 
@@ -67,7 +67,7 @@ def missed_checks(store: Store) -> dict[str, int]:
     """participant -> how many attention checks they answered, and answered wrongly."""
     right = {check.id: check.answer for check in store.study.attention}
     missed: Counter[str] = Counter()
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         for row in db.execute(
             "SELECT participant_id, check_id, choice FROM last_vote JOIN trial USING(trial_id) "
             "WHERE kind = 'attention' AND state = 'voted'"
@@ -79,7 +79,7 @@ def missed_checks(store: Store) -> dict[str, int]:
 def members(store: Store, population: Population) -> set[str]:
     """The participants who belong to a population, whether or not they have voted."""
     missed = missed_checks(store)
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         rows = db.execute("SELECT participant_id, status FROM participant").fetchall()
     if population == "everyone":
         return {row[0] for row in rows if row[1] not in ("withdrawn", "erased")}

@@ -167,7 +167,7 @@ TABLES: dict[str, tuple[str, tuple[Column, ...]]] = {
 
 def tables(store: Store, profile: Profile) -> dict[str, list[Row]]:
     """All tables, of one moment, in a fixed order of rows."""
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         return tables_in(db, store.study, profile)
 
 

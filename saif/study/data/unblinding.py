@@ -1,4 +1,4 @@
-"""Looking at the outcome before the planned number of participants is complete.
+"""Unblinding: looking at the outcome before the planned number of participants is complete.
 
 Who looks and then decides whether to go on finds an effect in one study of six where there is
 none. So the outcome of a running study stays hidden, and each early look is written down.
@@ -32,7 +32,7 @@ class Look:
 
 def is_hidden(store: Store) -> bool:
     """Whether fewer participants have finished than the study was planned with."""
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         return is_hidden_in(db, store.study)
 
 
@@ -82,7 +82,7 @@ def look(store: Store, reason: str | None, *, actor: str) -> None:
 
 def early_looks(store: Store) -> list[Look]:
     """All early looks, oldest first."""
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         return early_looks_in(db)
 
 

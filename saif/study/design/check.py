@@ -71,13 +71,13 @@ def _presets(study: Study, library: Library) -> Iterator[Finding]:
     for use in uses_of(study):
         field = f"presets '{use.label}'"
         try:
-            card = library.preset(study.model, use.preset).preset
+            preset = library.preset(study.model, use.preset).preset
         except PresetError as error:
             yield Finding("wrong", field, error.sentence)
             continue
-        if card.model.id != study.model:
-            yield Finding("wrong", field, f"It was made for {card.model.id}, not {study.model}.")
-        if card.placements[use.placement].scores is None:
+        if preset.model.id != study.model:
+            yield Finding("wrong", field, f"It was made for {preset.model.id}, not {study.model}.")
+        if preset.placements[use.placement].scores is None:
             yield Finding(
                 "doubtful", field, "It was never scored, so nobody knows whether it works."
             )
@@ -95,10 +95,12 @@ def _blinding(study: Study) -> Iterator[Finding]:
     words = {word for name in secrets for word in name.split("-")}
     about = "|".join(sorted(word.removesuffix("e") for word in words if len(word) > 4))
     for field, text in _seen_before_the_votes(study):
-        told = TELLTALE.search(text)
+        telltale = TELLTALE.search(text)
         named = next((name for name in sorted(secrets) if name in text.lower()), None)
-        if told:
-            yield Finding("wrong", field, f"'{told.group()}' tells participants what is compared.")
+        if telltale:
+            yield Finding(
+                "wrong", field, f"'{telltale.group()}' tells participants what is compared."
+            )
         elif named:  # a preset may be called by an ordinary word, such as `question`
             severity: Severity = "wrong" if field == "id" else "doubtful"
             yield Finding(severity, field, f"It holds the name of the preset '{named}'.")

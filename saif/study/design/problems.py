@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from saif.study.design.questions import Strict
+from saif.study.design.questions import StudyPart
 
 MOST = 4
 """Problems that are told at once."""
@@ -46,7 +46,7 @@ def _told(one: ErrorDetails) -> str:
     if kind == "missing":
         return "is missing"
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(str(one["loc"][-1]), sorted(set(_names(Strict))), n=1)
+        near = difflib.get_close_matches(str(one["loc"][-1]), sorted(set(_names(StudyPart))), n=1)
         return f"is not known here; did you mean '{near[0]}'?" if near else "is not known here"
     if kind == "union_tag_invalid":
         return f"kind: '{one['ctx']['tag']}' is none of {one['ctx']['expected_tags']}"
@@ -60,7 +60,7 @@ def _told(one: ErrorDetails) -> str:
     return said[:1].lower() + said[1:]
 
 
-def _names(kind: type[Strict]) -> Iterator[str]:
+def _names(kind: type[StudyPart]) -> Iterator[str]:
     """Every word that a part of a study file may have."""
     yield from kind.model_fields
     for each in kind.__subclasses__():

@@ -15,10 +15,9 @@ from pydantic import Field, ValidationError
 
 from saif import __version__
 from saif.errors import StudyError
-from saif.files import first_problem, replace_file
+from saif.files import StrictModel, first_problem, replace_file
 from saif.presets.library import Library, read_card
 from saif.study.design.check import check, uses_of
-from saif.study.design.questions import Strict
 from saif.study.design.study_file import Study
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -30,7 +29,7 @@ _PRIVATE = "*.db*\nbackups/\nserving.lock\n"
 _VERSION_FILE = re.compile(r"version-(\d{3})\.json")
 
 
-class Version(Strict):
+class Version(StrictModel):
     """One published state of a study.
 
     number: counts from 1. presets: file name -> sha256, both files of every preset. fingerprint:

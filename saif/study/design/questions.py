@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from saif.errors import InputError
+from saif.files import StrictModel
 
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
 Label = Annotated[str, Field(min_length=1, max_length=120)]
@@ -20,10 +21,8 @@ MAX_ANSWER = 5000
 """Characters of a free-text answer."""
 
 
-class Strict(BaseModel):
-    """What every part of a study file is: frozen, with no unknown key and no silent conversion."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+class StudyPart(StrictModel):
+    """Base class of every part of a study file."""
 
 
 def refuse_twice(field: str, names: Iterable[str]) -> None:
@@ -33,7 +32,7 @@ def refuse_twice(field: str, names: Iterable[str]) -> None:
         raise ValueError(f"{field}: '{twice}' is given twice")
 
 
-class Preference(Strict):
+class Preference(StudyPart):
     """The vote: which of the two answers is better? tie and both_bad: offer these, too.
 
     strength: labels from slightly to clearly, asked of whoever chose a side; empty for none.
@@ -42,14 +41,14 @@ class Preference(Strict):
     text: Text
     tie: bool = True
     both_bad: bool = True
-    strength: Annotated[list[Label], Field(max_length=7)] = []
+    strength: Annotated[list[Label], Field(max_length=7)] = Field(default_factory=list)
 
     @property
     def choices(self) -> tuple[str, ...]:
         return ("L", "R", *["tie"] * self.tie, *["both_bad"] * self.both_bad, "skip")
 
 
-class _Asked(Strict):
+class _Asked(StudyPart):
     id: Id
     text: Text
     when: When
@@ -109,7 +108,7 @@ class TextQuestion(_Asked):
         return is_text(value) and len(str(value)) <= self.max_length
 
 
-class GuessQuestion(Strict):
+class GuessQuestion(StudyPart):
     """Asked once at the end: on which side was the changed answer of the last main trial? Bang's
     blinding index is computed from it."""
 

@@ -7,13 +7,13 @@ Whether a design is wise is another question: see `saif.study.design.check`.
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from saif.core.types import Placement
 from saif.errors import StudyError
+from saif.files import read_yaml
 from saif.study.design.problems import problems
-from saif.study.design.questions import Preference, Question, Strict, Text, refuse_twice
+from saif.study.design.questions import Preference, Question, StudyPart, Text, refuse_twice
 
 ArmName = Literal["unsteered", "steered", "prompted", "other"]
 """`other` is the preset under `other`, in place of the one under `presets`."""
@@ -21,13 +21,11 @@ ArmName = Literal["unsteered", "steered", "prompted", "other"]
 Kind = Literal["practice", "main", "attention", "retest"]
 """What a trial is for; only main trials are analysed."""
 
-MAX_FILE_BYTES = 1_000_000
-
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
 Code = Annotated[str, Field(pattern=r"^[A-Z0-9]{4,32}$")]
 
 
-class PresetUse(Strict):
+class PresetUse(StudyPart):
     """A preset as it is steered with. strength: 1 is the calibrated dose."""
 
     preset: Name
@@ -40,14 +38,14 @@ class PresetUse(Strict):
         return f"{self.preset}/{self.placement}/{self.strength:g}"
 
 
-class Prompt(Strict):
+class Prompt(StudyPart):
     """A message that is sent for the participant."""
 
     id: Name
     text: Text
 
 
-class FixedPrompts(Strict):
+class FixedPrompts(StudyPart):
     """Everybody's messages come from one list; each participant sees a prompt at most once, other
     than in a retest. practice: for practice trials."""
 
@@ -61,14 +59,14 @@ class FixedPrompts(Strict):
         return self
 
 
-class FreeChat(Strict):
+class FreeChat(StudyPart):
     """Participants type what they like. task: what they are told to try."""
 
     kind: Literal["free"]
     task: Text
 
 
-class Trials(Strict):
+class Trials(StudyPart):
     """How many trials of each kind a participant has. turns: user messages per trial. retest: main
     trials that come again at the end with sides swapped.
 
@@ -83,7 +81,7 @@ class Trials(Strict):
     presets: Literal["within", "between"] = "within"
 
 
-class Generation(Strict):
+class Generation(StudyPart):
     """How answers are drawn; both arms of a trial share their seed. quantize: load the weights in
     fewer bits; with none, an answer is token for token what it would be without the other one."""
 
@@ -93,7 +91,7 @@ class Generation(Strict):
     quantize: Literal["none", "auto", "int8", "4bit"] = "none"
 
 
-class AttentionCheck(Strict):
+class AttentionCheck(StudyPart):
     """Shown in place of two answers, after main trial `after`: the text says what to choose."""
 
     id: Name
@@ -102,7 +100,7 @@ class AttentionCheck(Strict):
     answer: Literal["L", "R"]
 
 
-class Consent(Strict):
+class Consent(StudyPart):
     """What is agreed to. ask_to_share: also ask whether the texts may be published."""
 
     version: Annotated[str, Field(min_length=1, max_length=20)]
@@ -111,7 +109,7 @@ class Consent(Strict):
     ask_to_share: bool = False
 
 
-class Ethics(Strict):
+class Ethics(StudyPart):
     """Shown on every page. irb: the approval's number; None where none is needed."""
 
     contact: Annotated[str, Field(min_length=5, max_length=200)]
@@ -119,14 +117,14 @@ class Ethics(Strict):
     content_warning: Text
 
 
-class LinkRecruitment(Strict):
+class LinkRecruitment(StudyPart):
     """Whoever has the link takes part, known by the key in it."""
 
     kind: Literal["link"]
 
 
-class ProlificRecruitment(Strict):
-    """A completion code for each way out; Prolific tells them apart."""
+class ProlificRecruitment(StudyPart):
+    """A completion code for each ending; Prolific tells them apart."""
 
     kind: Literal["prolific"]
     complete: Code
@@ -140,29 +138,29 @@ class ProlificRecruitment(Strict):
         return self
 
 
-class MturkRecruitment(Strict):
+class MturkRecruitment(StudyPart):
     """sandbox: hand results in to the requester's test site."""
 
     kind: Literal["mturk"]
     sandbox: bool
 
 
-class Quota(Strict):
+class Quota(StudyPart):
     """complete: how many finished participants to stop at; the outcome stays hidden until then.
-    stale_minutes: after so long without a sign of life a place is given to another."""
+    stale_minutes: who is away for so long loses their place to another."""
 
     complete: Annotated[int, Field(ge=2, le=10_000)]
     stale_minutes: Annotated[int, Field(ge=5, le=10_080)] = 120
 
 
-class Resume(Strict):
+class Resume(StudyPart):
     """What a participant who comes back finds: the same place, a fresh start, or a closed door."""
 
     policy: Literal["resume", "restart", "block"] = "resume"
     max_age_hours: Annotated[int, Field(ge=1, le=720)] = 24
 
 
-class Study(Strict):
+class Study(StudyPart):
     """A whole study. id and title are seen by participants, so they must not name the hypothesis.
 
     arms: the two answers of a trial; the first is the one whose share of wins is estimated. other:
@@ -233,33 +231,17 @@ class Study(Strict):
             raise ValueError("prompts.practice: one is needed for each turn of a practice trial")
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML keeps the last of two equal keys without a word; here that is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
-        refuse_twice("key", (str(key.value) for key, _ in node.value))
-        return super().construct_mapping(node, deep)
-
-
 def read_study(path: Path) -> Study:
     """The study in a YAML file. Raises StudyError naming the fields that are wrong."""
     found = None
     try:
-        content = path.read_bytes()
-        if len(content) > MAX_FILE_BYTES:
-            raise StudyError(f"{path.name}: is larger than {MAX_FILE_BYTES} bytes.")
-        loader = _UniqueKeys(content)
-        try:
-            found = loader.get_single_data()
-        finally:
-            loader.dispose()
+        found = read_yaml(path)
         return Study.model_validate(found)
     except ValidationError as error:
         raise StudyError(f"{path.name}: {problems(error, found)}.") from error
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        tab = "found character '\\t'" in reason
+    except ValueError as error:
+        tab = "found character '\\t'" in str(error)
         raise StudyError(
-            f"{path.name} can't be read: {reason}",
+            f"{path.name} can't be read: {error}",
             hint="Use spaces there instead of a tab." if tab else "",
         ) from error

@@ -1,4 +1,4 @@
-"""Copies of a store that are known to be readable, and getting one back."""
+"""Backups of a store, each read back once it is made, and restoring one."""
 
 import sqlite3
 from pathlib import Path

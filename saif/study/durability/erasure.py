@@ -10,7 +10,7 @@ from typing import Literal
 
 from saif.errors import StudyError
 from saif.study.durability.backup import backup, backups
-from saif.study.store.identities import forget
+from saif.study.store.identities import delete_identity
 from saif.study.store.settings import SHRED_DUE, change, setting
 from saif.study.store.store import Store
 
@@ -29,20 +29,20 @@ def withdraw(store: Store, participant: str, scope: Scope, *, actor: str) -> Non
     if scope == "analysis":
         _leave_out(store, participant, actor)
         return
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         store.by_id(db, participant)
         row = db.execute(
             "SELECT pid_hmac FROM participant WHERE participant_id = ?", (participant,)
         ).fetchone()
     # First who they are: after the next step nobody could tell which identity was theirs.
-    forget(store.identities, row["pid_hmac"])
+    delete_identity(store.identities, row["pid_hmac"])
     erase_rows(store, participant, actor)
     finish_erasures(store)
 
 
 def finish_erasures(store: Store) -> None:
     """Overwrite what erasures have deleted, if any is due; to be called when a store is opened."""
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         due = setting(db, SHRED_DUE)
     if not due:
         return

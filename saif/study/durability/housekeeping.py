@@ -13,14 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from saif.errors import SaifError
 from saif.study.durability.backup import backup
 from saif.study.durability.erasure import finish_erasures
+from saif.study.durability.remote import is_copied
 from saif.study.durability.retention import purge_if_due
-from saif.study.store import outbox
 from saif.study.store.settings import PURGED, TROUBLES, change, setting
 from saif.study.store.store import Store, utc_now
 
@@ -75,12 +74,7 @@ class Housekeeper:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:
@@ -107,8 +101,8 @@ class Housekeeper:
         completion code: always, where the local disk is the only place."""
         if self._copy is None:
             return True
-        with self._store.database.reading() as db:
-            return outbox.is_copied(db, participant)
+        with self._store.database.snapshot() as db:
+            return is_copied(db, participant)
 
     def tick(self) -> None:
         """Do all that is due now."""
@@ -133,7 +127,7 @@ class Housekeeper:
             self._store.expire(db)
 
     def _backup(self) -> None:
-        with self._store.database.reading() as db:
+        with self._store.database.snapshot() as db:
             purged = setting(db, PURGED)
         if not purged:
             backup(self._store)

@@ -1,34 +1,38 @@
-"""A copy of a study's data in a remote place, for a machine whose disk does not last.
+"""Remote copy of a study's store, for a machine whose disk does not last.
 
-What is new is added as a segment; see `saif.study.durability.segments`. An erasure replaces all of
-them by one that is whole, and their history with them. Recruitment ids are never copied: who
-someone is lies with the service that sent them, and the keyed hash knows them again when they come
-back.
+A snapshot is the whole store as one gzipped SQLite file. One is sent whenever something has been
+written since the last; an erasure replaces all of them and their history by one. Recruitment ids
+are never copied: who someone is lies with the service that sent them, and the keyed hash knows them
+again when they come back.
 """
 
+import gzip
+import re
 import sqlite3
-from collections.abc import Sequence
+import zlib
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from saif.errors import StudyError
-from saif.study.durability import segments
-from saif.study.durability.segments import Head, Segment, TornError
-from saif.study.store import audit, outbox
+from saif.study.store import audit
 from saif.study.store.database import Database
-from saif.study.store.outbox import Mark
 from saif.study.store.schema import MIGRATIONS
+from saif.study.store.settings import COPIED, change, setting
 from saif.study.store.store import Store
 
-PARTS_AT_MOST = 200
-"""After so many, everything is sent as one, so that a rebuild has few files to read."""
+SNAPSHOTS_AT_MOST = 24
+"""After so many, all but the newest are deleted."""
+
+_NAME = re.compile(r"(?P<seq>\d{12})-(?P<sha>[0-9a-f]{16})-v(?P<schema>\d+)\.db\.gz")
 
 
 class Place(Protocol):
-    """Where segments lie. Every method raises OSError, in words, where it can't be done."""
+    """Where snapshots lie. Every method raises OSError, in words, where it can't be done."""
 
     def names(self) -> list[str]:
-        """The files there, and nothing that isn't a segment."""
+        """The files there."""
         ...
 
     def read(self, name: str) -> bytes: ...
@@ -42,137 +46,148 @@ class Place(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _State:
+    """How far a store has come: equal states are equal stores, but for how long places are held."""
+
+    seq: int
+    sha: str
+    """The last row of the audit trail."""
+    unaudited: tuple[object, ...]
+    """What is written without a row there: messages, events, and votes that may be changed."""
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.seq:012d}-{self.sha[:16]}-v{len(MIGRATIONS)}.db.gz"
+
+
+def _state_of(db: sqlite3.Connection) -> _State:
+    unaudited = db.execute(
+        "SELECT (SELECT MAX(turn_id) FROM turn), (SELECT MAX(id) FROM event), "
+        "(SELECT GROUP_CONCAT(vote_id) FROM (SELECT vote_id FROM trial WHERE state = 'voted' "
+        "AND vote_id NOT IN (SELECT vote_id FROM vote) ORDER BY vote_id))"
+    ).fetchone()
+    head = audit.head(db)
+    return _State(head.seq, head.sha, tuple(unaudited))
+
+
 class Copier:
     """Copies an open store to a place, one call at a time.
 
     After a start or a failure nobody knows what has arrived, nor whether an erasure was carried
-    through, so everything is sent as one.
+    through, so the next snapshot replaces all others.
     """
 
     def __init__(self, store: Store, place: Place) -> None:
         self._store = store
         self._place = place
-        self._last: Head | None = None
-        self._n_parts = 0
+        self._sent: _State | None = None
+        self._n_sent = 0
 
     def __call__(self) -> None:
-        """Send what is new. Raises OSError while the place can't be reached, StudyError where it
-        holds other data than this store."""
-        if self._last is None:
-            self._begin()
-        try:
-            outbox.drain(self._store.database, self._pack, self._send, now=self._store.now())
-        except OSError:
-            self._last = None
-            raise
-
-    def _begin(self) -> None:
-        there = _last_head(self._place)
-        with self._store.database.transaction() as db:
-            if there is not None:
-                _check_same_data(db, self._store.study.id, there)
-            outbox.put(db, "copy", None)  # so that there is something to send
-
-    def _pack(self, db: sqlite3.Connection, marks: Sequence[Mark]) -> Segment:
-        study, up_to = self._store.study.id, marks[-1].seq
-        erased = any(mark.kind == outbox.ERASED for mark in marks)
-        if self._last is None or erased or self._n_parts >= PARTS_AT_MOST:
-            return segments.take(db, study, up_to)
-        changed = [mark.participant for mark in marks if mark.participant is not None]
-        return segments.take(
-            db, study, up_to, participants=changed, trail_after=self._last.audit_seq
-        )
-
-    def _send(self, segment: Segment) -> None:
-        head, content = segment.head, segments.write(segment)
-        if head.whole:
-            self._place.replace_all(head.name, content)
+        """Send a snapshot if anything was written since the last. Raises OSError while the place
+        can't be reached, StudyError where it holds other data than this store."""
+        there = _snapshots(self._place) if self._sent is None else []
+        with self._store.database.snapshot() as db:
+            for name in there[-1:]:
+                _check_same_data(db, name)
+            if _state_of(db) == self._sent:
+                return
+        sent, self._sent = self._sent, None  # until it is known to have arrived
+        with closing(self._store.database.in_memory()) as copy:
+            copy.row_factory = sqlite3.Row
+            state, content = _state_of(copy), gzip.compress(copy.serialize(), 6)
+            alone = sent is None or self._n_sent >= SNAPSHOTS_AT_MOST or _erased(copy, sent.seq)
+        if alone:
+            self._place.replace_all(state.file_name, content)
+            if self._place.names() != [state.file_name]:
+                raise OSError("The remote place still holds what was to be deleted there")
         else:
-            self._place.put(head.name, content)
-        self._last = head
-        self._n_parts = 0 if head.whole else self._n_parts + 1
+            self._place.put(state.file_name, content)
+        with self._store.database.transaction() as db:
+            change(db, COPIED, str(state.seq))
+        self._sent = state
+        self._n_sent = 1 if alone else self._n_sent + 1
+
+
+def is_copied(db: sqlite3.Connection, participant: str) -> bool:
+    """Whether all that a participant did up to their last entry in the audit trail was copied."""
+    found = "SELECT 1 FROM audit WHERE seq > ? AND actor = ? LIMIT 1"
+    return db.execute(found, (_copied(db), participant)).fetchone() is None
+
+
+def n_uncopied(db: sqlite3.Connection) -> int:
+    """How many participants have done something since the last copy."""
+    found = "SELECT COUNT(DISTINCT participant_id) FROM audit JOIN participant "
+    found += "ON actor = participant_id WHERE seq > ?"
+    n: int = db.execute(found, (_copied(db),)).fetchone()[0]
+    return n
+
+
+def _copied(db: sqlite3.Connection) -> int:
+    return int(setting(db, COPIED) or 0)
+
+
+def _erased(db: sqlite3.Connection, after: int) -> bool:
+    found = "SELECT 1 FROM audit WHERE seq > ? AND action = 'erased' LIMIT 1"
+    return db.execute(found, (after,)).fetchone() is not None
 
 
 def rebuild(folder: Path, study_id: str, place: Place) -> bool:
     """Make the store of a folder that has none from its copy; False where there is no copy.
 
-    What was torn off while it was written is left out: it had not been acknowledged. Raises
-    StudyError where the copy is of another study, or damaged; OSError where it can't be read.
+    A snapshot that was torn off while it was written is left out: it had not been acknowledged.
+    Raises StudyError where the copy is of another study, or damaged, or made by a newer saif;
+    OSError where it can't be read.
     """
     if (folder / "study.db").exists():
         raise StudyError(f"{folder} holds a store already; it is not rebuilt.")
-    names = _in_order(place)
+    names = _snapshots(place)
     if not names:
         return False
-    found = segments.folded(_readable(place, names))
-    if found is None:
+    content = next(filter(None, (_unpacked(place.read(name[0])) for name in reversed(names))), None)
+    if content is None:
         raise StudyError("None of the remote copy's files can be read.")
-    if found.head.study != study_id:
-        raise StudyError(f"The remote copy is of the study '{found.head.study}'.")
-    draft = folder / "rebuilt.draft"
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / "remote-copy.db"
     for path in folder.glob(f"{draft.name}*"):  # of a rebuild that was killed
         path.unlink()
+    draft.touch(mode=0o600)
+    draft.write_bytes(content)
     database = Database(draft, MIGRATIONS)
     try:
-        _fill(database, found)
         database.check()
-        with database.reading() as db:
+        with database.snapshot() as db:
             audit.verify(db)
+            other = db.execute("SELECT study_id FROM study_version LIMIT 1").fetchone()["study_id"]
+        if other != study_id:
+            raise StudyError(f"The remote copy is of the study '{other}'.")
     finally:
         database.close()
     draft.replace(folder / "study.db")
     return True
 
 
-def _fill(database: Database, found: Segment) -> None:
-    with database.transaction() as db:
-        columns = {
-            table: {row["name"] for row in db.execute(f"PRAGMA table_info({table})")}
-            for table in (*segments.SHARED, *segments.OWNED, "audit")
-        }
-        for table, row in segments.rows_of(found):
-            if not row.keys() <= columns[table]:
-                raise StudyError("The remote copy was made by a newer version of saif.")
-            places = ", ".join("?" * len(row))
-            db.execute(
-                f"INSERT INTO {table}({', '.join(row)}) VALUES ({places})", tuple(row.values())
-            )
-        db.execute("DELETE FROM outbox")  # all of it is there already
-        db.execute(
-            "INSERT INTO outbox(seq, kind, acked_at) VALUES (?, 'rebuilt', 'before')",
-            (found.head.up_to,),
-        )
-
-
-def _readable(place: Place, names: Sequence[str]) -> list[Segment]:
-    """The segments that are not torn. A gap that this leaves in the trail is found when the trail
-    is walked."""
-    found = []
-    for name in names:
-        try:
-            found.append(segments.read(place.read(name)))
-        except TornError:
-            continue
+def _snapshots(place: Place) -> list[re.Match[str]]:
+    """Their names, oldest first. Raises StudyError where a newer saif wrote the newest."""
+    found = [name for name in map(_NAME.fullmatch, sorted(place.names())) if name]
+    if found and int(found[-1]["schema"]) > len(MIGRATIONS):
+        raise StudyError("The remote copy was made by a newer version of saif.")
     return found
 
 
-def _in_order(place: Place) -> list[str]:
-    return sorted(name for name in place.names() if segments.NAME.fullmatch(name))
+def _unpacked(content: bytes) -> bytes | None:
+    """The store's file; None where the snapshot is torn or was changed."""
+    try:
+        return gzip.decompress(content)
+    except (EOFError, OSError, zlib.error):
+        return None
 
 
-def _last_head(place: Place) -> Head | None:
-    for name in reversed(_in_order(place)):
-        try:
-            return segments.read(place.read(name)).head
-        except TornError:
-            continue
-    return None
-
-
-def _check_same_data(db: sqlite3.Connection, study_id: str, last: Head) -> None:
-    """Raises StudyError where what was copied last is not part of this store's trail."""
-    row = db.execute("SELECT sha FROM audit WHERE seq = ?", (last.audit_seq,)).fetchone()
-    if last.study != study_id or row is None or row["sha"] != last.audit_sha:
+def _check_same_data(db: sqlite3.Connection, name: re.Match[str]) -> None:
+    """Raises StudyError where what the snapshot `name` holds last is not part of this trail."""
+    row = db.execute("SELECT sha FROM audit WHERE seq = ?", (int(name["seq"]),)).fetchone()
+    if row is None or not row["sha"].startswith(name["sha"]):
         raise StudyError(
             "The remote copy holds other data than this disk, or newer data.",
             hint="If another server is running, end one of them. If this disk holds an old backup, "

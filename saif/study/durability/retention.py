@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from saif.study.durability.backup import backups
 from saif.study.durability.erasure import erase_rows, finish_erasures
-from saif.study.store.identities import forget_everybody
+from saif.study.store.identities import delete_all_identities
 from saif.study.store.settings import PAUSED, PURGED, change, setting
 from saif.study.store.store import Store
 
@@ -19,7 +19,7 @@ ACTOR = "retention"
 def ends_at(store: Store) -> datetime | None:
     """When the data are due: so many days after the last vote, or after somebody last joined where
     there is none. None while there is nobody."""
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         last = db.execute(
             "SELECT COALESCE((SELECT MAX(server_at) FROM vote), MAX(created_at)) FROM participant"
         ).fetchone()[0]
@@ -30,7 +30,7 @@ def ends_at(store: Store) -> datetime | None:
 
 def purge_if_due(store: Store, now: datetime) -> bool:
     """Delete everything if it is due by now, or was begun before; whether it was."""
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         done, begun = setting(db, PURGED), setting(db, _BEGUN)
     end = ends_at(store)
     due = begun is not None or (end is not None and end <= now)
@@ -48,7 +48,7 @@ def purge(store: Store) -> None:
         change(db, PAUSED, "yes")
         store.note(db, None, "purge", store.study.id, {}, actor=ACTOR)
         names = [row[0] for row in db.execute("SELECT participant_id FROM participant")]
-    forget_everybody(store.identities)
+    delete_all_identities(store.identities)
     for name in names:
         erase_rows(store, name, ACTOR)
     finish_erasures(store)

@@ -1,4 +1,4 @@
-"""Both answers of a trial's turn, made as two rows of one batch and released together.
+"""Both answers to a trial's message, generated as two rows of one batch and released together.
 
 Lock step: nothing of one answer is released before the other has something to show, and from then
 on both are released step by step. So neither the wait nor the pace tells which answer is which.
@@ -19,9 +19,8 @@ from saif.presets.library import Library
 from saif.presets.preset import LoadedPreset
 from saif.study.design.check import uses_of
 from saif.study.design.study_file import PresetUse, Study
-from saif.study.participation.messages import Exchange
 from saif.study.participation.steps import Answer
-from saif.study.store.trials import Trial
+from saif.study.store.trials import Exchange, Trial
 
 Side = Literal["L", "R"]
 SIDES: tuple[Side, Side] = ("L", "R")
@@ -44,9 +43,9 @@ class Released:
     right: str
 
 
-class Answering:
-    """Makes the answers of a study's trials with one engine. Reads all presets at once, so that a
-    preset that doesn't fit the model is refused before anyone takes part.
+class AnswerGenerator:
+    """Generates the answers of a study's trials with one engine. Reads all presets at once, so that
+    one that doesn't fit the model is refused before anyone takes part.
 
     Raises PresetError where one doesn't fit.
     """
@@ -61,22 +60,22 @@ class Answering:
             self._presets[name] = library.preset(study.model, name)
             self._presets[name].check_model(engine.model)
 
-    def turn(
+    def pair(
         self,
         trial: Trial,
         history: Sequence[Exchange],
         message: str,
         *,
         cancelled: Callable[[], bool] = never,
-    ) -> "TwoAnswers":
-        """The answers to `message` after the turns in `history`; iterate to make them."""
+    ) -> "AnswerPair":
+        """The answers to `message` after the exchanges in `history`; iterate to generate them."""
         said = [(exchange.left, exchange.right) for exchange in history]
         messages = [*(exchange.message for exchange in history), message]
         requests = [
             self._request(trial, arm, messages, [replies[side] for replies in said])
             for side, arm in enumerate((trial.left, trial.right))
         ]
-        return TwoAnswers(self.engine, trial, requests, cancelled)
+        return AnswerPair(self.engine, trial, requests, cancelled)
 
     def _request(
         self, trial: Trial, arm: str, messages: Sequence[str], replies: Sequence[str]
@@ -88,8 +87,8 @@ class Answering:
             controls = Controls(placement=use.placement, strength=use.strength)
             steering = self._presets[use.preset].steering_with(controls)
         if arm == "prompted":
-            card = self._presets[use.preset].preset
-            wording = self._library.instruction(card.instruction).main_wording
+            preset = self._presets[use.preset].preset
+            wording = self._library.instruction(preset.instruction).main_wording
             messages = [place(wording, message, use.placement) for message in messages]
         conversation = [Message("user", messages[0])]
         for reply, message in zip(replies, messages[1:], strict=True):
@@ -111,8 +110,9 @@ class Answering:
         return self._uses[trial.preset]
 
 
-class TwoAnswers:
-    """One turn of a trial. Iterating yields what is released; `answers` has it whole at the end.
+class AnswerPair:
+    """Both answers to one message. Iterating yields what is released; `answers` has both whole
+    at the end.
 
     Raises EmptyAnswerError, ModelError or SteeringError where either answer fails: then neither
     counts.
@@ -173,7 +173,7 @@ class TwoAnswers:
                 raise SteeringError("Steering did not reach the answer that it was meant for.")
 
     @property
-    def solo(self) -> bool:
+    def is_row_independent(self) -> bool:
         """Whether each answer, made alone, is token for token what it was beside the other."""
         return all(
             complete(self._engine, [request])[0].token_ids == builder.reply().token_ids

@@ -7,8 +7,7 @@ import sqlite3
 from typing import Literal, get_args
 
 from saif.errors import InputError
-from saif.study.store.participant import GOING_ON
-from saif.study.store.store import Store
+from saif.study.store.store import GOING_ON, Store
 
 EventKind = Literal[
     "shown", "first_token", "complete", "first_click", "focus_lost", "focus_regained", "reloaded"
@@ -29,7 +28,7 @@ def note_event(
     t_client_ms: float | None = None,
     trial_id: str | None = None,
 ) -> bool:
-    """Write an event down; whether there was room. None is written of who has ended: their page may
+    """Write an event down; whether it was kept. None is written of who has ended: their page may
     still be open. t_client_ms: on the page's monotonic clock. Raises InputError for a kind that
     there isn't."""
     if kind not in get_args(EventKind):
@@ -38,10 +37,8 @@ def note_event(
         who = store.participant(db, token)
         if who.status not in GOING_ON:
             return False
-        n = db.execute("SELECT COUNT(*) FROM event WHERE participant_id = ?", (who.id,)).fetchone()[
-            0
-        ]
-        if n >= MAX_EVENTS:
+        found = db.execute("SELECT COUNT(*) FROM event WHERE participant_id = ?", (who.id,))
+        if found.fetchone()[0] >= MAX_EVENTS:
             return False
         _write(store, db, who.id, trial_id, t_client_ms, kind)
     return True

@@ -1,4 +1,4 @@
-"""What a participant is to do next, from what is stored: the same after any reload or restart."""
+"""The next page of a participant, from what is stored: the same after any reload or restart."""
 
 import sqlite3
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from typing import Literal
 from saif.study.design.questions import Question
 from saif.study.design.study_file import Study
 from saif.study.store import trials
-from saif.study.store.participant import GOING_ON, Participant
 from saif.study.store.settings import is_paused
+from saif.study.store.store import GOING_ON, Participant
 from saif.study.store.trials import Trial
 
 Page = Literal[
@@ -19,37 +19,38 @@ answered; the researcher has stopped the study; the participant is done, or has 
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
-    """trial: what the page is about, where it is about one. questions: those still to be answered.
-    place, n_trials: where the trial stands among those planned for this participant, from 1; one
-    that is dropped later doesn't make the way shorter."""
+class NextPage:
+    """What a participant's page is to show."""
 
     page: Page
     trial: Trial | None = None
+    """What the page is about, where it is about one."""
     questions: tuple[Question, ...] = ()
+    """Those still to be answered."""
     place: int = 0
+    """Where the trial stands among those planned for this participant, from 1."""
     n_trials: int = 0
+    """How many were planned; one that is dropped later doesn't make them fewer."""
 
 
-def due(db: sqlite3.Connection, study: Study, who: Participant) -> Due:
-    """What `who` is to do next."""
+def next_page(db: sqlite3.Connection, study: Study, who: Participant) -> NextPage:
     if who.status not in GOING_ON:
-        return Due("ended")
+        return NextPage("ended")
     if questions := unanswered_at(db, study, who, "start"):
-        return Due("start_questions", questions=questions)
+        return NextPage("start_questions", questions=questions)
     own = trials.all_of(db, who.id)
     n_planned = trials.n_planned(db, who.id)
     for trial in own:
         if questions := unanswered_on(db, study, trial):
-            return Due("trial_questions", trial, questions, trial.position, n_planned)
+            return NextPage("trial_questions", trial, questions, trial.position, n_planned)
     left = [trial for trial in own if trial.state != "voted"]
     if left and is_paused(db):
-        return Due("paused")
+        return NextPage("paused")
     if left:
-        return Due("trial", left[0], (), left[0].position, n_planned)
+        return NextPage("trial", left[0], (), left[0].position, n_planned)
     if questions := unanswered_at(db, study, who, "end"):
-        return Due("end_questions", questions=questions)
-    return Due("finish")
+        return NextPage("end_questions", questions=questions)
+    return NextPage("finish")
 
 
 def unanswered_on(db: sqlite3.Connection, study: Study, trial: Trial) -> tuple[Question, ...]:

@@ -16,13 +16,15 @@ PREVIEW = "ASSIGNMENT_ID_NOT_AVAILABLE"
 
 
 @dataclass(frozen=True, slots=True)
-class WayOut:
-    """code: to be copied or sent. link: opens the recruitment service with the code in it. form:
-    where the page hands in a form instead, which is MTurk's way."""
+class Completion:
+    """How a participant hands in their completion code."""
 
     code: str
+    """To be copied or sent."""
     link: str | None = None
+    """Opens the recruitment service with the code in it."""
     form: str | None = None
+    """Where the page hands in a form instead, which is MTurk's way."""
 
 
 def is_preview(study: Study, query: Mapping[str, str]) -> bool:
@@ -56,20 +58,20 @@ def person_of(study: Study, query: Mapping[str, str]) -> Person:
             return Person("link", query.get("key", ""))
 
 
-def way_out(study: Study, code: str) -> WayOut:
-    """Where someone with this code goes."""
+def completion(study: Study, code: str) -> Completion:
+    """Where someone with this code is sent."""
     match study.recruitment:
         case ProlificRecruitment():
-            return WayOut(code, link=f"https://app.prolific.com/submissions/complete?cc={code}")
+            return Completion(code, link=f"https://app.prolific.com/submissions/complete?cc={code}")
         case MturkRecruitment(sandbox=sandbox):
             host = "workersandbox.mturk.com" if sandbox else "www.mturk.com"
-            return WayOut(code, form=f"https://{host}/mturk/externalSubmit")
+            return Completion(code, form=f"https://{host}/mturk/externalSubmit")
         case LinkRecruitment():
-            return WayOut(code)
+            return Completion(code)
 
 
-def declined(study: Study) -> WayOut | None:
-    """Where someone goes who doesn't agree to take part; None where nobody waits for a code."""
+def declined(study: Study) -> Completion | None:
+    """The completion of someone who doesn't consent; None where nobody waits for a code."""
     if isinstance(study.recruitment, ProlificRecruitment):
-        return way_out(study, study.recruitment.no_consent)
+        return completion(study, study.recruitment.no_consent)
     return None

@@ -1,26 +1,26 @@
-"""What a participant does, step by step. Each function is one transaction: all of it, or nothing.
+"""A participant's steps from consent to code: trials, votes, answers to questions, the end.
 
-All of them take the participant's token and refuse, with a StudyError and without a trace, what is
-not that participant's to do or not due yet.
+Each function is one transaction: all of it, or nothing. It takes the participant's token and
+refuses, with a StudyError and without a trace, what is not theirs to do or not due yet. What is
+written once is kept for good.
 """
 
 import json
 import secrets
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from saif.errors import InputError, StudyError
-from saif.study.design.questions import is_text
+from saif.study.design.questions import check_answer, is_text
 from saif.study.design.study_file import ProlificRecruitment
-from saif.study.participation.messages import fixed_message
 from saif.study.participation.next_page import unanswered_at, unanswered_on
+from saif.study.participation.votes import Choice
 from saif.study.store import trials
-from saif.study.store.participant import GOING_ON, Participant, Status
 from saif.study.store.settings import is_paused
-from saif.study.store.store import Store
-from saif.study.store.trials import Trial, VoidReason
+from saif.study.store.store import GOING_ON, Participant, Status, Store
+from saif.study.store.trials import Trial, VoidReason, fixed_message
 
 MAX_DETAIL = 2000
 """Characters of what is said about a trial that is called off."""
@@ -28,7 +28,7 @@ MAX_DETAIL = 2000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One arm's answer in one turn. details: what was done to make it (layer, dose, positions)."""
+    """One arm's answer to one message. details: how it was generated (layer, dose, positions)."""
 
     arm: str
     side: Literal["L", "R"]
@@ -40,6 +40,35 @@ class Answer:
     details: Mapping[str, object] = field(default_factory=dict)
 
 
+MAX_REASON = 2000
+"""Characters of a vote's free-text reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ballot:
+    """A vote as it comes from the page."""
+
+    vote_id: str
+    choice: Choice
+    strength: int | None = None
+    """1 is the weakest label."""
+    reason: str | None = None
+    shown_ms: int | None = None
+    """From the trial's start until both answers were complete, on the participant's clock."""
+    decided_ms: int | None = None
+    """From then until the vote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A vote that is on disk."""
+
+    vote_id: str
+    revision: int
+    repeated: bool
+    """Whether it was before."""
+
+
 def begin(store: Store, token: str) -> Trial | None:
     """The trial that is due, started; None after the last.
 
@@ -47,7 +76,7 @@ def begin(store: Store, token: str) -> Trial | None:
     off and issued again, with a new sampling seed.
     """
     with store.database.transaction() as db:
-        who = going_on(store, db, token)
+        who = active_participant(store, db, token)
         if is_paused(db):
             raise StudyError("The study is paused.", hint="Please come back later.")
         if any(one.required for one in unanswered_at(db, store.study, who, "start")):
@@ -65,27 +94,27 @@ def begin(store: Store, token: str) -> Trial | None:
             _show_again(db, trial)
         db.execute("UPDATE participant SET status = 'active' WHERE participant_id = ?", (who.id,))
         store.note(db, who, "begin", trial.trial_id, {"gen_seed": trial.gen_seed})
-        store.alive(db, who)
+        store.keep_place(db, who)
         return trials.current(db, who.id)
 
 
-def add_turn(
+def add_exchange(
     store: Store, token: str, trial_id: str, answers: Sequence[Answer], text: str | None = None
 ) -> Trial:
-    """Store a turn of a running trial: the message and both answers, which are complete.
+    """Store an exchange of a running trial: the message and both answers, which are complete.
 
-    text: what was typed in free chat; a fixed prompt is known here. The last turn makes the trial
+    text: what was typed in free chat; a fixed prompt is known here. The last one makes the trial
     ready for its vote.
     """
     with store.database.transaction() as db:
-        who = going_on(store, db, token)
-        trial = own(db, who, trial_id)
+        who = active_participant(store, db, token)
+        trial = own_trial(db, who, trial_id)
         if trial.state != "running":
             raise StudyError(f"This comparison is {trial.state}, so nothing can be added to it.")
         if [(a.side, a.arm) for a in answers] != [("L", trial.left), ("R", trial.right)]:
-            raise StudyError("A turn takes both answers, each on its own side.")
-        turns = "SELECT COUNT(*) FROM turn WHERE trial_id = ?"
-        k = db.execute(turns, (trial_id,)).fetchone()[0]
+            raise StudyError("An exchange takes both answers, each on its own side.")
+        n_exchanges = "SELECT COUNT(*) FROM turn WHERE trial_id = ?"
+        k = db.execute(n_exchanges, (trial_id,)).fetchone()[0]
         made = db.execute(
             "INSERT INTO turn(trial_id, k, user_text) VALUES (?, ?, ?)",
             (trial_id, k + 1, _message(store, trial, k, text)),
@@ -94,7 +123,7 @@ def add_turn(
             _store_answer(db, made.lastrowid, answer)
         if k + 1 == store.study.trials.turns:
             trials.move(db, trial, "ready")
-        store.alive(db, who)
+        store.keep_place(db, who)
         found = trials.by_id(db, trial_id)
         assert found is not None, "it was read in this transaction"
         return found
@@ -104,11 +133,124 @@ def call_off(store: Store, token: str, trial_id: str, reason: VoidReason, detail
     """An answer failed, or the participant reports it: hide both and issue the trial again.
     detail: for the researcher, at most MAX_DETAIL characters."""
     with store.database.transaction() as db:
-        who = going_on(store, db, token)
-        told = detail.encode("utf-8", "replace").decode()[:MAX_DETAIL]
-        trials.void(db, own(db, who, trial_id), reason, who.plan_seed, detail=told)
-        payload = {"reason": reason, "detail": told}
+        who = active_participant(store, db, token)
+        kept = detail.encode("utf-8", "replace").decode()[:MAX_DETAIL]
+        trials.void(db, own_trial(db, who, trial_id), reason, who.plan_seed, detail=kept)
+        payload = {"reason": reason, "detail": kept}
         store.note(db, who, "void", trial_id, payload)
+
+
+def vote(store: Store, token: str, ballot: Ballot) -> Saved:
+    """Cast a vote. The same vote id again is acknowledged and changes nothing, whatever it says.
+
+    The vote, the trial's state and the audit trail are written together.
+    """
+    with store.database.transaction() as db:
+        who = store.participant(db, token)
+        done = db.execute(
+            "SELECT revision FROM vote JOIN trial USING(trial_id) "
+            "WHERE vote.vote_id = ? AND participant_id = ?",
+            (ballot.vote_id, who.id),
+        ).fetchone()
+        if done:
+            return Saved(ballot.vote_id, done["revision"], repeated=True)
+        check_active(who)
+        trial = trials.by_vote(db, ballot.vote_id)
+        if trial is None or trial.participant_id != who.id:
+            raise StudyError("That vote is not for a comparison of yours that is open.")
+        _check_ballot(store, trial, ballot)
+        if trial.state != "voted":  # a revision finds it so
+            trials.move(db, trial, "voted")
+        revision = (
+            1
+            + db.execute(
+                "SELECT COUNT(*) FROM vote WHERE trial_id = ?", (trial.trial_id,)
+            ).fetchone()[0]
+        )
+        _write_vote(store, db, who, trial, ballot, revision)
+        store.keep_place(db, who)
+    return Saved(ballot.vote_id, revision, repeated=False)
+
+
+def report(store: Store, token: str, trial_id: str, reason: str = "") -> None:
+    """The participant won't go on with a comparison, wherever it stands: it counts as skipped, and
+    neither it nor a retest of it comes again.
+
+    Again is acknowledged and changes nothing. reason: in their words, cut at MAX_REASON characters.
+    """
+    with store.database.transaction() as db:
+        who = active_participant(store, db, token)
+        trial = own_trial(db, who, trial_id)
+        if trial.state == "voted":
+            return
+        trials.move(db, trial, "voted")
+        assert trial.vote_id is not None, "it has begun"
+        kept = reason.encode("utf-8", "replace").decode()[:MAX_REASON]
+        skipped = Ballot(vote_id=trial.vote_id, choice="skip", reason=kept)
+        _write_vote(store, db, who, trial, skipped, revision=1)
+        trials.drop_retests(db, trial)
+        store.note(db, who, "report", trial_id, {"vote_id": trial.vote_id})
+        store.keep_place(db, who)
+
+
+def reopen(store: Store, token: str, trial_id: str) -> str:
+    """A new vote id for a trial that was voted on: the next vote is a revision, the first is kept.
+
+    Only until the next trial begins, so that nobody votes on answers they no longer see.
+    """
+    with store.database.transaction() as db:
+        who = active_participant(store, db, token)
+        trial = own_trial(db, who, trial_id)
+        after = trials.current(db, who.id)
+        last = after is None or (after.position == trial.position + 1 and after.state == "planned")
+        if trial.state != "voted" or not last:
+            raise StudyError("This vote can no longer be changed.")
+        vote_id = secrets.token_hex(16)
+        db.execute("UPDATE trial SET vote_id = ? WHERE trial_id = ?", (vote_id, trial_id))
+        return vote_id
+
+
+def respond(
+    store: Store, token: str, question_id: str, value: object, *, trial_id: str | None = None
+) -> int:
+    """Answer a question; its revision. The same answer again changes nothing, unless the vote that
+    it was given for has changed.
+
+    trial_id: of a question that is asked after every trial. Who answers that they don't fit is
+    screened out. Raises InputError where the value is no answer.
+    """
+    question = next((one for one in store.study.questions if one.id == question_id), None)
+    if question is None or (question.when == "trial") != (trial_id is not None):
+        raise StudyError(f"There is no question '{question_id}' here.")
+    check_answer(question, value)
+    with store.database.transaction() as db:
+        who = active_participant(store, db, token)
+        item, asked_again = question_id, False
+        if trial_id is not None:
+            trial = own_trial(db, who, trial_id)
+            if trial.state != "voted":
+                raise StudyError("First the vote, then the questions on it.")
+            item = f"{question_id}@{trial_id}"
+            asked_again = question in unanswered_on(db, store.study, trial)
+        last = db.execute(
+            "SELECT revision, value_json FROM response WHERE participant_id = ? AND item_id = ? "
+            "ORDER BY revision DESC LIMIT 1",
+            (who.id, item),
+        ).fetchone()
+        text = json.dumps(value, ensure_ascii=False)
+        if last and last["value_json"] == text and not asked_again:
+            return int(last["revision"])
+        revision = last["revision"] + 1 if last else 1
+        db.execute(
+            "INSERT INTO response VALUES (?, ?, ?, ?, ?)",
+            (who.id, item, revision, text, store.now()),
+        )
+        payload = {"item": item, "revision": revision, "value": value}
+        store.note(db, who, "respond", item, payload)
+        store.keep_place(db, who)
+        if question.kind == "choice" and question.screens_out(value):
+            store.leave(db, who, "screened")
+    return revision
 
 
 def finish(store: Store, token: str) -> str:
@@ -119,7 +261,7 @@ def finish(store: Store, token: str) -> str:
     with store.database.transaction() as db:
         who = store.participant(db, token)
         if who.status != "complete":
-            must_go_on(who)
+            check_active(who)
             if trials.current(db, who.id) is not None:
                 raise StudyError("There are comparisons left.")
             _nothing_unanswered(store, db, who)
@@ -129,23 +271,13 @@ def finish(store: Store, token: str) -> str:
 
 def stop_early(store: Store, token: str) -> str:
     """The participant leaves, or the researcher has stopped the study: what they did is kept, their
-    place is another's. The code for taking part in part, or for as far as they came before."""
+    place is another's. The code for a part of it, or for as far as they came before."""
     with store.database.transaction() as db:
         who = store.participant(db, token)
         if who.status in GOING_ON:
             store.leave(db, who, "stale")
         status = came_to(db, who)
     return code_for(store, who, status)
-
-
-def screen_out(store: Store, token: str) -> str:
-    """The participant doesn't fit, for a reason that no question asks: the code for that."""
-    with store.database.transaction() as db:
-        who = store.participant(db, token)
-        if who.status != "screened":
-            must_go_on(who)
-            store.leave(db, who, "screened")
-    return code_for(store, who, "screened")
 
 
 def came_to(db: sqlite3.Connection, who: Participant) -> Status:
@@ -168,20 +300,20 @@ def code_for(store: Store, who: Participant, status: Status) -> str:
     return store.receipt(who.id)
 
 
-def going_on(store: Store, db: sqlite3.Connection, token: str) -> Participant:
-    """Whose token this is. Raises StudyError unless they are still taking part."""
+def active_participant(store: Store, db: sqlite3.Connection, token: str) -> Participant:
+    """Whose token this is. Raises StudyError unless they are still in the study."""
     who = store.participant(db, token)
-    must_go_on(who)
+    check_active(who)
     return who
 
 
-def must_go_on(who: Participant) -> None:
+def check_active(who: Participant) -> None:
     """Raises StudyError where someone has ended the study."""
     if who.status not in GOING_ON:
         raise StudyError(f"Your part in this study has ended ({who.status}).")
 
 
-def own(db: sqlite3.Connection, who: Participant, trial_id: str) -> Trial:
+def own_trial(db: sqlite3.Connection, who: Participant, trial_id: str) -> Trial:
     """The trial of this id. Raises StudyError where it is another participant's, or nobody's."""
     trial = trials.by_id(db, trial_id)
     if trial is None or trial.participant_id != who.id:
@@ -211,7 +343,7 @@ def _show_again(db: sqlite3.Connection, trial: Trial) -> None:
 
 
 def _message(store: Store, trial: Trial, k: int, text: str | None) -> str:
-    """The user's message of turn `k`, counted from 0."""
+    """The user's message of exchange `k`, counted from 0."""
     fixed = fixed_message(store.study, trial, k)
     if fixed is not None:
         return fixed
@@ -220,20 +352,11 @@ def _message(store: Store, trial: Trial, k: int, text: str | None) -> str:
     return text
 
 
-def _store_answer(db: sqlite3.Connection, turn: int | None, answer: Answer) -> None:
+def _store_answer(db: sqlite3.Connection, exchange: int | None, answer: Answer) -> None:
     db.execute(
-        "INSERT INTO generation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            turn,
-            answer.arm,
-            answer.side,
-            answer.text,
-            answer.n_tokens,
-            answer.stop,
-            answer.ttft_ms,
-            answer.total_ms,
-            json.dumps(answer.details),
-        ),
+        "INSERT INTO generation VALUES (:exchange, :arm, :side, :text, :n_tokens, :stop, :ttft_ms, "
+        ":total_ms, :details)",
+        asdict(answer) | {"exchange": exchange, "details": json.dumps(answer.details)},
     )
 
 
@@ -243,3 +366,40 @@ def _nothing_unanswered(store: Store, db: sqlite3.Connection, who: Participant) 
     for question in [*left, *unanswered_at(db, store.study, who, "end")]:
         if question.required:
             raise StudyError(f"The question '{question.id}' is still to be answered.")
+
+
+def _write_vote(
+    store: Store,
+    db: sqlite3.Connection,
+    who: Participant,
+    trial: Trial,
+    ballot: Ballot,
+    revision: int,
+) -> None:
+    row = asdict(ballot) | {
+        "trial_id": trial.trial_id,
+        "revision": revision,
+        "server_at": store.now(),
+    }
+    db.execute(
+        "INSERT INTO vote VALUES (:vote_id, :trial_id, :revision, :choice, :strength, :reason, "
+        ":shown_ms, :decided_ms, :server_at)",
+        row,
+    )
+    store.note(db, who, "vote", ballot.vote_id, row)
+
+
+def _check_ballot(store: Store, trial: Trial, ballot: Ballot) -> None:
+    """Raises InputError where the ballot doesn't fit its trial, StudyError where it is too soon."""
+    if trial.state not in ("ready", "voted"):
+        raise StudyError("The answers are not complete yet.")
+    preference = store.study.preference
+    choices = ("L", "R", "skip") if trial.kind == "attention" else preference.choices
+    if ballot.choice not in choices:
+        raise InputError(f"Please choose one of: {', '.join(choices)}.")
+    if ballot.strength is not None and not (
+        ballot.choice in ("L", "R") and 1 <= ballot.strength <= len(preference.strength)
+    ):
+        raise InputError("That strength of preference was not offered.")
+    if not is_text(ballot.reason or "") or len(ballot.reason or "") > MAX_REASON:
+        raise InputError(f"A reason is a text of up to {MAX_REASON} characters.")

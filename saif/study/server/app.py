@@ -19,9 +19,9 @@ from saif.errors import InputError, SaifError, StudyError
 from saif.study.design.study_file import MturkRecruitment, Study
 from saif.study.server.context import ServerContext
 from saif.study.server.participant import FOLDER, router
-from saif.study.server.researcher import researcher_router
+from saif.study.server.researcher import add_researcher
 from saif.study.store.database import NotSavedError
-from saif.study.store.participant import DisconnectedError
+from saif.study.store.store import DisconnectedError
 
 MAX_BODY_BYTES = 64_000
 
@@ -30,15 +30,16 @@ _MTURK_FRAMES = "https://*.mturk.com https://*.mturkcontent.com"
 _logger = logging.getLogger(__name__)
 
 
-def build_app(desk: ServerContext, *, secret: str | None = None, in_space: bool = False) -> FastAPI:
+def build_app(
+    context: ServerContext, *, secret: str | None = None, in_space: bool = False
+) -> FastAPI:
     """The application. secret: opens the researcher's page, which is not there without one.
     in_space: a Hugging Face Space shows it in a frame of its own page."""
     app = FastAPI(openapi_url=None)  # and so no pages of documentation either
-    study = desk.store.study
+    study = context.store.study
     headers = _headers(study, in_space)
-    app.state.desk = desk
+    app.state.context = context
     app.include_router(router)
-    app.include_router(researcher_router(desk, secret))
     app.mount("/static", StaticFiles(directory=FOLDER / "static"))
 
     @app.get("/")
@@ -53,6 +54,8 @@ def build_app(desk: ServerContext, *, secret: str | None = None, in_space: bool 
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _plain)
     app.add_exception_handler(Exception, partial(_bug, headers))  # outside all that is added here
+    if secret is not None:
+        add_researcher(app, context, secret)
     app.add_middleware(_SmallBodies)
     app.add_middleware(_Headers, headers=headers)
     return app

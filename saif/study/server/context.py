@@ -1,4 +1,4 @@
-"""What the pages of one running study work with."""
+"""The context that the routes of one running study share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,27 +11,24 @@ from saif.study.server.streaming import Streams
 from saif.study.store.store import Store
 
 
-def _nothing() -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class ServerContext:
-    """is_safe: whether all that is known of a participant is where it will be kept, so that they
-    may have their code. finished: told of each participant who completes."""
+    """What a study's routes need: its store, its answers, and when a code may be given."""
 
     store: Store
     streams: Streams
     is_safe: Callable[[str], bool] = field(default=lambda _participant: True)
-    finished: Callable[[], None] = _nothing
+    """Whether all that a participant gave is where it is to be kept."""
+    finished: Callable[[], None] = field(default=lambda: None)
+    """Called after each participant who completes."""
 
 
-def _desk_of(request: Request, study_id: str) -> ServerContext:
-    desk: ServerContext = request.app.state.desk
-    if study_id != desk.store.study.id:
+def _context_of(request: Request, study_id: str) -> ServerContext:
+    context: ServerContext = request.app.state.context
+    if study_id != context.store.study.id:
         raise StudyError("There is no such study here.", hint="Please check the link.")
-    return desk
+    return context
 
 
-AtDesk = Annotated[ServerContext, Depends(_desk_of)]
-"""The desk, for a route whose path names the study as `study_id`."""
+Context = Annotated[ServerContext, Depends(_context_of)]
+"""The context of a route whose path names the study as `study_id`."""

@@ -8,6 +8,7 @@ anyone before they agree to take part.
 import json
 import sqlite3
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,16 +19,15 @@ from jinja2 import Environment, FileSystemLoader
 from saif.errors import StudyError
 from saif.study.design.questions import Preference, Question
 from saif.study.durability.erasure import withdraw
-from saif.study.participation import ballots, recruitment, steps
+from saif.study.participation import recruitment, steps
 from saif.study.participation.events import note_event
-from saif.study.participation.messages import exchanges, has_seen_answers
-from saif.study.participation.next_page import Due, due
-from saif.study.participation.recruitment import WayOut, way_out
+from saif.study.participation.next_page import NextPage, next_page
+from saif.study.participation.recruitment import Completion, completion
 from saif.study.server import schemas, texts
-from saif.study.server.context import AtDesk, ServerContext
-from saif.study.server.streaming import next_in, turn_due
-from saif.study.store.participant import Entry, Participant
-from saif.study.store.trials import Trial
+from saif.study.server.context import Context, ServerContext
+from saif.study.server.streaming import next_in, requested_exchange
+from saif.study.store.store import Entry, Participant
+from saif.study.store.trials import Trial, exchanges, has_seen_answers
 
 FOLDER = Path(__file__).parent / "participant"
 
@@ -50,10 +50,10 @@ Token = Annotated[str, Depends(_token)]
 
 
 @router.get("", response_class=HTMLResponse)
-def page(desk: AtDesk) -> str:
+def page(context: Context) -> str:
     """The same bytes for everyone: nothing in it is about one participant or one arm."""
     env = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True)
-    version = desk.store.version
+    version = context.store.version
     return env.get_template("page.html").render(
         study=version.study,
         consent_sha256=version.consent_sha256,
@@ -65,131 +65,131 @@ def page(desk: AtDesk) -> str:
 
 
 @router.get("/consent.txt", response_class=PlainTextResponse)
-def consent_to_keep(desk: AtDesk) -> str:
-    study = desk.store.study
+def consent_to_keep(context: Context) -> str:
+    study = context.store.study
     irb = f"\nEthics approval: {study.ethics.irb}" if study.ethics.irb else ""
     text = texts.as_plain(study.consent.text)
     return f"{study.title}\n\n{text}\n\nContact: {study.ethics.contact}{irb}\n"
 
 
 @router.post("/enter")
-def enter(body: schemas.Enter, desk: AtDesk) -> Answer:
+def enter(body: schemas.Enter, context: Context) -> Answer:
     """Where this visitor is. Who is new learns before they agree whether they can take part."""
-    study = desk.store.study
+    study = context.store.study
     if recruitment.is_preview(study, body.query):
         return {"page": "preview"}
     if recruitment.names_nobody(study, body.query):
         return {"page": "unknown"}
-    entry = desk.store.enter(recruitment.person_of(study, body.query))
+    entry = context.store.enter(recruitment.person_of(study, body.query))
     if entry is not None:
-        return _entered(desk, entry)
-    why = desk.store.closed()
+        return _entered(context, entry)
+    why = context.store.closed()
     return {"page": "closed", "why": why} if why else {"page": "consent"}
 
 
 @router.post("/consent")
-def consent(body: schemas.Consent, desk: AtDesk) -> Answer:
-    study = desk.store.study
+def consent(body: schemas.Consent, context: Context) -> Answer:
+    study = context.store.study
     if recruitment.is_preview(study, body.query):
         raise StudyError("This is a preview.", hint="Accept the task first.")
-    if body.consent_sha256 != desk.store.version.consent_sha256:
+    if body.consent_sha256 != context.store.version.consent_sha256:
         raise StudyError("The text has changed meanwhile.", hint="Please reload the page.")
     share = body.share_text and study.consent.ask_to_share
     person = recruitment.person_of(study, body.query)
-    return _entered(desk, desk.store.enrol(person, share_text=share))
+    return _entered(context, context.store.enrol(person, share_text=share))
 
 
 @router.post("/decline")
-def decline(desk: AtDesk) -> Answer:
+def decline(context: Context) -> Answer:
     """Nothing is stored of who says no."""
-    return {"way_out": _way(recruitment.declined(desk.store.study))}
+    return {"completion": _completion(recruitment.declined(context.store.study))}
 
 
 # A participant's steps
 
 
 @router.post("/next")
-def next_page(token: Token, desk: AtDesk) -> Answer:
-    return _next(desk, token)
+def show_next(token: Token, context: Context) -> Answer:
+    return _next(context, token)
 
 
 @router.post("/begin")
-def begin(token: Token, desk: AtDesk) -> Answer:
-    trial = steps.begin(desk.store, token)
-    return {"trial": None if trial is None else _begun(desk, trial)}
+def begin(token: Token, context: Context) -> Answer:
+    trial = steps.begin(context.store, token)
+    return {"trial": None if trial is None else _begun(context, trial)}
 
 
 @router.post("/turn")
-def turn(body: schemas.Turn, token: Token, desk: AtDesk) -> StreamingResponse:
-    found = turn_due(desk.store, token, body.trial, body.k, body.text)
+def answer(body: schemas.NextMessage, token: Token, context: Context) -> StreamingResponse:
+    found = requested_exchange(context.store, token, body.trial, body.k, body.text)
     return StreamingResponse(
-        desk.streams.stream(token, found),
+        context.streams.stream(token, found),
         media_type="application/x-ndjson",
         headers={"X-Accel-Buffering": "no"},  # a proxy would hold the lines back
     )
 
 
 @router.post("/vote")
-def vote(body: schemas.Vote, token: Token, desk: AtDesk) -> Answer:
-    ballot = ballots.Ballot(
+def vote(body: schemas.Vote, token: Token, context: Context) -> Answer:
+    ballot = steps.Ballot(
         vote_id=body.vote_id,
         choice=body.choice,
         strength=body.clearly,
         shown_ms=body.shown_ms,
         decided_ms=body.decided_ms,
     )
-    saved = ballots.vote(desk.store, token, ballot)
+    saved = steps.vote(context.store, token, ballot)
     return {"saved": saved.vote_id, "revision": saved.revision}
 
 
 @router.post("/reopen")
-def reopen(body: schemas.OfTrial, token: Token, desk: AtDesk) -> Answer:
-    return {"vote_id": ballots.reopen(desk.store, token, body.trial)}
+def reopen(body: schemas.OfTrial, token: Token, context: Context) -> Answer:
+    return {"vote_id": steps.reopen(context.store, token, body.trial)}
 
 
 @router.post("/respond")
-def respond(body: schemas.Respond, token: Token, desk: AtDesk) -> Answer:
-    revision = ballots.respond(desk.store, token, body.question, body.value, trial_id=body.trial)
+def respond(body: schemas.Respond, token: Token, context: Context) -> Answer:
+    revision = steps.respond(context.store, token, body.question, body.value, trial_id=body.trial)
     return {"saved": body.question, "revision": revision}
 
 
 @router.post("/report")
-def report(body: schemas.Report, token: Token, desk: AtDesk) -> Answer:
-    ballots.report(desk.store, token, body.trial, body.reason)
+def report(body: schemas.Report, token: Token, context: Context) -> Answer:
+    steps.report(context.store, token, body.trial, body.reason)
     return {"saved": body.trial}
 
 
 @router.post("/events")
-def events(body: schemas.Event, token: Token, desk: AtDesk) -> Answer:
-    room = note_event(
-        desk.store, token, body.kind, t_client_ms=body.t_client_ms, trial_id=body.trial
+def events(body: schemas.Event, token: Token, context: Context) -> Answer:
+    saved = note_event(
+        context.store, token, body.kind, t_client_ms=body.t_client_ms, trial_id=body.trial
     )
-    return {"saved": room}
+    return {"saved": saved}
 
 
 @router.post("/finish")
-def finish(token: Token, desk: AtDesk) -> Answer:
-    steps.finish(desk.store, token)
-    desk.finished()
-    return _next(desk, token)
+def finish(token: Token, context: Context) -> Answer:
+    steps.finish(context.store, token)
+    context.finished()
+    return _next(context, token)
 
 
 @router.post("/stop")
-def stop(body: schemas.Stop, token: Token, desk: AtDesk) -> Answer:
+def stop(body: schemas.Stop, token: Token, context: Context) -> Answer:
     """Leave early; with a scope, withdraw as well."""
-    steps.stop_early(desk.store, token)
-    with desk.store.database.reading() as db:
-        who = desk.store.participant(db, token)
-        ending = _ending(desk, db, who)
+    steps.stop_early(context.store, token)
+    with context.store.database.snapshot() as db:
+        who = context.store.participant(db, token)
+        ending = _ending(context, db, who)
     if body.scope is not None:
-        withdraw(desk.store, who.id, body.scope, actor="participant")
+        withdraw(context.store, who.id, body.scope, actor="participant")
     return ending
 
 
 @router.post("/withdraw")
-def withdraw_later(body: schemas.Withdraw, desk: AtDesk) -> Answer:
-    participant = desk.store.of_receipt(body.receipt)
-    withdraw(desk.store, participant, body.scope, actor="participant")
+def withdraw_later(body: schemas.Withdraw, context: Context) -> Answer:
+    participant = context.store.of_receipt(body.receipt)
+    withdraw(context.store, participant, body.scope, actor="participant")
     return {"done": body.scope}
 
 
@@ -199,44 +199,46 @@ def _ballot(preference: Preference) -> str:
     return json.dumps({**offered, "clearly": preference.strength})
 
 
-def _entered(desk: ServerContext, entry: Entry) -> Answer:
+def _entered(context: ServerContext, entry: Entry) -> Answer:
     found = {"token": entry.token, "receipt": entry.receipt, "returning": entry.returning}
-    return {**found, **_next(desk, entry.token)}
+    return {**found, **_next(context, entry.token)}
 
 
-def _next(desk: ServerContext, token: str) -> Answer:
+def _next(context: ServerContext, token: str) -> Answer:
     """What the page is to show."""
-    with desk.store.database.reading() as db:
-        who = desk.store.participant(db, token)
-        return _shown(desk, db, who, due(db, desk.store.study, who))
+    with context.store.database.snapshot() as db:
+        who = context.store.participant(db, token)
+        return _shown(context, db, who, next_page(db, context.store.study, who))
 
 
-def _shown(desk: ServerContext, db: sqlite3.Connection, who: Participant, found: Due) -> Answer:
+def _shown(
+    context: ServerContext, db: sqlite3.Connection, who: Participant, found: NextPage
+) -> Answer:
     answer: Answer = {"page": found.page}
     if found.trial is not None:
         answer |= {"place": found.place, "of": found.n_trials}
     if found.questions:
         answer["questions"] = _asked(found.questions)
     if found.page == "trial_questions" and found.trial is not None:
-        answer["trial"] = {"id": found.trial.trial_id, "turns": _turns(db, found.trial)}
+        answer["trial"] = {"id": found.trial.trial_id, "turns": _exchanges(db, found.trial)}
     if found.page == "ended":
-        if who.status == "complete" and not desk.is_safe(who.id):
+        if who.status == "complete" and not context.is_safe(who.id):
             return {"page": "finish"}  # its last rows are still on their way
-        answer |= {"status": who.status, **_ending(desk, db, who)}
+        answer |= {"status": who.status, **_ending(context, db, who)}
     return answer
 
 
-def _ending(desk: ServerContext, db: sqlite3.Connection, who: Participant) -> Answer:
+def _ending(context: ServerContext, db: sqlite3.Connection, who: Participant) -> Answer:
     """The code for as far as they came, and what the study was about, for those who saw any of it.
 
     A receipt is no code for anyone who didn't get to the end, and nobody gets the code for that
     before all of it is safe.
     """
-    study, came_to = desk.store.study, steps.came_to(db, who)
-    way = way_out(study, steps.code_for(desk.store, who, came_to))
-    is_given = desk.is_safe(who.id) if came_to == "complete" else way.link is not None
+    study, came_to = context.store.study, steps.came_to(db, who)
+    way = completion(study, steps.code_for(context.store, who, came_to))
+    is_given = context.is_safe(who.id) if came_to == "complete" else way.link is not None
     debrief = texts.as_html(study.debrief) if has_seen_answers(db, who.id) else ""
-    return {"way_out": _way(way) if is_given else None, "debrief": debrief}
+    return {"completion": _completion(way) if is_given else None, "debrief": debrief}
 
 
 def _asked(questions: Iterable[Question]) -> list[Answer]:
@@ -244,26 +246,24 @@ def _asked(questions: Iterable[Question]) -> list[Answer]:
     return [one.model_dump(exclude={"accept"}) for one in questions]
 
 
-def _begun(desk: ServerContext, trial: Trial) -> Answer:
+def _begun(context: ServerContext, trial: Trial) -> Answer:
     """A trial that was begun. A retest looks like any other comparison."""
-    study = desk.store.study
+    study = context.store.study
     found: Answer = {"id": trial.trial_id, "practice": trial.kind == "practice"}
-    if trial.kind == "practice":  # what is answered there is not sent, so it is not due either
+    if trial.kind == "practice":  # answers there are not sent, nor asked for again
         found["questions"] = _asked(one for one in study.questions if one.when == "trial")
     if trial.kind == "attention":
         text = next(check.text for check in study.attention if check.id == trial.check_id)
         return {**found, "check": text, "turns": [], "vote_id": trial.vote_id}
     if trial.state == "ready" and trial.kind != "retest":  # the page was reloaded
-        with desk.store.database.reading() as db:
-            return {**found, "turns": _turns(db, trial), "vote_id": trial.vote_id}
-    return {**found, "turns": [], **next_in(desk.store, trial, 0)}
+        with context.store.database.snapshot() as db:
+            return {**found, "turns": _exchanges(db, trial), "vote_id": trial.vote_id}
+    return {**found, "turns": [], **next_in(context.store, trial, 0)}
 
 
-def _turns(db: sqlite3.Connection, trial: Trial) -> list[Answer]:
+def _exchanges(db: sqlite3.Connection, trial: Trial) -> list[Answer]:
     return [{"message": one.message, "L": one.left, "R": one.right} for one in exchanges(db, trial)]
 
 
-def _way(found: WayOut | None) -> Answer | None:
-    if found is None:
-        return None
-    return {"code": found.code, "link": found.link, "form": found.form}
+def _completion(found: Completion | None) -> Answer | None:
+    return asdict(found) if found else None

@@ -1,40 +1,39 @@
 """The researcher's page: how the study is going, its stop, erasures and exports.
 
-It is a door of its own: off without a secret, and nothing on it works without logging in. It tells
-counts and quality; the outcome stays hidden until the study has all its participants.
+It is off without a secret, and nothing on it works without logging in. It tells counts and quality;
+the outcome stays hidden until the study has all its participants.
 """
 
+import hashlib
+import hmac
 import io
+import secrets
 import tempfile
+import threading
+import time
 import zipfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import get_args
-from urllib.parse import parse_qs
+from typing import Any, get_args
+from urllib.parse import parse_qs, urlsplit
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as AsgiScope
 
 from saif.errors import InputError, SaifError
 from saif.study.data.export import export
-from saif.study.data.monitoring import HURRIED_MS, quality
-from saif.study.data.status import status
+from saif.study.data.monitoring import HURRIED_MS, quality, status
 from saif.study.data.tables import Profile
 from saif.study.data.unblinding import MAX_REASON, early_looks, look
 from saif.study.durability.erasure import Scope, withdraw
 from saif.study.server.context import ServerContext
-from saif.study.server.sessions import (
-    COOKIE,
-    LASTS_SECONDS,
-    Session,
-    Sessions,
-    TooManyTriesError,
-    is_csrf,
-    is_https,
-    is_own_page,
-)
 from saif.study.store.store import Store
 
 PREFIX = "/researcher"
@@ -43,27 +42,108 @@ ACTOR = "researcher"
 FOLDER = Path(__file__).parent / "researcher"
 STATIC = ("researcher.css", "researcher.js")
 
+COOKIE = "researcher"
+LASTS_SECONDS = 8 * 3600
+TRIES_A_MINUTE = 5
+MAX_NOTICE = 500
+"""Characters: a browser drops a cookie of more than 4096 bytes."""
+
 Form = dict[str, str]
+SessionData = dict[str, Any]
 
 
-def researcher_router(desk: ServerContext, secret: str | None) -> APIRouter:
-    """The routes under `/researcher`; none without a secret, so that all of them are 404."""
+def add_researcher(app: FastAPI, context: ServerContext, secret: str) -> None:
+    """Add the routes under `/researcher`, and the sessions of who logs in with the secret."""
+    sessions = Sessions(secret)
+    pages = _Pages(context, sessions)
     router = APIRouter(prefix=PREFIX)
-    if secret is None:
-        return router
-    pages = _Pages(desk, Sessions(secret))
     router.add_api_route("", pages.front, methods=["GET"])
     router.add_api_route("/static/{name}", pages.static, methods=["GET"])
     router.add_api_route("/figures", pages.figures, methods=["GET"])
     for name in ("login", "logout", "pause", "resume", "erase", "export"):
         router.add_api_route(f"/{name}", getattr(pages, name), methods=["POST"])
-    return router
+    app.include_router(router)
+    app.add_middleware(_SessionCookie, key=sessions.signing_key)
+
+
+class TooManyTriesError(Exception):
+    """Too many wrong secrets within the minute: not even the right one is looked at."""
+
+
+class Sessions:
+    """Who is logged in: one secret and few tries. What a session holds lies signed in its cookie.
+
+    The key is this process's, so a restart ends all sessions, and with them those of an earlier
+    secret; so does logging out, since a copy of a cookie can't be taken back one by one. clock:
+    seconds that only grow.
+    """
+
+    def __init__(self, secret: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.signing_key = secrets.token_hex(32)
+        self._secret = _hash(secret)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._wrong: list[float] = []
+        self._epoch = secrets.token_hex(16)
+
+    def log_in(self, secret: str) -> SessionData | None:
+        """A new session; None where the secret is wrong. Raises TooManyTriesError."""
+        now = self._clock()
+        with self._lock:
+            self._wrong = [at for at in self._wrong if at > now - 60]
+            if len(self._wrong) >= TRIES_A_MINUTE:
+                raise TooManyTriesError
+            # Hashes are of one length, so the time this takes tells nothing of the secret.
+            if not hmac.compare_digest(_hash(secret), self._secret):
+                self._wrong.append(now)
+                return None
+            csrf = secrets.token_urlsafe(32)
+            return {"epoch": self._epoch, "ends_at": now + LASTS_SECONDS, "csrf": csrf}
+
+    def is_open(self, session: SessionData) -> bool:
+        """Whether what a cookie holds is a session that has not ended."""
+        return session.get("epoch") == self._epoch and session["ends_at"] > self._clock()
+
+    def log_out(self) -> None:
+        """End all sessions."""
+        with self._lock:
+            self._epoch = secrets.token_hex(16)
+
+
+class _SessionCookie:
+    """Starlette's session, for this page only; its cookie is marked Secure wherever the browser
+    speaks https, also to a proxy in front of us."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self._app = app
+        made = partial(SessionMiddleware, app, key, COOKIE, LASTS_SECONDS, PREFIX, "strict")
+        self._http, self._https = made(https_only=False), made(https_only=True)
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if scope["type"] == "http" and scope["path"].startswith(PREFIX):
+            asked = HTTPConnection(scope)
+            forwarded = asked.headers.get("x-forwarded-proto")
+            app = self._https if "https" in (asked.url.scheme, forwarded) else self._http
+        await app(scope, receive, send)
+
+
+def is_own_page(request: Request) -> bool:
+    """Whether a form was sent from a page of this server: a browser always says from where, and no
+    other site can make it lie."""
+    origin = urlsplit(request.headers.get("origin", ""))
+    host = request.headers.get("host", "")
+    return origin.scheme in ("http", "https") and bool(host) and origin.netloc == host
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 class _Pages:
-    def __init__(self, desk: ServerContext, sessions: Sessions) -> None:
-        self._desk = desk
-        self._store: Store = desk.store
+    def __init__(self, context: ServerContext, sessions: Sessions) -> None:
+        self._context = context
+        self._store: Store = context.store
         self._sessions = sessions
         self._env = Environment(
             loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -72,15 +152,17 @@ class _Pages:
     # What can be seen
 
     def front(self, request: Request) -> Response:
-        session = self._sessions.find(request)
+        session = self._session(request)
         if session is None:
             return self._login_page()
-        own = {"csrf": session.csrf, "notice": session.take_notice()}
+        own = {"csrf": session["csrf"], "notice": session.get("notice", "")}
+        if own["notice"]:
+            del session["notice"]  # told once
         return self._page("page.html", self._figures() | own)
 
     def figures(self, request: Request) -> Response:
         """The part of the page that changes by itself."""
-        if self._sessions.find(request) is None:
+        if self._session(request) is None:
             raise HTTPException(401)
         return self._page("figures.html", self._figures())
 
@@ -96,48 +178,35 @@ class _Pages:
             raise HTTPException(403)
         secret = (await _form(request)).get("secret", "")
         try:
-            cookie = self._sessions.log_in(secret)
+            session = self._sessions.log_in(secret)
         except TooManyTriesError:
             return self._login_page("Too many wrong tries. Please wait a minute.", 429)
-        if cookie is None:
+        if session is None:
             return self._login_page("That is not the secret.", 401)
-        answer = _back()
-        answer.set_cookie(
-            COOKIE,
-            cookie,
-            max_age=LASTS_SECONDS,
-            path=PREFIX,
-            secure=is_https(request),
-            httponly=True,
-            samesite="strict",
-        )
-        return answer
+        request.session.update(session)
+        return _back()
 
     async def logout(self, request: Request) -> Response:
         await self._sent(request)
-        self._sessions.log_out(request)
-        answer = _back()
-        answer.delete_cookie(COOKIE, path=PREFIX)
-        return answer
+        self._sessions.log_out()
+        request.session.clear()
+        return _back()
 
     async def pause(self, request: Request) -> Response:
-        session, _ = await self._sent(request)
-        return await self._done(session, lambda _store: self._set_paused(True))
+        return await self._take_step(request, lambda _form: self._set_paused(True))
 
     async def resume(self, request: Request) -> Response:
-        session, _ = await self._sent(request)
-        return await self._done(session, lambda _store: self._set_paused(False))
+        return await self._take_step(request, lambda _form: self._set_paused(False))
 
     async def erase(self, request: Request) -> Response:
-        session, form = await self._sent(request)
-        return await self._done(session, lambda store: self._erase(store, form))
+        return await self._take_step(request, self._erase)
 
     async def export(self, request: Request) -> Response:
         session, form = await self._sent(request)
         try:
             content = await run_in_threadpool(self._zip, form)
         except SaifError as error:
-            session.notice = error.sentence
+            _tell(session, error.sentence)
             return _back()
         name = f"{self._store.study.id}-{form['profile']}.zip"
         return Response(
@@ -150,15 +219,15 @@ class _Pages:
         self._store.set_paused(paused, actor=ACTOR)
         return "" if paused else "The study goes on."  # the figures tell that it is paused
 
-    def _erase(self, store: Store, form: Form) -> str:
+    def _erase(self, form: Form) -> str:
         who, scope = form.get("who", "").strip(), form.get("scope", "")
         if scope not in get_args(Scope) or form.get("sure") != "yes":
             raise InputError(
                 "Nothing was changed.", hint="Choose what to do, and say you are sure."
             )
-        name = store.of_receipt(who) if "-" in who else who
-        withdraw(store, name, scope, actor=ACTOR)  # type: ignore[arg-type]  # looked at above
-        self._desk.finished()  # so that the copy forgets it now, too
+        name = self._store.of_receipt(who) if "-" in who else who
+        withdraw(self._store, name, scope, actor=ACTOR)  # type: ignore[arg-type]  # looked at above
+        self._context.finished()  # so that the copy forgets it now, too
         told = "erased" if scope == "erase" else "left out of the analysis"
         return f"Participant {name} is {told}."
 
@@ -179,23 +248,29 @@ class _Pages:
 
     # How
 
-    async def _sent(self, request: Request) -> tuple[Session, Form]:
+    async def _sent(self, request: Request) -> tuple[SessionData, Form]:
         """The session and the form of a request that changes something; refused unless it was sent
         by somebody logged in, from this very page."""
-        session = self._sessions.find(request)
+        session = self._session(request)
         if session is None:
             raise HTTPException(401)
         form = await _form(request)
-        if not is_own_page(request) or not is_csrf(session, form.get("csrf", "")):
+        csrf = form.get("csrf", "").encode()
+        if not is_own_page(request) or not hmac.compare_digest(session["csrf"].encode(), csrf):
             raise HTTPException(403)
         return session, form
 
-    async def _done(self, session: Session, step: Callable[[Store], str]) -> Response:
-        """Take a step, and tell on the page what came of it."""
+    def _session(self, request: Request) -> SessionData | None:
+        """The session that a request belongs to; changes to it are in the reply's cookie."""
+        return request.session if self._sessions.is_open(request.session) else None
+
+    async def _take_step(self, request: Request, step: Callable[[Form], str]) -> Response:
+        """Do what a form asks for, and show on the page what came of it."""
+        session, form = await self._sent(request)
         try:
-            session.notice = await run_in_threadpool(step, self._store)
+            _tell(session, await run_in_threadpool(step, form))
         except SaifError as error:
-            session.notice = error.sentence
+            _tell(session, error.sentence)
         return _back()
 
     def _figures(self) -> dict[str, object]:
@@ -228,3 +303,8 @@ async def _form(request: Request) -> Form:
 
 def _back() -> RedirectResponse:
     return RedirectResponse(PREFIX, status_code=303)
+
+
+def _tell(session: SessionData, notice: str) -> None:
+    """Show this on the next page."""
+    session["notice"] = notice[:MAX_NOTICE]

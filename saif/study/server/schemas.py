@@ -33,8 +33,8 @@ class OfTrial(_Body):
     trial: _Id
 
 
-class Turn(OfTrial):
-    """k: of the turn, from 0. text: what was typed, in free chat."""
+class NextMessage(OfTrial):
+    """k: which message, from 0. text: what was typed, in free chat."""
 
     k: Annotated[int, Field(ge=0, le=100)]
     text: str | None = None

@@ -11,17 +11,15 @@ from saif.errors import StudyError
 from saif.ports import check_free
 from saif.presets.library import Library
 from saif.runtime.load import load_model
-from saif.study.design.publish import check_fingerprint, check_presets
+from saif.study.design.publish import Version, check_fingerprint, check_presets
 from saif.study.durability.housekeeping import Housekeeper
-from saif.study.durability.remote import Copier
 from saif.study.opening import newest_version, open_to_serve
-from saif.study.participation.answers import Answering
+from saif.study.participation.answers import AnswerGenerator
 from saif.study.server.app import build_app, serve
 from saif.study.server.context import ServerContext
 from saif.study.server.streaming import Streams
-from saif.study.store.keys import on_a_space, researcher_secret
+from saif.study.store.identities import on_a_space, researcher_secret
 from saif.study.store.settings import is_paused
-from saif.study.store.store import Store
 
 
 def open_to_participants(
@@ -37,43 +35,28 @@ def open_to_participants(
     secret = researcher_secret()
     with _only_one(folder):
         store, copier = open_to_serve(folder)
-        try:
-            _serve(store, copier, library, (host, port), secret, say)
-        finally:
-            store.close()
+        with contextlib.closing(store):
+            streams = Streams(store, _answers(store.version, library, say))
+            with contextlib.closing(streams), Housekeeper(store, copier) as keeper:
+                context = ServerContext(store, streams, keeper.is_safe_to_finish, keeper.wake)
+                app = build_app(context, secret=secret, in_space=on_a_space())
+                with store.database.snapshot() as db:
+                    if is_paused(db):
+                        say("The study is paused: nobody can join until it is resumed.")
+                say(f"Participants: http://{host}:{port}/study/{store.study.id}")
+                if secret:
+                    say(f"Researcher: http://{host}:{port}/researcher")
+                serve(app, host, port)
 
 
-def _serve(
-    store: Store,
-    copier: Copier | None,
-    library: Library,
-    address: tuple[str, int],
-    secret: str | None,
-    say: Callable[[str], None],
-) -> None:
-    version = store.version
+def _answers(version: Version, library: Library, say: Callable[[str], None]) -> AnswerGenerator:
+    """What generates the answers, with the published presets and weights."""
     check_presets(version, library)
     say("Loading the study's model …")
-    engine = SharedEngine(
-        load_model(version.study.model, quantize=version.study.generation.quantize), cache_bytes=0
-    )
-    check_fingerprint(version, engine.model.fingerprint)
-    streams = Streams(store, Answering(version.study, library, engine))
-    keeper = Housekeeper(store, copier)
-    desk = ServerContext(store, streams, keeper.is_safe_to_finish, keeper.wake)
-    app = build_app(desk, secret=secret, in_space=on_a_space())
-    with store.database.reading() as db:
-        if is_paused(db):
-            say("The study is paused: nobody can join until it is resumed.")
-    host, port = address
-    say(f"Participants: http://{host}:{port}/study/{version.study.id}")
-    if secret:
-        say(f"Researcher: http://{host}:{port}/researcher")
-    try:
-        with keeper:
-            serve(app, host, port)
-    finally:
-        streams.close()
+    study = version.study
+    model = load_model(study.model, quantize=study.generation.quantize)
+    check_fingerprint(version, model.fingerprint)
+    return AnswerGenerator(study, library, SharedEngine(model, cache_bytes=0))
 
 
 @contextlib.contextmanager

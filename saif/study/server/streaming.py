@@ -1,4 +1,4 @@
-"""A turn's two answers on their way to the page: one line of JSON for each look at both.
+"""Two answers on their way to the page: one line of JSON for each update of both.
 
 Answers are made in threads of their own, so that votes never wait behind them.
 """
@@ -16,13 +16,11 @@ from dataclasses import dataclass
 
 from saif.chat import check_message
 from saif.errors import InputError, SaifError, StudyError
-from saif.study.participation.answers import Answering, Released, TwoAnswers
+from saif.study.participation.answers import AnswerGenerator, AnswerPair, Released
 from saif.study.participation.events import Canary, note_canary
-from saif.study.participation.messages import Exchange, exchanges, fixed_message
-from saif.study.participation.steps import add_turn, call_off, going_on, own
-from saif.study.store.participant import DisconnectedError
-from saif.study.store.store import Store
-from saif.study.store.trials import Trial
+from saif.study.participation.steps import active_participant, add_exchange, call_off, own_trial
+from saif.study.store.store import DisconnectedError, Store
+from saif.study.store.trials import Exchange, Trial, exchanges, fixed_message
 
 MAX_STREAMS = 32
 """Comparisons that are made at once; whoever comes then waits for one to end."""
@@ -30,12 +28,12 @@ MAX_STREAMS = 32
 MAX_ATTEMPTS = 12
 """How often a trial is issued before somebody should look at what is wrong."""
 
-LOOKS_PER_SECOND = 8
+UPDATES_PER_SECOND = 8
 STEP_SECONDS = 90.0
 """A step that takes longer counts as failed."""
 
 CANARY_EVERY = 25
-"""So many turns apart, both answers are made once more, each alone, and must be the same."""
+"""So many messages apart, both answers are made once more, each alone, and must be the same."""
 
 _TOO_LONG = "That is too long, with all that was said before it. Please shorten it."
 """Without a count, as the engine has one: where one arm is told more than the other, it would tell
@@ -48,48 +46,51 @@ Line = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
-class TurnDue:
-    """The turn that a page asks for. typed: by the participant, who may type something else. again:
-    of a retest, whose answers are there already."""
+class RequestedExchange:
+    """A message of a trial whose answers the page asks for."""
 
     participant: str
     trial: Trial
     history: list[Exchange]
     message: str
     typed: bool = False
-    again: Exchange | None = None
+    """By the participant, who may type something else."""
+    stored: Exchange | None = None
+    """Of a retest, whose answers are there already."""
 
 
-def turn_due(store: Store, token: str, trial_id: str, k: int, text: str | None) -> TurnDue:
-    """Turn `k` of a trial, counted from 0. text: what was typed in free chat.
+def requested_exchange(
+    store: Store, token: str, trial_id: str, k: int, text: str | None
+) -> RequestedExchange:
+    """Message `k` of a trial, counted from 0. text: what was typed in free chat.
 
-    Raises StudyError where it is not due, InputError where there is no message.
+    Raises StudyError where it is not asked, InputError where there is no message.
     """
-    with store.database.reading() as db:
-        who = going_on(store, db, token)
-        trial = own(db, who, trial_id)
+    with store.database.snapshot() as db:
+        who = active_participant(store, db, token)
+        trial = own_trial(db, who, trial_id)
         told = exchanges(db, trial)
     if trial.attempt > MAX_ATTEMPTS:
         raise StudyError(
             "This comparison can't be shown.", hint="Please write to the contact on this page."
         )
     if trial.kind == "retest" and trial.state == "ready" and k < len(told):
-        return TurnDue(who.id, trial, told[:k], told[k].message, again=told[k])
+        return RequestedExchange(who.id, trial, told[:k], told[k].message, stored=told[k])
     if trial.state != "running" or k != len(told):
         raise StudyError(
             "This comparison has gone on in another tab.", hint="Please reload the page."
         )
     fixed = fixed_message(store.study, trial, k)
     message = check_message(fixed or text or "")
-    return TurnDue(who.id, trial, told, message, typed=fixed is None)
+    return RequestedExchange(who.id, trial, told, message, typed=fixed is None)
 
 
 def next_in(store: Store, trial: Trial, k: int) -> Line:
-    """What the page needs once it has shown `k` turns: the next message, or the means to vote."""
+    """What the page needs once it has shown `k` exchanges: the next message, or a vote id."""
     if k == store.study.trials.turns:
         return {"vote_id": trial.vote_id}
     if trial.kind == "retest":
-        with store.database.reading() as db:
+        with store.database.snapshot() as db:
             return {"message": exchanges(db, trial)[k].message}
     return {"message": fixed_message(store.study, trial, k)}
 
@@ -97,13 +98,13 @@ def next_in(store: Store, trial: Trial, k: int) -> Line:
 class Streams:
     """The comparisons that are being made now; each participant has at most one."""
 
-    def __init__(self, store: Store, answering: Answering) -> None:
+    def __init__(self, store: Store, answers: AnswerGenerator) -> None:
         self._store = store
-        self._answering = answering
+        self._answers = answers
         self._threads = ThreadPoolExecutor(MAX_STREAMS, "saif-study")
         self._slots = asyncio.Semaphore(MAX_STREAMS)
         self._current: dict[str, threading.Event] = {}
-        self._n_turns = itertools.count(1)
+        self._n_messages = itertools.count(1)
 
     def close(self) -> None:
         """End every comparison that is being made at its next step."""
@@ -111,7 +112,7 @@ class Streams:
             event.set()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def stream(self, token: str, due: TurnDue) -> AsyncIterator[bytes]:
+    async def stream(self, token: str, asked: RequestedExchange) -> AsyncIterator[bytes]:
         """Lines of JSON: `{"L", "R"}` what both have grown by, `{"waiting"}` while others are
         served, and one last: `{"done"}` with what comes next, `{"refused"}` where the message
         can't be used, or `{"failed"}`, each with a sentence.
@@ -119,33 +120,33 @@ class Streams:
         Dropping it ends the computation within two steps.
         """
         gone = threading.Event()
-        earlier = self._current.get(due.participant)
+        earlier = self._current.get(asked.participant)
         if earlier is not None:
             earlier.set()
-        self._current[due.participant] = gone
+        self._current[asked.participant] = gone
         try:
             async for line in self._slot():
                 yield _line(line)
             try:
-                if due.again is not None:
-                    async for line in _again(due.again):
+                if asked.stored is not None:
+                    async for line in _replayed(asked.stored):
                         yield _line(line)
                 else:
-                    async for line in self._make(token, due, gone):
+                    async for line in self._make(token, asked, gone):
                         yield _line(line)
-                shown = len(due.history) + 1
-                yield _line({"done": True, **next_in(self._store, due.trial, shown)})
+                shown = len(asked.history) + 1
+                yield _line({"done": True, **next_in(self._store, asked.trial, shown)})
             except Exception as error:  # noqa: BLE001 - the page must be told, whatever it is
-                if due.typed and isinstance(error, InputError):  # the trial waits for another
+                if asked.typed and isinstance(error, InputError):  # the trial waits for another
                     yield _line({"refused": _TOO_LONG})
                 else:
-                    yield _line(await self._failed(token, due, gone, error))
+                    yield _line(await self._failed(token, asked, gone, error))
             finally:
                 self._slots.release()
         finally:
             gone.set()
-            if self._current.get(due.participant) is gone:
-                del self._current[due.participant]
+            if self._current.get(asked.participant) is gone:
+                del self._current[asked.participant]
 
     async def _slot(self) -> AsyncIterator[Line]:
         """Wait for a free one, saying so."""
@@ -156,33 +157,41 @@ class Streams:
             except TimeoutError:
                 yield {"waiting": True}
 
-    async def _make(self, token: str, due: TurnDue, gone: threading.Event) -> AsyncIterator[Line]:
+    async def _make(
+        self, token: str, asked: RequestedExchange, gone: threading.Event
+    ) -> AsyncIterator[Line]:
         loop = asyncio.get_running_loop()
-        made = self._answering.turn(due.trial, due.history, due.message, cancelled=gone.is_set)
+        made = self._answers.pair(asked.trial, asked.history, asked.message, cancelled=gone.is_set)
         steps: Iterator[Released] = iter(made)
         left = right = ""
-        looked = 0.0
+        updated = 0.0
         while True:
             step = loop.run_in_executor(self._threads, next, steps, None)
             released = await asyncio.wait_for(step, timeout=STEP_SECONDS)
             if released is not None:
                 left, right = left + released.left, right + released.right
             if (left or right) and (
-                released is None or time.monotonic() - looked >= 1 / LOOKS_PER_SECOND
+                released is None or time.monotonic() - updated >= 1 / UPDATES_PER_SECOND
             ):
                 yield {"L": left, "R": right}
                 left = right = ""
-                looked = time.monotonic()
+                updated = time.monotonic()
             if released is None:
                 break
         await loop.run_in_executor(
-            None, add_turn, self._store, token, due.trial.trial_id, made.answers(), due.message
+            None,
+            add_exchange,
+            self._store,
+            token,
+            asked.trial.trial_id,
+            made.answers(),
+            asked.message,
         )
-        if next(self._n_turns) % CANARY_EVERY == 0:
-            self._threads.submit(self._canary, due, made)
+        if next(self._n_messages) % CANARY_EVERY == 0:
+            self._threads.submit(self._canary, asked, made)
 
     async def _failed(
-        self, token: str, due: TurnDue, gone: threading.Event, error: Exception
+        self, token: str, asked: RequestedExchange, gone: threading.Event, error: Exception
     ) -> Line:
         """Call the trial off, so that it is issued again, and say what happened."""
         if gone.is_set() or isinstance(error, DisconnectedError):
@@ -194,25 +203,25 @@ class Streams:
             _logger.error("A study's answer failed", exc_info=error)
         with suppress(StudyError):  # it is void already, or the database is away: issued again then
             await asyncio.get_running_loop().run_in_executor(
-                None, call_off, self._store, token, due.trial.trial_id, "failed", reason
+                None, call_off, self._store, token, asked.trial.trial_id, "failed", reason
             )
         return {"failed": _FAILED}
 
-    def _canary(self, due: TurnDue, made: TwoAnswers) -> None:
+    def _canary(self, asked: RequestedExchange, made: AnswerPair) -> None:
         """Note whether both answers are what they would have been without each other."""
         try:
-            found: Canary = "canary_equal" if made.solo else "canary_differs"
+            found: Canary = "canary_equal" if made.is_row_independent else "canary_differs"
         except SaifError:
             found = "canary_failed"
-        note_canary(self._store, due.participant, due.trial.trial_id, found)
+        note_canary(self._store, asked.participant, asked.trial.trial_id, found)
 
 
-async def _again(told: Exchange) -> AsyncIterator[Line]:
+async def _replayed(told: Exchange) -> AsyncIterator[Line]:
     """A retest's answers at the pace they first had, so that nobody sees that they are known."""
-    looks = max(1, min(round(told.ms / 1000 * LOOKS_PER_SECOND), 30 * LOOKS_PER_SECOND))
-    pieces = zip(_cut(told.left, looks), _cut(told.right, looks), strict=True)
+    n_updates = max(1, min(round(told.ms / 1000 * UPDATES_PER_SECOND), 30 * UPDATES_PER_SECOND))
+    pieces = zip(_cut(told.left, n_updates), _cut(told.right, n_updates), strict=True)
     for left, right in pieces:
-        await asyncio.sleep(1 / LOOKS_PER_SECOND)
+        await asyncio.sleep(1 / UPDATES_PER_SECOND)
         yield {"L": left, "R": right}
 
 

@@ -1,4 +1,4 @@
-"""Whole studies with made-up participants, without a page or a model.
+"""Whole studies with simulated participants, without a page or a model.
 
 They go through the same store as people do: a dry run of a study file, and a test of the analysis,
 which must find the preference that was planted.
@@ -13,10 +13,18 @@ from typing import Literal
 from saif.core.types import check_between
 from saif.errors import StudyError
 from saif.study.design.questions import Question, When
-from saif.study.participation.ballots import Ballot, respond, vote
-from saif.study.participation.steps import Answer, add_turn, begin, call_off, finish
+from saif.study.participation.steps import (
+    Answer,
+    Ballot,
+    add_exchange,
+    begin,
+    call_off,
+    finish,
+    respond,
+    vote,
+)
 from saif.study.participation.votes import Choice
-from saif.study.store.admission import keep_apart
+from saif.study.store.allocation import check_not_mixed
 from saif.study.store.identities import Person
 from saif.study.store.store import Store
 from saif.study.store.trials import Trial
@@ -24,7 +32,7 @@ from saif.study.store.trials import Trial
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crowd:
-    """What made-up participants do.
+    """What simulated participants do.
 
     rate: of preferring the study's first arm where they prefer one. icc: how alike one
     participant's votes are. ties: share of votes that are a tie (or both bad). left: what is added
@@ -58,14 +66,14 @@ def simulate(
     seed: int = 0,
     tell: Callable[[int], None] | None = None,
 ) -> Counter[str]:
-    """Let `n` made-up participants join one after the other; how many ended how.
+    """Let `n` simulated participants join one after the other; how many ended how.
 
     complete: with a code; left: dropped out; refused: the study was full or paused. The store knows
     them as bots. tell: is told how many have been through. Raises StudyError where it holds people,
-    or where a step is refused: a bot does nothing that is not due.
+    or where a step is refused: a bot does nothing out of order.
     """
-    with store.database.reading() as db:
-        keep_apart(db, "bot")
+    with store.database.snapshot() as db:
+        check_not_mixed(db, "bot")
     rng = random.Random(seed)
     ended: Counter[str] = Counter()
     for number in range(n):
@@ -82,7 +90,7 @@ def simulate(
 
 
 class _Bot:
-    """One made-up participant."""
+    """One simulated participant."""
 
     def __init__(self, store: Store, person: Person, crowd: Crowd, rng: random.Random) -> None:
         self._store = store
@@ -130,7 +138,7 @@ class _Bot:
 
     def _judge(self, trial: Trial) -> None:
         while trial.state == "running":
-            trial = add_turn(
+            trial = add_exchange(
                 self._store, self._token, trial.trial_id, self._texts(trial), "A message."
             )
         assert trial.vote_id is not None, "it is ready"

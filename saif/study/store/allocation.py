@@ -1,13 +1,18 @@
-"""The pool of cells: each place in a block is free, held by one participant, or done.
+"""Allocation of participants to arm orders in permuted blocks, and who may join or come back.
 
-Works inside the caller's transaction, so that two who join at once can't get the same place. Who
-drops out gives the place back, and the next to join gets the oldest free one: blocks fill up.
+Each place in a block is free, held by one participant, or done. Everything works inside the
+caller's transaction, so that two who join at once can't get the same place. Who drops out gives the
+place back, and the next to join gets the oldest free one: blocks fill up.
 """
 
 import sqlite3
+from datetime import datetime, timedelta
 
+from saif.errors import StudyError
 from saif.study.design.plan import block
 from saif.study.design.study_file import Study
+from saif.study.store.identities import Source
+from saif.study.store.settings import is_paused
 
 TABLE = """
 CREATE TABLE cell_pool(
@@ -20,10 +25,10 @@ CREATE INDEX free_places ON cell_pool(version_id, block, place) WHERE state = 'f
 """
 
 
-def take(
+def assign(
     db: sqlite3.Connection, study: Study, version_id: str, participant: str, held_until: str
 ) -> tuple[int, str]:
-    """Hold the oldest free place for a participant; its block and cell."""
+    """Hold the oldest free place for a participant; its block and arm order."""
     found = _oldest_free(db, version_id)
     if found is None:
         newest = db.execute(
@@ -33,12 +38,12 @@ def take(
             "INSERT INTO cell_pool(version_id, block, place, cell, state) "
             "VALUES (?, ?, ?, ?, 'free')",
             [
-                (version_id, newest + 1, place, cell)
-                for place, cell in enumerate(block(study, newest + 1))
+                (version_id, newest + 1, place, arm_order)
+                for place, arm_order in enumerate(block(study, newest + 1))
             ],
         )
         found = _oldest_free(db, version_id)
-    assert found is not None, "a block holds at least one cell"
+    assert found is not None, "a block holds at least one arm order"
     db.execute(
         "UPDATE cell_pool SET state = 'held', participant_id = ?, held_until = ? "
         "WHERE version_id = ? AND block = ? AND cell = ?",
@@ -56,15 +61,15 @@ def _oldest_free(db: sqlite3.Connection, version_id: str) -> tuple[int, str] | N
     return None if row is None else (row[0], row[1])
 
 
-def hold(db: sqlite3.Connection, participant: str, until: str) -> None:
-    """A sign of life: hold the place for longer."""
+def extend(db: sqlite3.Connection, participant: str, until: str) -> None:
+    """Hold the participant's place for longer: they are still there."""
     db.execute(
         "UPDATE cell_pool SET held_until = ? WHERE participant_id = ? AND state = 'held'",
         (until, participant),
     )
 
 
-def finish(db: sqlite3.Connection, participant: str) -> None:
+def complete(db: sqlite3.Connection, participant: str) -> None:
     """The participant is complete; the place is used."""
     db.execute(
         "UPDATE cell_pool SET state = 'done', held_until = NULL WHERE participant_id = ?",
@@ -72,7 +77,7 @@ def finish(db: sqlite3.Connection, participant: str) -> None:
     )
 
 
-def give_back(db: sqlite3.Connection, participant: str) -> None:
+def release(db: sqlite3.Connection, participant: str) -> None:
     """The participant's data do not count; another may have the place. Nothing if there is none."""
     db.execute(
         "UPDATE cell_pool SET state = 'free', participant_id = NULL, held_until = NULL "
@@ -82,10 +87,48 @@ def give_back(db: sqlite3.Connection, participant: str) -> None:
 
 
 def overdue(db: sqlite3.Connection, now: str) -> list[str]:
-    """Participants who hold a place and gave no sign of life for too long."""
+    """Participants who hold a place and have been away for too long."""
     rows = db.execute(
         "SELECT participant_id FROM cell_pool WHERE state = 'held' AND held_until < ? "
         "ORDER BY participant_id",
         (now,),
     )
     return [row[0] for row in rows]
+
+
+def check_may_join(db: sqlite3.Connection, study: Study, now: str) -> None:
+    """Raises StudyError, in words for the participant, where the study is paused or full.
+
+    now: places held until before then are free, whether or not they were given back yet.
+    """
+    if is_paused(db):
+        raise StudyError("The study is paused.", hint="Please come back later.")
+    taken = "state = 'done' OR (state = 'held' AND held_until >= ?)"
+    places = db.execute(f"SELECT COUNT(*) FROM cell_pool WHERE {taken}", (now,)).fetchone()[0]
+    if places >= study.quota.complete:
+        raise StudyError("The study has all the participants it needs. Thank you!")
+
+
+def check_may_return(row: sqlite3.Row, study: Study, now: datetime) -> None:
+    """Raises StudyError, in words for the participant, where they may not come back.
+
+    row: of the table `participant`.
+    """
+    rules = study.resume
+    age = now - datetime.fromisoformat(row["created_at"])
+    if rules.policy == "block" and row["status"] == "active":
+        raise StudyError("The study can't be continued once it was left.")
+    if age > timedelta(hours=rules.max_age_hours):
+        raise StudyError(f"You began more than {rules.max_age_hours} hours ago, too long ago.")
+
+
+def check_not_mixed(db: sqlite3.Connection, source: Source) -> None:
+    """Raises StudyError where people would meet simulated participants, or the reverse."""
+    bots = source == "bot"
+    found = "SELECT MIN(study_id) FROM participant WHERE (source = 'bot') <> ?"
+    [other] = db.execute(found, (bots,)).fetchone()
+    if other:
+        raise StudyError(
+            f"The store of '{other}' holds {'people' if bots else 'simulated participants'}.",
+            hint="Play a study in a folder of its own.",
+        )

@@ -1,21 +1,30 @@
-"""Who a participant is to a recruitment service: kept apart from everything they said.
+"""Identities: who a participant is to a recruitment service, and the key that hides it.
 
 The study's own file holds only a keyed hash (HMAC-SHA256) of the service's id. The key comes from
-the environment and is in neither file.
+the environment or from a file of the user's, never from the study's folder: whoever gets hold of
+the data can't tell who anybody is.
 """
 
 import hashlib
 import hmac
 import os
 import re
+import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+import platformdirs
 
 from saif.errors import InputError, StudyError
 from saif.study.store.database import Database
 
 KEY_VARIABLE = "SAIF_STUDY_KEY"
 MIN_KEY_BYTES = 32
+
+SECRET_VARIABLE = "SAIF_STUDY_SECRET"
+MIN_SECRET_CHARACTERS = 16
 
 Source = Literal["link", "prolific", "mturk", "lab", "bot"]
 
@@ -56,6 +65,66 @@ def key_from_environment() -> bytes:
     return key
 
 
+def on_a_space(env: Mapping[str, str] = os.environ) -> bool:
+    """Whether this runs on a Hugging Face Space, whose disk is wiped at every restart."""
+    return "SPACE_ID" in env
+
+
+def key_file(study_id: str) -> Path:
+    """Where the key of a study is kept for who set none. `SAIF_HOME` overrides the user's folder of
+    settings."""
+    home = os.environ.get("SAIF_HOME") or platformdirs.user_config_dir("saif")
+    return Path(home) / "study-keys" / f"{study_id}.key"
+
+
+def make_key(study_id: str) -> Path | None:
+    """Make a key for a study that has none yet; its file. None where the environment has the key,
+    or has to."""
+    if os.environ.get(KEY_VARIABLE) or on_a_space():
+        return None
+    path = key_file(study_id)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        return path
+    with os.fdopen(handle, "w") as file:
+        file.write(secrets.token_hex(32))
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+def key_of(study_id: str) -> bytes:
+    """The key of a study: the environment's or, elsewhere than on a Space, that of its file.
+    Raises StudyError where there is none."""
+    if os.environ.get(KEY_VARIABLE) or on_a_space():
+        return key_from_environment()
+    path = key_file(study_id)
+    try:
+        key = path.read_bytes().strip()
+    except OSError as error:
+        raise StudyError(
+            f"The key of the study '{study_id}' is not on this machine: {path} can't be read.",
+            hint=f"Copy it from where the study was published, or set {KEY_VARIABLE}.",
+        ) from error
+    if len(key) < MIN_KEY_BYTES:
+        raise StudyError(f"{path} is no key: it is shorter than {MIN_KEY_BYTES} characters.")
+    return key
+
+
+def researcher_secret() -> str | None:
+    """What the researcher logs in with; None where the researcher's page is to be off. Raises
+    StudyError where it is too short to be a secret."""
+    secret = os.environ.get(SECRET_VARIABLE, "")
+    if secret and len(secret) < MIN_SECRET_CHARACTERS:
+        raise StudyError(
+            f"{SECRET_VARIABLE} must have at least {MIN_SECRET_CHARACTERS} characters.",
+            hint="Make one with: python -c 'import secrets; print(secrets.token_urlsafe(24))'",
+        )
+    return secret or None
+
+
 def keyed_hash(key: bytes | None, *parts: str) -> bytes:
     """HMAC-SHA256 of the parts; their ends are marked, so ("a", "bc") is not ("ab", "c"). Raises
     StudyError without a key."""
@@ -65,8 +134,8 @@ def keyed_hash(key: bytes | None, *parts: str) -> bytes:
     return hmac.new(key, message, hashlib.sha256).digest()
 
 
-def remember(database: Database, pid_hmac: bytes, person: Person, study: str) -> None:
-    """Note who a hash belongs to, if it is not known yet."""
+def record_identity(database: Database, pid_hmac: bytes, person: Person, study: str) -> None:
+    """Write down whose hash this is, unless it is known."""
     with database.transaction() as db:
         db.execute(
             "INSERT OR IGNORE INTO identity(pid_hmac, provider, pid, study, session) "
@@ -75,13 +144,13 @@ def remember(database: Database, pid_hmac: bytes, person: Person, study: str) ->
         )
 
 
-def forget_everybody(database: Database) -> None:
+def delete_all_identities(database: Database) -> None:
     with database.transaction() as db:
         db.execute("DELETE FROM identity")
     database.shred()
 
 
-def forget(database: Database, pid_hmac: bytes) -> None:
+def delete_identity(database: Database, pid_hmac: bytes) -> None:
     with database.transaction() as db:
         db.execute("DELETE FROM identity WHERE pid_hmac = ?", (pid_hmac,))
     database.shred()

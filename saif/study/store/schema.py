@@ -144,7 +144,15 @@ END;
 sent. What was reported of a trial, which only the outbox knew, moves to the trial. What is changed
 without an entry in the audit trail marks the outbox by a trigger."""
 
-MIGRATIONS = (_FIRST + CELL_POOL + _guards() + _VIEW, _SECOND)
+_THIRD = """
+DROP TRIGGER a_turn_is_copied;
+DROP TRIGGER an_event_is_copied;
+DROP TRIGGER a_reopened_vote_is_copied;
+DROP TABLE outbox;
+"""
+"""The remote copy is of the whole store: nobody asks any more whose rows have changed."""
+
+MIGRATIONS = (_FIRST + CELL_POOL + _guards() + _VIEW, _SECOND, _THIRD)
 
 IDENTITIES = """
 CREATE TABLE IF NOT EXISTS identity(

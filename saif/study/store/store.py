@@ -8,30 +8,65 @@ Each step of a participant carries a token; only its hash is stored. Whoever ent
 new one, and the old one is worth nothing: the newest tab takes over.
 """
 
+import hashlib
 import hmac
 import secrets
 import sqlite3
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 from saif.errors import StudyError
 from saif.study.design.plan import draw_plan, plan_seed
 from saif.study.design.publish import Version, canonical
-from saif.study.store import admission, allocation, audit, outbox, trials
+from saif.study.store import allocation, audit, trials
 from saif.study.store.database import Connect, Database, connect
-from saif.study.store.identities import Person, keyed_hash, remember
-from saif.study.store.participant import (
-    GOING_ON,
-    DisconnectedError,
-    Entry,
-    Participant,
-    Status,
-    participant_of,
-    token_hash,
-)
+from saif.study.store.identities import Person, keyed_hash, record_identity
 from saif.study.store.schema import IDENTITIES, MIGRATIONS
 from saif.study.store.settings import PAUSED, change, check_may_open
+
+Status = Literal["enrolled", "active", "complete", "screened", "withdrawn", "erased", "stale"]
+"""enrolled: agreed to take part; active: has begun a trial; stale: away for too long."""
+
+GOING_ON: tuple[Status, ...] = ("enrolled", "active")
+
+
+class DisconnectedError(StudyError):
+    """A token that is nobody's, or was before another tab took over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Participant:
+    """One participant; `salt` is for the audit trail and gone once they are erased."""
+
+    id: str
+    status: Status
+    plan_seed: str
+    salt: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a participant's page is given."""
+
+    participant_id: str
+    status: Status
+    token: str
+    """Sent with every step."""
+    receipt: str
+    """With it they can withdraw later."""
+    returning: bool
+    """Whether they had consented before."""
+
+
+def participant_of(row: sqlite3.Row) -> Participant:
+    return Participant(row["participant_id"], row["status"], row["plan_seed"], row["salt"] or b"")
+
+
+def token_hash(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
 
 
 def utc_now() -> datetime:
@@ -41,9 +76,10 @@ def utc_now() -> datetime:
 class Store:
     """The store of one published version of a study, in `folder`.
 
-    key: of the identities' hashes, see `saif.study.store.keys`; None to look only. clock: tells the
-    time, with a time zone. Raises StudyError where the files are of another study, or damaged or
-    made by a newer saif, where the key is not theirs, and where the data were deleted when due.
+    key: of the identities' hashes, see `saif.study.store.identities`; None to look only. clock:
+    tells the time, with a time zone. Raises StudyError where the files are of another study, or
+    damaged or made by a newer saif, where the key is not theirs, and where the data were deleted
+    when due.
     """
 
     def __init__(
@@ -78,15 +114,10 @@ class Store:
             if self._key is None:
                 return
             check_may_open(db, self._key, self.study.id)
+            version = self.version
             added = db.execute(
                 "INSERT OR IGNORE INTO study_version VALUES (?, ?, ?, ?, ?)",
-                (
-                    self.version.id,
-                    self.study.id,
-                    self.version.number,
-                    canonical(self.version),
-                    self.now(),
-                ),
+                (version.id, self.study.id, version.number, canonical(version), self.now()),
             )
             if added.rowcount:
                 self.note(db, None, "open", self.version.id, {"number": self.version.number})
@@ -107,7 +138,7 @@ class Store:
         *,
         actor: str = "study",
     ) -> None:
-        """Write to the audit trail and the outbox, in the transaction that makes it true."""
+        """Write to the audit trail, in the transaction that makes it true."""
         audit.append(
             db,
             at=self.now(),
@@ -117,7 +148,6 @@ class Store:
             payload=payload,
             salt=who.salt if who else b"",
         )
-        outbox.put(db, action, who.id if who else None)
 
     # Coming in
 
@@ -132,12 +162,12 @@ class Store:
             self.expire(db)
             known = self._known(db, pid_hmac)
             if known is None:
-                admission.keep_apart(db, person.source)
-                admission.check_may_join(db, self.study, self.now())
+                allocation.check_not_mixed(db, person.source)
+                allocation.check_may_join(db, self.study, self.now())
                 entry = self._new(db, person, pid_hmac, share_text)
             else:
                 entry = self._again(db, known)
-        remember(self.identities, pid_hmac, person, self.study.id)
+        record_identity(self.identities, pid_hmac, person, self.study.id)
         return entry
 
     def enter(self, person: Person) -> Entry | None:
@@ -146,7 +176,7 @@ class Store:
         Raises StudyError where the study's rules for coming back don't let them go on.
         """
         pid_hmac = self._hmac(person)
-        with self.database.reading() as db:
+        with self.database.snapshot() as db:
             if self._known(db, pid_hmac) is None:
                 return None
         with self.database.transaction() as db:
@@ -154,14 +184,14 @@ class Store:
             entry = None if known is None else self._again(db, known)
         if entry is not None and entry.status in GOING_ON:
             # The server may have died right after they consented, before it was noted who they are.
-            remember(self.identities, pid_hmac, person, self.study.id)
+            record_identity(self.identities, pid_hmac, person, self.study.id)
         return entry
 
     def closed(self) -> str:
         """Why nobody new can join now, in words for them; "" where they can. Only looks."""
-        with self.database.reading() as db:
+        with self.database.snapshot() as db:
             try:
-                admission.check_may_join(db, self.study, self.now())
+                allocation.check_may_join(db, self.study, self.now())
             except StudyError as error:
                 return error.sentence
         return ""
@@ -195,22 +225,14 @@ class Store:
         self, db: sqlite3.Connection, person: Person, pid_hmac: bytes, share_text: bool
     ) -> Entry:
         name, token, salt = secrets.token_hex(8), secrets.token_urlsafe(32), secrets.token_bytes(32)
-        block, cell = allocation.take(db, self.study, self.version.id, name, self._hold_until())
-        seed = plan_seed(self.study, block, cell)
+        block, arm_order = allocation.assign(
+            db, self.study, self.version.id, name, self._hold_until()
+        )
+        seed = plan_seed(self.study, block, arm_order)
+        where, hashed = (self.version.id, seed, arm_order), token_hash(token)
         db.execute(
             "INSERT INTO participant VALUES (?, ?, ?, ?, ?, ?, ?, 'enrolled', ?, ?, ?)",
-            (
-                name,
-                self.study.id,
-                pid_hmac,
-                person.source,
-                self.version.id,
-                seed,
-                cell,
-                token_hash(token),
-                salt,
-                self.now(),
-            ),
+            (name, self.study.id, pid_hmac, person.source, *where, hashed, salt, self.now()),
         )
         consent = {
             "consent_sha": self.version.consent_sha256,
@@ -230,13 +252,13 @@ class Store:
         """Give a known participant a new token, if they may come back."""
         who = participant_of(row)
         if who.status in GOING_ON:
-            admission.check_may_go_on(row, self.study, self._clock())
+            allocation.check_may_return(row, self.study, self._clock())
             if self.study.resume.policy == "restart" and who.status == "active":
                 for trial in trials.all_of(db, who.id):
                     if trial.state != "planned":
                         trials.void(db, trial, "restarted", who.plan_seed)
                 self.note(db, who, "restart", who.id, {})
-            allocation.hold(db, who.id, self._hold_until())
+            allocation.extend(db, who.id, self._hold_until())
         token = secrets.token_urlsafe(32)
         db.execute(
             "UPDATE participant SET token_hash = ? WHERE participant_id = ?",
@@ -251,20 +273,20 @@ class Store:
             self.leave(db, self.by_id(db, name), "stale")
 
     def leave(self, db: sqlite3.Connection, who: Participant, status: Status) -> None:
-        """Set how someone ended; unless they are complete, their place goes back to the pool."""
+        """Set how someone ended; unless they are complete, their place is free again."""
         db.execute("UPDATE participant SET status = ? WHERE participant_id = ?", (status, who.id))
         if status == "complete":
-            allocation.finish(db, who.id)
+            allocation.complete(db, who.id)
         else:
-            allocation.give_back(db, who.id)
+            allocation.release(db, who.id)
         self.note(db, who, status, who.id, {})
 
     def _hold_until(self) -> str:
         return self.now(timedelta(minutes=self.study.quota.stale_minutes))
 
-    def alive(self, db: sqlite3.Connection, who: Participant) -> None:
-        """A sign of life: the place is held for longer."""
-        allocation.hold(db, who.id, self._hold_until())
+    def keep_place(self, db: sqlite3.Connection, who: Participant) -> None:
+        """The participant is still there: hold their place for longer."""
+        allocation.extend(db, who.id, self._hold_until())
 
     def set_paused(self, paused: bool, *, actor: str) -> None:
         """The researcher's stop: while it is on, nobody joins and no trial begins."""

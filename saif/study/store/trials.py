@@ -7,12 +7,12 @@ complete and stored, can be voted on.
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from saif.errors import StudyError
 from saif.study.design.plan import PlannedTrial, gen_seed
-from saif.study.design.study_file import Kind
+from saif.study.design.study_file import FixedPrompts, Kind, Study
 
 State = Literal["planned", "running", "ready", "voted", "void"]
 
@@ -52,26 +52,34 @@ class Trial:
     vote_id: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A message in a trial and both its answers. ms: how long making them took."""
+
+    message: str
+    left: str
+    right: str
+    ms: float = 0.0
+
+
+_COLUMNS = (
+    "trial_id, participant_id, position, attempt, kind, retest_of, check_id, preset, prompts_json, "
+    "left_arm, right_arm, gen_seed, state"
+)
+
+
 def issue(db: sqlite3.Connection, participant: str, plan: Sequence[PlannedTrial]) -> None:
     """Write a participant's whole plan."""
     db.executemany(
-        "INSERT INTO trial(trial_id, participant_id, position, kind, retest_of, check_id, preset, "
-        "prompts_json, left_arm, right_arm, gen_seed, state) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned')",
+        f"INSERT INTO trial({_COLUMNS}) VALUES (:trial_id, :participant, :position, 1, :kind, "
+        ":retest_of, :check, :preset, :prompts, :left, :right, :gen_seed, 'planned')",
         [
-            (
-                trial_id(participant, planned.position, 1),
-                participant,
-                planned.position,
-                planned.kind,
-                planned.retest_of,
-                planned.check,
-                planned.preset,
-                json.dumps(planned.prompts),
-                planned.left,
-                planned.right,
-                planned.gen_seed,
-            )
+            asdict(planned)
+            | {
+                "trial_id": trial_id(participant, planned.position, 1),
+                "participant": participant,
+                "prompts": json.dumps(planned.prompts),
+            }
             for planned in plan
         ],
     )
@@ -151,8 +159,7 @@ def void(
             (seed, trial.participant_id, trial.position),
         )
     db.execute(
-        "INSERT INTO trial(trial_id, participant_id, position, attempt, kind, retest_of, check_id, "
-        "preset, prompts_json, left_arm, right_arm, gen_seed, state) "
+        f"INSERT INTO trial({_COLUMNS}) "
         "SELECT ?, participant_id, position, attempt + 1, kind, retest_of, check_id, "
         "preset, prompts_json, left_arm, right_arm, ?, 'planned' FROM trial WHERE trial_id = ?",
         (
@@ -187,25 +194,38 @@ def n_planned(db: sqlite3.Connection, participant: str) -> int:
     return int(db.execute(longest, (participant,)).fetchone()[0])
 
 
+def exchanges(db: sqlite3.Connection, trial: Trial) -> list[Exchange]:
+    """The exchanges of a trial, in order."""
+    rows = db.execute(
+        "SELECT user_text, a.output_text AS a, b.output_text AS b, a.total_ms AS ms FROM turn "
+        "JOIN generation AS a ON a.turn_id = turn.turn_id AND a.side = 'L' "
+        "JOIN generation AS b ON b.turn_id = turn.turn_id AND b.side = 'R' "
+        "WHERE trial_id = ? ORDER BY k",
+        (trial.trial_id,),
+    )
+    return [Exchange(row["user_text"], row["a"], row["b"], row["ms"] or 0.0) for row in rows]
+
+
+def has_seen_answers(db: sqlite3.Connection, participant: str) -> bool:
+    """Whether any answer was shown to a participant, be it in part."""
+    begun = "participant_id = ? AND kind <> 'attention' AND started_at IS NOT NULL"
+    return db.execute(f"SELECT 1 FROM trial WHERE {begun}", (participant,)).fetchone() is not None
+
+
+def fixed_message(study: Study, trial: Trial, k: int) -> str | None:
+    """The message of exchange `k`, counted from 0; None in free chat, where it is typed."""
+    if not isinstance(study.prompts, FixedPrompts):
+        return None
+    wanted = {prompt.id: prompt.text for prompt in [*study.prompts.items, *study.prompts.practice]}
+    return wanted[trial.prompts[k]]
+
+
 def _one(db: sqlite3.Connection, where: str, value: str) -> Trial | None:
     row = db.execute(f"SELECT * FROM trial WHERE {where}", (value,)).fetchone()
     return None if row is None else _trial(row)
 
 
 def _trial(row: sqlite3.Row) -> Trial:
-    return Trial(
-        trial_id=row["trial_id"],
-        participant_id=row["participant_id"],
-        position=row["position"],
-        attempt=row["attempt"],
-        kind=row["kind"],
-        retest_of=row["retest_of"],
-        check_id=row["check_id"],
-        preset=row["preset"],
-        prompts=tuple(json.loads(row["prompts_json"])),
-        left=row["left_arm"],
-        right=row["right_arm"],
-        gen_seed=row["gen_seed"],
-        state=row["state"],
-        vote_id=row["vote_id"],
-    )
+    same = {name: row[name] for name in Trial.__slots__ if name in row.keys()}  # noqa: SIM118
+    prompts = tuple(json.loads(row["prompts_json"]))
+    return Trial(**same, prompts=prompts, left=row["left_arm"], right=row["right_arm"])

@@ -24,7 +24,7 @@ from saif.study.analysis.shares import best_estimate
 from saif.study.data.comparator import comparator, score
 from saif.study.data.export import export
 from saif.study.data.tables import TABLES
-from saif.study.participation.steps import add_turn, begin
+from saif.study.participation.steps import add_exchange, begin
 from saif.study.participation.votes import preference_scores
 from saif.study.simulation.simulate import Crowd, simulate
 
@@ -103,7 +103,7 @@ def graded(tmp_path: Path, *, share: bool = True) -> Any:
         token = store.enrol(person(number), share_text=share).token
         while (trial := begin(store, token)) is not None:
             while trial.state == "running":
-                trial = add_turn(store, token, trial.trial_id, answers(trial))
+                trial = add_exchange(store, token, trial.trial_id, answers(trial))
             if trial.kind != "main":
                 cast(store, token, trial)
             elif number == 0:

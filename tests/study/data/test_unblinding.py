@@ -30,7 +30,7 @@ def test_an_early_look_is_in_the_audit_trail_with_its_reason(tmp_path: Path) -> 
     assert early_looks(store) == looks
     noted = rows(store, "SELECT actor, object FROM audit WHERE action = 'unblind'")
     assert noted == [("me", store.study.id)] * 2
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         audit.verify(db)
 
 

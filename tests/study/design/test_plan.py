@@ -12,8 +12,8 @@ from saif.errors import StudyError
 from saif.study.design.plan import (
     CHECK_ARM,
     PlannedTrial,
+    arm_orders,
     block,
-    cells,
     draw_plan,
     gen_seed,
     plan_seed,
@@ -208,9 +208,9 @@ def test_between_participants_each_meets_one_preset() -> None:
 
 def test_a_block_holds_every_cell_once_in_an_order_of_its_own() -> None:
     made = many()
-    assert cells(made) == [f"{row}{side}" for row in range(6) for side in "ab"]
+    assert arm_orders(made) == [f"{row}{side}" for row in range(6) for side in "ab"]
     orders = [tuple(block(made, number)) for number in range(1, 30)]
-    assert all(sorted(order) == sorted(cells(made)) for order in orders)
+    assert all(sorted(order) == sorted(arm_orders(made)) for order in orders)
     assert len(set(orders)) == len(orders)
 
 
@@ -234,13 +234,13 @@ def test_ten_thousand_enrolments_with_dropouts_stay_balanced(db: sqlite3.Connect
     def leave(name: str, dropouts: float) -> None:
         place = present.pop(name)
         if rng.random() < dropouts:
-            allocation.give_back(db, name)
+            allocation.release(db, name)
         else:
-            allocation.finish(db, name)
+            allocation.complete(db, name)
             done[place] += 1
 
     for number in range(10_000):
-        place = allocation.take(db, made, "v", f"p{number}", "later")
+        place = allocation.assign(db, made, "v", f"p{number}", "later")
         assert place not in present.values()
         present[f"p{number}"] = place
         if len(present) > 40:  # forty take part at any time, and end in any order
@@ -255,56 +255,58 @@ def test_ten_thousand_enrolments_with_dropouts_stay_balanced(db: sqlite3.Connect
         leave(name, dropouts=0.3)
     while allocation._oldest_free(db, "v"):
         name = f"late {len(done)}"
-        present[name] = allocation.take(db, made, "v", name, "later")
+        present[name] = allocation.assign(db, made, "v", name, "later")
         leave(name, dropouts=0)
-    assert set(Counter(cell for _, cell in done).values()) == {len(done) / len(cells(made))}
+    assert set(Counter(cell for _, cell in done).values()) == {len(done) / len(arm_orders(made))}
 
 
 def test_a_place_given_back_is_the_next_one_taken(db: sqlite3.Connection) -> None:
     made = many()
-    first = [allocation.take(db, made, "v", f"p{i}", "later") for i in range(5)]
-    allocation.finish(db, "p1")
-    allocation.give_back(db, "p3")
-    allocation.give_back(db, "p1")  # complete, but withdrew
-    assert [allocation.take(db, made, "v", name, "later") for name in ("x", "y")] == [
+    first = [allocation.assign(db, made, "v", f"p{i}", "later") for i in range(5)]
+    allocation.complete(db, "p1")
+    allocation.release(db, "p3")
+    allocation.release(db, "p1")  # complete, but withdrew
+    assert [allocation.assign(db, made, "v", name, "later") for name in ("x", "y")] == [
         first[1],
         first[3],
     ]
-    allocation.give_back(db, "nobody")
-    assert allocation.take(db, made, "v", "z", "later") not in first
+    allocation.release(db, "nobody")
+    assert allocation.assign(db, made, "v", "z", "later") not in first
 
 
 def test_an_old_block_is_filled_up_before_the_new_one_goes_on(db: sqlite3.Connection) -> None:
     made = many()
-    taken = [allocation.take(db, made, "v", f"p{i}", "later") for i in range(14)]
+    taken = [allocation.assign(db, made, "v", f"p{i}", "later") for i in range(14)]
     assert {number for number, _ in taken} == {1, 2}
-    allocation.give_back(db, "p7")
-    assert allocation.take(db, made, "v", "x", "later") == taken[7]
+    allocation.release(db, "p7")
+    assert allocation.assign(db, made, "v", "x", "later") == taken[7]
 
 
 def test_versions_have_pools_of_their_own(db: sqlite3.Connection) -> None:
     made = many()
-    assert allocation.take(db, made, "v1", "a", "t") == allocation.take(db, made, "v2", "b", "t")
+    assert allocation.assign(db, made, "v1", "a", "t") == allocation.assign(
+        db, made, "v2", "b", "t"
+    )
 
 
 def test_a_sign_of_life_keeps_a_place(db: sqlite3.Connection) -> None:
     made = many()
     for name in ("a", "b", "c"):
-        allocation.take(db, made, "v", name, "2026-01-01T10")
-    allocation.hold(db, "a", "2026-01-01T12")
-    allocation.finish(db, "c")
+        allocation.assign(db, made, "v", name, "2026-01-01T10")
+    allocation.extend(db, "a", "2026-01-01T12")
+    allocation.complete(db, "c")
     assert allocation.overdue(db, "2026-01-01T10") == []
     assert allocation.overdue(db, "2026-01-01T11") == ["b"]
-    allocation.hold(db, "c", "2026-01-01T09")  # complete: nothing to hold any more
+    allocation.extend(db, "c", "2026-01-01T09")  # complete: nothing to hold any more
     held = db.execute("SELECT held_until FROM cell_pool WHERE participant_id = 'c'").fetchone()
     assert held == (None,)
 
 
 def test_one_participant_has_one_place(db: sqlite3.Connection) -> None:
     made = many()
-    allocation.take(db, made, "v", "a", "t")
+    allocation.assign(db, made, "v", "a", "t")
     with pytest.raises(sqlite3.IntegrityError):
-        allocation.take(db, made, "v", "a", "t")
+        allocation.assign(db, made, "v", "a", "t")
 
 
 def test_the_example_s_questions_do_not_change_the_plan() -> None:

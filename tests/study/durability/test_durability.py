@@ -34,20 +34,28 @@ from saif.study.data.results import flow, votes
 from saif.study.design.publish import canonical
 from saif.study.durability.backup import backup, backups, restore
 from saif.study.durability.erasure import finish_erasures, withdraw
-from saif.study.participation.ballots import Ballot, Saved, respond, vote
-from saif.study.participation.steps import add_turn, begin, call_off, finish
+from saif.study.participation.steps import (
+    Ballot,
+    Saved,
+    add_exchange,
+    begin,
+    call_off,
+    finish,
+    respond,
+    vote,
+)
 from saif.study.store import audit
 from saif.study.store.database import connect
 from saif.study.store.store import Store
 from saif.study.store.trials import Trial
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def sound(store: Store) -> None:
     store.database.check()
     store.identities.check()
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         audit.verify(db)
 
 
@@ -342,7 +350,7 @@ def write_canaries(store: Store, who: str) -> tuple[str, str]:
         if trial.state == "running":
             told = answers(trial, f"CANARY-{who}-answer")
             said = f"CANARY-{who}-prompt " * 300  # more than a page of the file
-            trial = add_turn(store, entry.token, trial.trial_id, told, said)
+            trial = add_exchange(store, entry.token, trial.trial_id, told, said)
         cast(store, entry.token, trial, "L", reason=f"CANARY-{who}-reason")
     respond(store, entry.token, "remarks", f"CANARY-{who}-remark")
     respond(store, entry.token, "remarks", f"CANARY-{who}-second-remark")
@@ -364,7 +372,7 @@ def test_erasing_leaves_no_byte_of_a_participant(tmp_path: Path) -> None:
     keeper = sqlite3.connect(store.database.path)  # keeps a write-ahead log in being
     keeper.execute("SELECT COUNT(*) FROM vote").fetchone()
     assert len(canaries(store.folder, "CANARY-gone")) >= 3  # store, identities, backups
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         head = audit.verify(db)
 
     assert store.of_receipt(receipt) == gone
@@ -373,7 +381,7 @@ def test_erasing_leaves_no_byte_of_a_participant(tmp_path: Path) -> None:
     assert canaries(store.folder, "CANARY-gone") == []
     assert canaries(store.folder, "CANARY-stays")
     sound(store)
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         audit.verify(db, since=head)
     for table in ("vote JOIN trial USING(trial_id)", "trial", "response", "event"):
         assert rows(store, f"SELECT * FROM {table} WHERE participant_id = ?", gone) == []

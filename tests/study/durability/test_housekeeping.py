@@ -21,14 +21,14 @@ from made_up_participants import (
 )
 
 from saif.errors import StudyError
+from saif.study.data.monitoring import status
 from saif.study.data.results import flow
-from saif.study.data.status import status
 from saif.study.durability.backup import backups
 from saif.study.durability.erasure import erase_rows
 from saif.study.durability.housekeeping import Housekeeper
 from saif.study.durability.retention import ends_at, purge
-from saif.study.store import audit, outbox
-from saif.study.store.settings import setting
+from saif.study.store import audit
+from saif.study.store.settings import COPIED, change, setting
 from saif.study.store.store import Store
 
 
@@ -46,7 +46,8 @@ class Remote:
         self.called.set()
         if not self.up:
             raise OSError("the hub can't be reached")
-        outbox.drain(self.store.database, lambda db, marks: marks, lambda marks: None, now="t")
+        with self.store.database.transaction() as db:
+            change(db, COPIED, str(audit.head(db).seq))
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def store(tmp_path: Path, clock: Clock) -> Store:
 
 
 def troubles(store: Store) -> dict[str, dict[str, str]]:
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         return dict(json.loads(setting(db, "troubles") or "{}"))
 
 
@@ -87,7 +88,7 @@ def test_an_erasure_that_was_cut_off_is_finished(store: Store, clock: Clock) -> 
     name = complete(store)
     erase_rows(store, name, "participant")
     Housekeeper(store, clock=clock).tick()
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         assert setting(db, "shred_due") is None
 
 
@@ -153,7 +154,7 @@ def test_a_bug_is_told_by_its_place_and_not_by_what_it_was_about(
     with caplog.at_level(logging.DEBUG):
         keeper.tick()
     told = troubles(store)["copy"]["problem"]
-    assert told.startswith("A bug: KeyError in test_study_keeping.py:")
+    assert told.startswith("A bug: KeyError in test_housekeeping.py:")
     assert "CANARY" not in caplog.text + told
 
 
@@ -225,7 +226,7 @@ def test_data_are_deleted_when_due_and_a_tombstone_is_left(store: Store, clock: 
     assert rows(store, "SELECT COUNT(*) FROM vote") == [(0,)]
     for path in store.folder.rglob("*"):
         assert path.is_dir() or b"CANARY" not in path.read_bytes(), path
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         audit.verify(db)
     assert rows(store, "SELECT action FROM audit WHERE actor = 'retention' ORDER BY seq") == [
         ("purge",), ("purged",)
@@ -254,6 +255,6 @@ def test_a_deletion_that_was_cut_off_goes_on(
             purge(store)
     again = Store(store.folder, published(), KEY, clock=clock)
     Housekeeper(again, clock=clock).tick()
-    with again.database.reading() as db:
+    with again.database.snapshot() as db:
         assert setting(db, "purged")
         assert setting(db, "shred_due") is None

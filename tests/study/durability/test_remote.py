@@ -1,6 +1,8 @@
 """The remote copy: whatever happens to the disk, the line or the process, nothing is lost, nothing
 stands there twice, and what was erased is gone."""
 
+import gzip
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,23 +22,21 @@ from made_up_participants import (
 from saif.errors import StudyError
 from saif.study.analysis.estimates import estimate
 from saif.study.data.results import votes
-from saif.study.durability import segments
-from saif.study.durability.erasure import withdraw
+from saif.study.durability.erasure import erase_rows, withdraw
 from saif.study.durability.housekeeping import Housekeeper
-from saif.study.durability.location import REMOTE_VARIABLE, check_place
-from saif.study.durability.remote import PARTS_AT_MOST, Copier, rebuild
+from saif.study.durability.remote import SNAPSHOTS_AT_MOST, Copier, is_copied, n_uncopied, rebuild
 from saif.study.durability.retention import purge
-from saif.study.durability.segments import TornError
-from saif.study.participation.ballots import reopen, report
+from saif.study.opening import REMOTE_VARIABLE, check_place
 from saif.study.participation.events import note_event
-from saif.study.participation.steps import add_turn, begin, call_off
+from saif.study.participation.steps import add_exchange, begin, call_off, reopen, report
 from saif.study.participation.votes import preference_scores
 from saif.study.simulation.simulate import Crowd, simulate
-from saif.study.store import audit, outbox
+from saif.study.store import audit
 from saif.study.store.schema import MIGRATIONS
 from saif.study.store.store import Store
 
-COPIED = (*segments.SHARED, *segments.OWNED, "audit")
+NOT_COMPARED = ("troubles", "shred_due", "copied")
+"""Settings that are about one disk."""
 
 
 class Shelf:
@@ -49,6 +49,7 @@ class Shelf:
         self.loses_replies = False
         self.read_names: list[str] = []
         self.replaced = 0
+        self.sent = 0
 
     def _works(self) -> None:
         if self.down:
@@ -56,7 +57,7 @@ class Shelf:
 
     def names(self) -> list[str]:
         self._works()
-        return [*self.files, "README.md"]
+        return list(self.files)
 
     def read(self, name: str) -> bytes:
         self._works()
@@ -65,6 +66,7 @@ class Shelf:
 
     def put(self, name: str, content: bytes) -> None:
         self._works()
+        self.sent += 1
         self.files[name] = content
         if self.loses_replies:
             raise OSError("the hub can't be reached")
@@ -72,6 +74,7 @@ class Shelf:
     def replace_all(self, name: str, content: bytes) -> None:
         self._works()
         self.replaced += 1
+        self.sent += 1
         self.files = {name: content}
         if self.loses_replies:
             raise OSError("the hub can't be reached")
@@ -84,9 +87,19 @@ def shelf() -> Shelf:
 
 def contents(store: Store) -> dict[str, list[tuple[object, ...]]]:
     """All that is copied, row by row."""
-    found = {table: sorted(rows(store, f"SELECT * FROM {table}"), key=repr) for table in COPIED}
-    found["setting"] = [row for row in found["setting"] if row[0] not in ("troubles", "shred_due")]
+    tables = [row[0] for row in rows(store, "SELECT name FROM sqlite_master WHERE type = 'table'")]
+    found = {table: sorted(rows(store, f"SELECT * FROM {table}"), key=repr) for table in tables}
+    found["setting"] = [row for row in found["setting"] if row[0] not in NOT_COMPARED]
+    assert found.pop("erasing") == []  # only ever full within a transaction
     return found
+
+
+def unpacked(content: bytes) -> bytes:
+    return gzip.decompress(content)
+
+
+def holds(shelf: Shelf, text: bytes) -> bool:
+    return any(text in unpacked(content) for content in shelf.files.values())
 
 
 def rebuilt(shelf: Shelf, folder: Path, store: Store) -> Store:
@@ -127,9 +140,8 @@ def test_a_store_rebuilt_from_its_copy_is_the_same_in_every_table(
     assert contents(again) == contents(store)
     assert all(contents(store).values())
     again.database.check()
-    with again.database.reading() as db:
+    with again.database.snapshot() as db:
         audit.verify(db)
-        assert outbox.waiting(db) == []
     assert (again.database.path.stat().st_mode & 0o077) == 0
 
 
@@ -168,22 +180,51 @@ def test_someone_goes_on_after_the_disk_was_wiped(tmp_path: Path, shelf: Shelf) 
     assert trial.position == 2
 
 
-def test_only_what_changed_is_sent(tmp_path: Path, shelf: Shelf) -> None:
+def test_a_snapshot_is_sent_only_when_something_was_written(tmp_path: Path, shelf: Shelf) -> None:
+    """Also what leaves no trace in the audit trail."""
     store = make_store(tmp_path)
     copier = Copier(store, shelf)
-    complete(store, "old")
-    copier()
-    copier()
-    assert len(shelf.files) == 1  # nothing was new
-    name = complete(store, "new")
-    copier()
-    newest = segments.read(shelf.files[max(shelf.files)])
-    assert list(newest.participants) == [name]
-    assert not newest.head.whole
-    seqs = [
-        row["seq"] for name in sorted(shelf.files) for row in segments.read(shelf.files[name]).trail
+    token = store.enrol(person(), share_text=True).token
+    trial = begin(store, token)
+    assert trial is not None
+    steps: list[Callable[[], object]] = [
+        lambda: None,
+        lambda: note_event(store, token, "shown"),
+        lambda: add_exchange(store, token, trial.trial_id, answers(trial)),
+        lambda: cast(store, token, trial),
+        lambda: reopen(store, token, trial.trial_id),
+        lambda: reopen(store, token, trial.trial_id),
     ]
-    assert seqs == [row[0] for row in rows(store, "SELECT seq FROM audit ORDER BY seq")]
+    for step in steps:
+        step()
+        copier()
+        assert contents(rebuilt(shelf, tmp_path / f"new-{shelf.sent}", store)) == contents(store)
+        sent = shelf.sent
+        copier()
+        assert shelf.sent == sent  # nothing was new
+    assert sent == len(steps)
+
+
+def test_who_is_copied_is_known_for_each_participant(tmp_path: Path, shelf: Shelf) -> None:
+    store = make_store(tmp_path)
+    copier = Copier(store, shelf)
+
+    def copied(name: str) -> bool:
+        with store.database.snapshot() as db:
+            return is_copied(db, name)
+
+    first = complete(store, 1)
+    assert not copied(first)
+    copier()
+    second = complete(store, 2)
+    assert (copied(first), copied(second)) == (True, False)
+    with store.database.snapshot() as db:
+        assert n_uncopied(db) == 1
+    withdraw(store, first, "analysis", actor="participant")
+    assert not copied(first)
+    copier()
+    assert copied(first)
+    assert copied(second)
 
 
 def test_while_the_remote_side_is_down_nothing_is_lost_and_no_code_given(
@@ -200,8 +241,6 @@ def test_while_the_remote_side_is_down_nothing_is_lost_and_no_code_given(
         clock.pass_by(minutes=1)
     assert all(map(keeper.is_safe_to_finish, names))
     assert contents(rebuilt(shelf, tmp_path / "new", store)) == contents(store)
-    covered = [segments.read(shelf.files[name]).head.up_to for name in sorted(shelf.files)]
-    assert covered == sorted(set(covered))
 
 
 def test_a_lost_reply_doubles_nothing(tmp_path: Path, shelf: Shelf) -> None:
@@ -213,18 +252,20 @@ def test_a_lost_reply_doubles_nothing(tmp_path: Path, shelf: Shelf) -> None:
     shelf.loses_replies = True
     with pytest.raises(OSError, match="reached"):
         copier()
-    with store.database.reading() as db:
-        assert not outbox.is_copied(db, name)
+    with store.database.snapshot() as db:
+        assert not is_copied(db, name)
     complete(store, 2)
     shelf.loses_replies = False
+    replaced = shelf.replaced
     copier()
-    with store.database.reading() as db:
-        assert outbox.is_copied(db, name)
+    assert shelf.replaced == replaced + 1  # nobody knows what had arrived
+    with store.database.snapshot() as db:
+        assert is_copied(db, name)
     assert contents(rebuilt(shelf, tmp_path / "new", store)) == contents(store)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.9, 0.999])
-def test_a_segment_that_was_torn_off_is_left_out(tmp_path: Path, shelf: Shelf, kept: float) -> None:
+def test_a_torn_off_snapshot_is_left_out(tmp_path: Path, shelf: Shelf, kept: float) -> None:
     store = make_store(tmp_path)
     copier = Copier(store, shelf)
     complete(store, 0)
@@ -234,8 +275,6 @@ def test_a_segment_that_was_torn_off_is_left_out(tmp_path: Path, shelf: Shelf, k
     copier()
     last = max(shelf.files)
     torn = shelf.files[last][: int(len(shelf.files[last]) * kept)]
-    with pytest.raises(TornError):
-        segments.read(torn)
     shelf.files[last] = torn
     assert contents(rebuilt(shelf, tmp_path / "new", store)) == before
     # Where the disk is still there, what was torn is sent again.
@@ -243,28 +282,28 @@ def test_a_segment_that_was_torn_off_is_left_out(tmp_path: Path, shelf: Shelf, k
     assert contents(rebuilt(shelf, tmp_path / "third", store)) == contents(store)
 
 
-def test_a_missing_segment_in_the_middle_is_noticed(tmp_path: Path, shelf: Shelf) -> None:
-    store = make_store(tmp_path)
-    copier = Copier(store, shelf)
-    for number in range(3):
-        complete(store, number)
-        copier()
-    middle = sorted(shelf.files)[1]
-    del shelf.files[middle]
-    with pytest.raises(StudyError, match="audit trail was tampered with"):
-        rebuild(tmp_path / "new", store.study.id, shelf)
-    assert not (tmp_path / "new" / "study.db").exists()
-
-
-def test_a_changed_segment_is_not_believed(tmp_path: Path, shelf: Shelf) -> None:
+def test_a_snapshot_that_was_changed_is_not_believed(tmp_path: Path, shelf: Shelf) -> None:
     store = make_store(tmp_path)
     complete(store)
     Copier(store, shelf)()
     ((name, content),) = shelf.files.items()
-    shelf.files[name] = content.replace(b'"choice": "L"', b'"choice": "R"')
-    assert shelf.files[name] != content
-    with pytest.raises(StudyError, match="None of the remote copy's files"):
-        rebuild(tmp_path / "new", store.study.id, shelf)
+    (tmp_path / "changed.db").write_bytes(unpacked(content))
+    db = sqlite3.connect(tmp_path / "changed.db")
+    db.execute("DROP TRIGGER vote_is_never_changed")
+    db.execute("UPDATE vote SET choice = 'R' WHERE choice = 'L'")
+    db.commit()
+    db.close()
+    damaged = bytearray(content)
+    damaged[len(content) // 2] ^= 1
+    for found, told in (
+        (gzip.compress((tmp_path / "changed.db").read_bytes()), "is not as it was cast"),
+        (bytes(damaged), "None of the remote copy's files"),
+        (gzip.compress(b"no database"), "file is not a database"),
+    ):
+        shelf.files[name] = found
+        with pytest.raises(StudyError, match=told):
+            rebuild(tmp_path / "new", store.study.id, shelf)
+        assert not (tmp_path / "new" / "study.db").exists()
 
 
 def test_a_copy_of_a_newer_saif_is_neither_read_nor_overwritten(
@@ -272,7 +311,7 @@ def test_a_copy_of_a_newer_saif_is_neither_read_nor_overwritten(
 ) -> None:
     store = make_store(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("saif.study.durability.segments.FORMAT", 2)
+        patch.setattr("saif.study.durability.remote.MIGRATIONS", (*MIGRATIONS, ""))
         Copier(store, shelf)()
     before = dict(shelf.files)
     for step in (Copier(store, shelf), lambda: rebuild(tmp_path / "new", store.study.id, shelf)):
@@ -287,22 +326,22 @@ def test_what_was_erased_is_gone_from_the_copy(tmp_path: Path, shelf: Shelf) -> 
     token = store.enrol(person("CANARY"), share_text=True).token
     trial = begin(store, token)
     assert trial is not None
-    add_turn(store, token, trial.trial_id, answers(trial, "CANARY-answer"), "CANARY-prompt")
+    add_exchange(store, token, trial.trial_id, answers(trial, "CANARY-answer"), "CANARY-prompt")
     cast(store, token, trial, reason="CANARY-reason")
     copier()
     stays = complete_chat(store, "stays")
     copier()
-    assert any(b"CANARY" in content for content in shelf.files.values())
-    assert not any(b"person-CANARY" in content for content in shelf.files.values())
+    assert holds(shelf, b"CANARY")
+    assert not holds(shelf, b"person-CANARY")
     withdraw(store, trial.participant_id, "erase", actor="participant")
     replaced = shelf.replaced
     copier()
     assert shelf.replaced == replaced + 1
-    assert not any(b"CANARY" in content for content in shelf.files.values())
+    assert not holds(shelf, b"CANARY")
     again = rebuilt(shelf, tmp_path / "new", store)
     assert contents(again) == contents(store)
     assert {vote.participant for vote in votes(again)} == {stays}
-    with again.database.reading() as db:
+    with again.database.snapshot() as db:
         audit.verify(db)
 
 
@@ -311,10 +350,10 @@ def test_when_the_data_are_due_the_copy_is_emptied_too(tmp_path: Path, shelf: Sh
     complete(store, "CANARY")
     copier = Copier(store, shelf)
     copier()
-    assert any(b"remark of CANARY" in content for content in shelf.files.values())
+    assert holds(shelf, b"remark of CANARY")
     purge(store)
     copier()
-    assert not any(b"CANARY" in content for content in shelf.files.values())
+    assert not holds(shelf, b"CANARY")
     with pytest.raises(StudyError, match="deleted when they were due"):
         rebuilt(shelf, tmp_path / "new", store)
 
@@ -324,7 +363,7 @@ def complete_chat(store: Store, number: str) -> str:
     for _ in range(2):
         trial = begin(store, entry.token)
         assert trial is not None
-        add_turn(store, entry.token, trial.trial_id, answers(trial), f"Hello from {number}.")
+        add_exchange(store, entry.token, trial.trial_id, answers(trial), f"Hello from {number}.")
         cast(store, entry.token, trial)
     return entry.participant_id
 
@@ -348,11 +387,45 @@ def test_an_erasure_that_may_not_have_arrived_is_carried_through_at_the_next_sta
     assert shelf.replaced == replaced + 1
 
 
-def test_many_parts_become_one(
+def test_an_erasure_is_not_done_while_older_snapshots_are_left(
     tmp_path: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert PARTS_AT_MOST >= 10
-    monkeypatch.setattr("saif.study.durability.remote.PARTS_AT_MOST", 3)
+    store = make_store(tmp_path)
+    copier = Copier(store, shelf)
+    name = complete(store)
+    copier()
+    withdraw(store, name, "erase", actor="participant")
+    with monkeypatch.context() as patch:
+        patch.setattr(shelf, "replace_all", shelf.put)
+        with pytest.raises(OSError, match="still holds"):
+            copier()
+    with store.database.snapshot() as db:
+        assert not is_copied(db, name)
+    copier()
+    assert len(shelf.files) == 1
+    with store.database.snapshot() as db:
+        assert is_copied(db, name)
+
+
+def test_what_was_deleted_but_not_yet_overwritten_is_not_copied(
+    tmp_path: Path, shelf: Shelf
+) -> None:
+    store = make_store(tmp_path)
+    name = complete(store, "CANARY")
+    erase_rows(store, name, "participant")
+    Copier(store, shelf)()
+    assert not holds(shelf, b"CANARY")
+    (tmp_path / "copy.db").write_bytes(unpacked(*shelf.files.values()))
+    db = sqlite3.connect(tmp_path / "copy.db")
+    assert db.execute("PRAGMA freelist_count").fetchone() == (0,)  # where deleted rows were
+    db.close()
+
+
+def test_many_snapshots_become_one(
+    tmp_path: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert SNAPSHOTS_AT_MOST >= 10
+    monkeypatch.setattr("saif.study.durability.remote.SNAPSHOTS_AT_MOST", 3)
     store = make_store(tmp_path)
     copier = Copier(store, shelf)
     n_files = []
@@ -360,7 +433,7 @@ def test_many_parts_become_one(
         store.enrol(person(number), share_text=False)
         copier()
         n_files.append(len(shelf.files))
-    assert n_files == [1, 2, 3, 4, 1, 2, 3, 4, 1]
+    assert n_files == [1, 2, 3, 1, 2, 3, 1, 2, 3]
     assert contents(rebuilt(shelf, tmp_path / "new", store)) == contents(store)
 
 
@@ -402,12 +475,16 @@ def test_a_copy_of_another_study_is_not_unpacked(tmp_path: Path, shelf: Shelf) -
     assert not rebuild(tmp_path / "empty", store.study.id, Shelf())
 
 
-def test_every_column_of_every_table_is_copied_or_known_not_to_be(tmp_path: Path) -> None:
-    """A table that a later migration adds must be put into `segments`."""
+def test_a_copy_of_an_older_saif_is_brought_up_to_date(
+    tmp_path: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = make_store(tmp_path)
-    tables = {row[0] for row in rows(store, "SELECT name FROM sqlite_master WHERE type = 'table'")}
-    assert len(MIGRATIONS) == 2
-    assert tables == {*COPIED, "outbox", "erasing"}
+    complete(store)
+    Copier(store, shelf)()
+    later = (*MIGRATIONS, "CREATE TABLE later(a);")
+    monkeypatch.setattr("saif.study.durability.remote.MIGRATIONS", later)
+    monkeypatch.setattr("saif.study.store.store.MIGRATIONS", later)
+    assert rows(rebuilt(shelf, tmp_path / "new", store), "SELECT * FROM later") == []
 
 
 # Where a study may run

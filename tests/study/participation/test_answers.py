@@ -21,9 +21,8 @@ from saif.presets.library import Library
 from saif.presets.preset import LoadedPreset, ModelRef
 from saif.study.design.plan import draw_plan, plan_seed
 from saif.study.design.study_file import Study
-from saif.study.participation.answers import Answering, EmptyAnswerError, Released, TwoAnswers
-from saif.study.participation.messages import Exchange
-from saif.study.store.trials import Trial
+from saif.study.participation.answers import AnswerGenerator, AnswerPair, EmptyAnswerError, Released
+from saif.study.store.trials import Exchange, Trial
 
 
 @pytest.fixture
@@ -47,14 +46,16 @@ def trial_of(found: Study, **changes: Any) -> Trial:
     )  # fmt: skip
 
 
-def scripted(library: Library, *pieces: list[str], **more: Any) -> tuple[Answering, ScriptedEngine]:
+def scripted(
+    library: Library, *pieces: list[str], **more: Any
+) -> tuple[AnswerGenerator, ScriptedEngine]:
     engine = ScriptedEngine(LocalEngine(the_model()).model, pieces, **more)
-    return Answering(small(), library, engine), engine
+    return AnswerGenerator(small(), library, engine), engine
 
 
-def made(library: Library, *pieces: list[str], attempt: int = 1, **more: Any) -> TwoAnswers:
-    answering, _ = scripted(library, *pieces, **more)
-    return answering.turn(trial_of(small(), attempt=attempt), [], "A message.")
+def made(library: Library, *pieces: list[str], attempt: int = 1, **more: Any) -> AnswerPair:
+    generator, _ = scripted(library, *pieces, **more)
+    return generator.pair(trial_of(small(), attempt=attempt), [], "A message.")
 
 
 def test_nothing_of_one_answer_is_shown_before_the_other_has_text(library: Library) -> None:
@@ -100,9 +101,9 @@ def test_an_answer_that_never_ended_does_not_count(library: Library) -> None:
 
 
 def test_an_answer_that_was_stopped_does_not_count(library: Library) -> None:
-    answering, _ = scripted(library, list("abcd"), list("wxyz"))
+    generator, _ = scripted(library, list("abcd"), list("wxyz"))
     with pytest.raises(ModelError, match="not finished"):
-        list(answering.turn(trial_of(small()), [], "A message.", cancelled=lambda: True))
+        list(generator.pair(trial_of(small()), [], "A message.", cancelled=lambda: True))
 
 
 @pytest.mark.parametrize("left", ["steered", "unsteered"])
@@ -111,9 +112,9 @@ def test_each_answer_is_what_it_would_be_alone(library: Library, left: str) -> N
     found = small(generation__temperature=1.0)
     right = {"steered": "unsteered", "unsteered": "steered"}[left]
     trial = trial_of(found, left=left, right=right)
-    answers = Answering(found, library, engine).turn(trial, [], "A message.")
+    answers = AnswerGenerator(found, library, engine).pair(trial, [], "A message.")
     list(answers)
-    assert answers.solo
+    assert answers.is_row_independent
     plain = answers.answers()[left == "steered"]
     assert plain.details["steered_positions"] == 0
     assert answers.answers()[left != "steered"].details["steered_positions"] == 8
@@ -122,11 +123,11 @@ def test_each_answer_is_what_it_would_be_alone(library: Library, left: str) -> N
 
 
 def test_the_canary_notices_an_answer_that_changes_with_its_company(library: Library) -> None:
-    answering, _ = scripted(library, ["a", "b"], ["x", "y", "z"])
-    answers = answering.turn(trial_of(small()), [], "A message.")
+    generator, _ = scripted(library, ["a", "b"], ["x", "y", "z"])
+    answers = generator.pair(trial_of(small()), [], "A message.")
     list(answers)
     # Alone, each gets the first of the two scripts, so the left one is what it was.
-    assert not answers.solo
+    assert not answers.is_row_independent
 
 
 def test_each_arm_goes_on_from_its_own_history(library: Library) -> None:
@@ -135,7 +136,7 @@ def test_each_arm_goes_on_from_its_own_history(library: Library) -> None:
     found = small(**changes)
     engine = ScriptedEngine(LocalEngine(the_model()).model, [["a"], ["b"]])
     trial = trial_of(found)
-    list(Answering(found, library, engine).turn(trial, [Exchange("one", "L1", "R1")], "two"))
+    list(AnswerGenerator(found, library, engine).pair(trial, [Exchange("one", "L1", "R1")], "two"))
     (requests,) = engine.asked
     prompted = requests[trial.right == "prompted"]
     other = requests[trial.left == "prompted"]
@@ -166,7 +167,9 @@ def test_an_answer_is_steered_and_drawn_as_its_study_says(
     weak = {"preset": "question", "placement": "pre", "strength": 0.5}
     found = small(arms=["other", "unsteered"], other=weak, generation=drawn)
     trial = trial_of(found)
-    answers = Answering(found, library, LocalEngine(the_model())).turn(trial, [], "A message.")
+    answers = AnswerGenerator(found, library, LocalEngine(the_model())).pair(
+        trial, [], "A message."
+    )
     list(answers)
     assert asked == [("question", Controls(placement="pre", strength=0.5))]
     for one in answers.answers():
@@ -188,7 +191,7 @@ def test_an_answer_is_steered_and_drawn_as_its_study_says(
 def test_presets_of_another_model_are_refused_before_anyone_comes(library: Library) -> None:
     stranger = LocalEngine(tiny_model(seed=1))
     with pytest.raises(PresetError, match="other weights"):
-        Answering(small(), library, stranger)
+        AnswerGenerator(small(), library, stranger)
 
 
 def test_the_model_named_in_the_details_is_the_one_that_answered(library: Library) -> None:

@@ -7,9 +7,17 @@ from made_up_participants import cast, made_ready, make_store, person, rows, wal
 
 from saif.errors import StudyError
 from saif.study.data.results import votes
-from saif.study.participation.ballots import Ballot, reopen, report, respond, vote
-from saif.study.participation.next_page import Due, due
-from saif.study.participation.steps import begin, finish, stop_early
+from saif.study.participation.next_page import NextPage, next_page
+from saif.study.participation.steps import (
+    Ballot,
+    begin,
+    finish,
+    reopen,
+    report,
+    respond,
+    stop_early,
+    vote,
+)
 from saif.study.store.audit import verify
 from saif.study.store.store import Store
 
@@ -23,9 +31,9 @@ def token_of(store: Store, number: int = 0) -> str:
     return store.enrol(person(number), share_text=True).token
 
 
-def next_of(store: Store, token: str) -> Due:
-    with store.database.reading() as db:
-        return due(db, store.study, store.participant(db, token))
+def next_of(store: Store, token: str) -> NextPage:
+    with store.database.snapshot() as db:
+        return next_page(db, store.study, store.participant(db, token))
 
 
 def test_each_step_leads_to_the_next_page(store: Store) -> None:
@@ -123,7 +131,7 @@ def test_what_was_reported_is_skipped_and_never_shown_again(store: Store, state:
     respond(store, token, "remarks", "none")
     finish(store, token)  # questions about what was skipped are not due
     assert {vote.choice for vote in votes(store) if vote.trial == trial.trial_id} == {"skip"}
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         verify(db)
 
 

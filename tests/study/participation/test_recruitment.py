@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from made_up_participants import small_study
 
-from saif.study.participation.recruitment import PREVIEW, is_preview, person_of, way_out
+from saif.study.participation.recruitment import PREVIEW, completion, is_preview, person_of
 from saif.study.store.identities import Person
 
 LINK = {"kind": "link"}
@@ -41,5 +41,5 @@ def test_only_a_task_of_mturk_is_previewed(recruitment: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("sandbox", "host"), [(True, "workersandbox"), (False, "www")])
 def test_a_task_is_handed_in_where_it_was_taken(sandbox: bool, host: str) -> None:
-    found = way_out(small_study(recruitment={"kind": "mturk", "sandbox": sandbox}), "code")
+    found = completion(small_study(recruitment={"kind": "mturk", "sandbox": sandbox}), "code")
     assert found.form == f"https://{host}.mturk.com/mturk/externalSubmit"

@@ -9,19 +9,27 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from made_up_participants import Clock, answers, make_store, person, rows
+from made_up_participants import Clock, answers, make_store, person, rows, screen_out
 
 from saif.errors import InputError, StudyError
 from saif.study.durability.erasure import withdraw
-from saif.study.participation.ballots import Ballot, reopen, respond, vote
-from saif.study.participation.steps import add_turn, begin, call_off, finish, screen_out
+from saif.study.participation.steps import (
+    Ballot,
+    add_exchange,
+    begin,
+    call_off,
+    finish,
+    reopen,
+    respond,
+    vote,
+)
 from saif.study.store import audit
 from saif.study.store.trials import Trial
 
 PEOPLE = st.integers(0, 3)
 EVERYTHING = (
     "study_version", "setting", "participant", "consent", "trial", "turn", "generation", "vote",
-    "response", "event", "withdrawal", "audit", "outbox", "erasing", "cell_pool",
+    "response", "event", "withdrawal", "audit", "erasing", "cell_pool",
 )  # fmt: skip
 
 
@@ -101,7 +109,7 @@ class Visits(RuleBasedStateMachine):
         trial = self.trial(data)
         if trial:
             told = answers(trial) if right else answers(trial)[::-1]
-            self.attempt(lambda: add_turn(self.store, self.token(data), trial.trial_id, told))
+            self.attempt(lambda: add_exchange(self.store, self.token(data), trial.trial_id, told))
 
     @rule(data=st.data(), choice=st.sampled_from(["L", "R", "tie", "skip", "both"]))
     def vote(self, data: st.DataObject, choice: str) -> None:
@@ -122,7 +130,7 @@ class Visits(RuleBasedStateMachine):
                 return
             self.shown(trial)
             if trial.state == "running":
-                add_turn(self.store, token, trial.trial_id, answers(trial))
+                add_exchange(self.store, token, trial.trial_id, answers(trial))
             vote(self.store, token, Ballot(vote_id=trial.vote_id or "", choice="R"))
             self.acknowledged.setdefault(trial.vote_id or "", "R")
 
@@ -186,7 +194,7 @@ class Visits(RuleBasedStateMachine):
 
     @invariant()
     def everything_fits_together(self) -> None:
-        with self.store.database.reading() as db:
+        with self.store.database.snapshot() as db:
             audit.verify(db)
         places = rows(self.store, "SELECT state, participant_id FROM cell_pool")
         status = dict(rows(self.store, "SELECT participant_id, status FROM participant"))

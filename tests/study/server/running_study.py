@@ -23,7 +23,7 @@ from saif.presets.library import Library
 from saif.presets.preset import ModelRef
 from saif.runtime.language_model import LanguageModel
 from saif.study.design.publish import Version, publish
-from saif.study.participation.answers import Answering
+from saif.study.participation.answers import AnswerGenerator
 from saif.study.server.app import build_app
 from saif.study.server.context import ServerContext
 from saif.study.server.streaming import Streams
@@ -98,7 +98,7 @@ class Running:
     url: str
     store: Store
     engine: SlowEngine
-    desk: ServerContext
+    context: ServerContext
 
     @property
     def page(self) -> str:
@@ -126,11 +126,11 @@ def served(
     library = the_library(folder)
     store = Store(folder / "study", version_of(folder / "study", library, **changes), KEY)
     engine = SlowEngine((SharedEngine if shared else LocalEngine)(the_model()))
-    streams = Streams(store, Answering(store.study, library, engine))
-    desk = ServerContext(store, streams, is_safe, finished)
+    streams = Streams(store, AnswerGenerator(store.study, library, engine))
+    context = ServerContext(store, streams, is_safe, finished)
     server = uvicorn.Server(
         uvicorn.Config(
-            build_app(desk, in_space=in_space), host="127.0.0.1", port=0, log_level="error"
+            build_app(context, in_space=in_space), host="127.0.0.1", port=0, log_level="error"
         )
     )
     thread = threading.Thread(target=server.run, daemon=True)
@@ -139,7 +139,7 @@ def served(
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield Running(f"http://127.0.0.1:{port}", store, engine, desk)
+        yield Running(f"http://127.0.0.1:{port}", store, engine, context)
     finally:
         streams.close()
         server.should_exit = True
@@ -242,7 +242,7 @@ def census(running: Running) -> dict[str, list[object]]:
     """Everything in both files."""
     found: dict[str, list[object]] = {}
     for database in (running.store.database, running.store.identities):
-        with database.reading() as db:
+        with database.snapshot() as db:
             tables = [
                 row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             ]

@@ -8,7 +8,7 @@ from running_study import QUESTIONS, SlowEngine, the_library, the_model, version
 
 from saif.engine.local import SharedEngine
 from saif.study.durability.housekeeping import Housekeeper
-from saif.study.participation.answers import Answering
+from saif.study.participation.answers import AnswerGenerator
 from saif.study.server.app import build_app, serve
 from saif.study.server.context import ServerContext
 from saif.study.server.streaming import Streams
@@ -22,10 +22,10 @@ def main(folder: Path, port: int) -> None:
     version = version_of(folder / "study", library, questions=ASKED_AT_THE_END)
     store = Store(folder / "study", version, KEY)
     engine = SlowEngine(SharedEngine(the_model()), seconds_per_step=0.02)
-    streams = Streams(store, Answering(store.study, library, engine))
+    streams = Streams(store, AnswerGenerator(store.study, library, engine))
     with Housekeeper(store) as keeper:
-        desk = ServerContext(store, streams, keeper.is_safe_to_finish, keeper.wake)
-        serve(build_app(desk), "127.0.0.1", port)
+        context = ServerContext(store, streams, keeper.is_safe_to_finish, keeper.wake)
+        serve(build_app(context), "127.0.0.1", port)
 
 
 if __name__ == "__main__":

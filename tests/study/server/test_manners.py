@@ -7,8 +7,8 @@ import pytest
 from made_up_participants import Clock, cast, complete, made_ready, make_store, person, rows, walk
 from running_study import PID, PROLIFIC, Visitor, census, served
 
-from saif.study.participation.ballots import Ballot, reopen, respond, vote
-from saif.study.participation.next_page import due
+from saif.study.participation.next_page import next_page
+from saif.study.participation.steps import Ballot, reopen, respond, vote
 from saif.study.participation.votes import Choice
 from saif.study.server.texts import as_plain, with_addresses
 from saif.study.store.store import Store
@@ -18,8 +18,8 @@ SCREEN = {"kind": "choice", "id": "adult", "when": "start", "text": "Old enough?
 
 
 def is_asked(store: Store, token: str) -> bool:
-    with store.database.reading() as db:
-        return due(db, store.study, store.participant(db, token)).page == "trial_questions"
+    with store.database.snapshot() as db:
+        return next_page(db, store.study, store.participant(db, token)).page == "trial_questions"
 
 
 def change(store: Store, token: str, trial: str, choice: Choice) -> None:
@@ -43,9 +43,9 @@ def test_who_completed_keeps_their_code_whatever_they_withdraw(tmp_path: Path, l
         if later:
             visitor.ask("withdraw", receipt=visitor.receipt, scope="analysis")
         else:
-            assert visitor.ask("stop", scope="analysis")["way_out"]["code"] == "C0MPLETE"
+            assert visitor.ask("stop", scope="analysis")["completion"]["code"] == "C0MPLETE"
         again = visitor.enter()
-        assert (again["status"], again["way_out"]["code"]) == ("withdrawn", "C0MPLETE")
+        assert (again["status"], again["completion"]["code"]) == ("withdrawn", "C0MPLETE")
 
 
 def test_who_withdraws_half_way_gets_the_code_for_a_part(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_who_withdraws_half_way_gets_the_code_for_a_part(tmp_path: Path) -> None
         visitor.agree()
         visitor.vote()
         visitor.ask("stop", scope="analysis")
-        assert visitor.enter()["way_out"]["code"] == "PARTIAL1"
+        assert visitor.enter()["completion"]["code"] == "PARTIAL1"
 
 
 def test_who_was_screened_out_keeps_that_code_and_learns_nothing(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_who_was_screened_out_keeps_that_code_and_learns_nothing(tmp_path: Path)
         assert visitor.ask("next")["debrief"] == ""
         assert visitor.ask("stop", scope="analysis")["debrief"] == ""
         end = visitor.enter()
-        assert (end["way_out"]["code"], end["debrief"]) == ("SCREEN0UT", "")
+        assert (end["completion"]["code"], end["debrief"]) == ("SCREEN0UT", "")
 
 
 def test_who_saw_half_an_answer_is_told_what_it_was_about(tmp_path: Path) -> None:
@@ -195,8 +195,8 @@ def test_the_place_is_the_same_after_a_restart(tmp_path: Path) -> None:
     walk(store, token)
     entry = store.enter(person())
     assert entry is not None
-    with store.database.reading() as db:
-        found = due(db, store.study, store.participant(db, entry.token))
+    with store.database.snapshot() as db:
+        found = next_page(db, store.study, store.participant(db, entry.token))
     assert (found.place, found.n_trials) == (1, 5)
 
 

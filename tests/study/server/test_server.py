@@ -15,7 +15,7 @@ from saif.errors import InputError, ModelError, SaifError, StudyError
 from saif.study.participation import steps
 from saif.study.server.app import MAX_BODY_BYTES
 from saif.study.store.database import NotSavedError
-from saif.study.store.participant import DisconnectedError
+from saif.study.store.store import DisconnectedError
 
 LINK = {"kind": "link"}
 MTURK = {"kind": "mturk", "sandbox": True}

@@ -19,8 +19,7 @@ from saif.study.durability.housekeeping import Housekeeper
 from saif.study.opening import open_study
 from saif.study.server import serve
 from saif.study.server.context import ServerContext
-from saif.study.store.identities import KEY_VARIABLE
-from saif.study.store.keys import SECRET_VARIABLE
+from saif.study.store.identities import KEY_VARIABLE, SECRET_VARIABLE
 
 
 @dataclass
@@ -38,7 +37,7 @@ class Opening:
         serve.open_to_participants(
             self.folder, self.library, "127.0.0.1", self.port, say=self.said.append
         )
-        found: ServerContext = self.served[-1].state.desk
+        found: ServerContext = self.served[-1].state.context
         return found
 
     def serve(self, app: FastAPI, *_: object) -> None:
@@ -102,14 +101,14 @@ def test_one_server_serves_a_study_and_another_after_it(opening: Opening) -> Non
 def test_a_study_is_put_together_so_that_a_code_waits_and_nothing_is_left_open(
     opening: Opening,
 ) -> None:
-    desk = opening.open()
-    bound: Any = (desk.is_safe, desk.finished)
+    context = opening.open()
+    bound: Any = (context.is_safe, context.finished)
     assert [method.__func__ for method in bound] == [
         Housekeeper.is_safe_to_finish,
         Housekeeper.wake,
     ]
-    assert desk.streams._answering.engine.prefix_cache is None  # type: ignore[attr-defined]
-    assert desk.streams._threads._shutdown
+    assert context.streams._answers.engine.prefix_cache is None  # type: ignore[attr-defined]
+    assert context.streams._threads._shutdown
     assert not list(opening.folder.glob("*.db-wal"))
 
 

@@ -25,7 +25,7 @@ def test_nothing_is_stored_before_consent(running: Running) -> None:
     assert "I agree" in visitor.client.get(visitor.page).text
     assert "voluntary" in visitor.client.get("/consent.txt").text
     assert visitor.enter() == {"page": "consent"}
-    assert visitor.ask("decline") == {"way_out": None}
+    assert visitor.ask("decline") == {"completion": None}
     assert census(running) == before
 
 
@@ -54,11 +54,11 @@ def test_a_whole_study_from_consent_to_code(running: Running) -> None:
     assert visitor.agree()["page"] == "trial"
     end = visitor.walk()
     assert end["status"] == "complete"
-    assert end["way_out"]["code"] == visitor.receipt
+    assert end["completion"]["code"] == visitor.receipt
     assert "steered" in end["debrief"]
     assert len(votes(running.store)) == 2
     assert visitor.walk() == end  # looked at once more
-    assert running.visitor().enter()["way_out"] == end["way_out"]
+    assert running.visitor().enter()["completion"] == end["completion"]
 
 
 def test_the_page_goes_on_where_it_was_left(running: Running) -> None:
@@ -162,9 +162,9 @@ def test_who_stops_chooses_what_becomes_of_their_answers(
     visitor.vote()
     stopped = visitor.ask("stop", scope=scope)
     assert "steered" in stopped["debrief"]
-    assert stopped["way_out"] is None
+    assert stopped["completion"] is None
     if scope != "erase":  # they would be a stranger
-        assert visitor.enter()["way_out"] is None
+        assert visitor.enter()["completion"] is None
     assert rows(running.store, "SELECT status FROM participant") == [(status,)]
     assert len(votes(running.store)) == (1 if scope is None else 0)
 
@@ -253,12 +253,12 @@ def test_a_fixed_message_is_the_study_s_whatever_is_typed(running: Running) -> N
 def test_prolific_gets_its_codes(tmp_path: Path) -> None:
     with served(tmp_path, recruitment=PROLIFIC) as running:
         visitor = running.visitor(PROLIFIC_PID=PID, SESSION_ID="session-1", STUDY_ID="any")
-        assert visitor.ask("decline")["way_out"]["code"] == "NOC0NSENT"
+        assert visitor.ask("decline")["completion"]["code"] == "NOC0NSENT"
         visitor.agree()
         early = running.visitor(PROLIFIC_PID=PID[::-1])
         early.agree()
-        assert early.ask("stop", scope=None)["way_out"]["code"] == "PARTIAL1"
-        assert visitor.walk()["way_out"] == {
+        assert early.ask("stop", scope=None)["completion"]["code"] == "PARTIAL1"
+        assert visitor.walk()["completion"] == {
             "code": "C0MPLETE", "form": None,
             "link": "https://app.prolific.com/submissions/complete?cc=C0MPLETE",
         }  # fmt: skip
@@ -276,7 +276,7 @@ def test_who_does_not_fit_gets_the_code_for_that(tmp_path: Path) -> None:
         assert visitor.send("begin").status_code == 409
         visitor.ask("respond", question="adult", value="no")
         end = visitor.ask("next")
-        assert (end["status"], end["way_out"]["code"]) == ("screened", "SCREEN0UT")
+        assert (end["status"], end["completion"]["code"]) == ("screened", "SCREEN0UT")
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_mturk_only_previews_until_the_task_is_accepted(tmp_path: Path) -> None:
         assert rows(running.store, "SELECT COUNT(*) FROM participant") == [(0,)]
         visitor = running.visitor(**{**worker, "assignmentId": "3ASSIGNMENT"})
         visitor.agree()
-        assert visitor.walk()["way_out"]["form"].startswith("https://workersandbox.mturk.com/")
+        assert visitor.walk()["completion"]["form"].startswith("https://workersandbox.mturk.com/")
         policy = visitor.client.get(visitor.page).headers["content-security-policy"]
         assert "frame-ancestors https://*.mturk.com" in policy
 
@@ -334,7 +334,7 @@ def test_the_code_waits_until_the_answers_are_safe(tmp_path: Path) -> None:
         assert visitor.ask("finish") == {"page": "finish"}
         assert finished == ["somebody"]
         assert visitor.enter()["page"] == "finish"
-        assert visitor.ask("stop", scope=None)["way_out"] is None  # nor by another way
+        assert visitor.ask("stop", scope=None)["completion"] is None  # nor by another way
         assert visitor.receipt not in str(visitor.heard[-3])
         early = running.visitor("visitor-2")
         early.agree()

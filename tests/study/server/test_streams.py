@@ -14,10 +14,10 @@ from made_up_participants import rows
 from running_study import FREE, Running, Visitor, served
 
 from saif.errors import InputError, ModelError
-from saif.study.participation.answers import TwoAnswers
-from saif.study.participation.messages import Exchange
+from saif.study.participation.answers import AnswerPair
 from saif.study.server import streaming
 from saif.study.store.database import NotSavedError
+from saif.study.store.trials import Exchange
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_a_tab_that_another_took_over_from_is_told_so_at_the_end(running: Runnin
 def test_answers_come_in_few_looks_with_something_in_each(
     running: Running, monkeypatch: pytest.MonkeyPatch, per_second: int, at_most: int
 ) -> None:
-    monkeypatch.setattr(streaming, "LOOKS_PER_SECOND", per_second)
+    monkeypatch.setattr(streaming, "UPDATES_PER_SECOND", per_second)
     visitor, trial = begun(running)
     running.engine.seconds_per_step = 0.01
     *looks, _ = visitor.turn(trial)
@@ -138,7 +138,7 @@ def test_closing_ends_what_is_being_made(running: Running, caplog: Any) -> None:
     with ThreadPoolExecutor(1) as pool:
         stream = pool.submit(visitor.turn, trial)
         assert eventually(lambda: running.engine.steps > 0)
-        running.desk.streams.close()
+        running.context.streams.close()
         assert "failed" in stream.result(3)[-1]
     assert "answer failed" not in caplog.text
     assert rows(running.store, "SELECT * FROM trial WHERE state = 'void'") == []
@@ -198,7 +198,7 @@ def test_every_tab_ends_the_one_before_it(running: Running) -> None:
                 assert "another tab" in earlier.result(3)[-1]["failed"]
         running.engine.seconds_per_step = 0
         assert streams[-1].result()[-1]["done"]
-    assert eventually(lambda: running.desk.streams._current == {})
+    assert eventually(lambda: running.context.streams._current == {})
 
 
 def returned(running: Running) -> tuple[Visitor, str]:
@@ -272,13 +272,13 @@ def test_a_retest_says_the_old_messages_and_no_more(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fate", ["equal", "differs", "failed"])
 def test_canaries_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fate: str) -> None:
-    def solo(_: TwoAnswers) -> bool:
+    def solo(_: AnswerPair) -> bool:
         if fate == "failed":
             raise ModelError("No memory.")
         return fate == "equal"
 
     if fate != "equal":
-        monkeypatch.setattr(TwoAnswers, "solo", property(solo))
+        monkeypatch.setattr(AnswerPair, "is_row_independent", property(solo))
     monkeypatch.setattr(streaming, "CANARY_EVERY", 2)
     with served(tmp_path, attention=[]) as running:
         visitor, _ = begun(running)
@@ -301,7 +301,7 @@ def test_a_retest_takes_as_long_as_its_answers_did(
     told = Exchange("A message.", "the left answer", "right", ms)
 
     async def again() -> list[dict[str, Any]]:
-        return [line async for line in streaming._again(told)]
+        return [line async for line in streaming._replayed(told)]
 
     lines = asyncio.run(again())
     assert len(lines) == looks

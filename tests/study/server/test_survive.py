@@ -79,7 +79,7 @@ class RestlessVisitor(Visitor):
                 for question in page["questions"]:
                     value = {"guess": "unsure", "text": "none"}[question["kind"]]
                     self.ask("respond", question=question["id"], value=value)
-        return str(page["way_out"]["code"])
+        return str(page["completion"]["code"])
 
     def _sha(self) -> str:
         end = time.monotonic() + PATIENCE
@@ -159,7 +159,7 @@ def check(folder: Path, port: int, *, kills: int, visitors: int) -> None:
         server.kill()
     store = Store(folder / "study", versions(folder / "study")[-1], KEY)
     store.database.check()
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         audit.verify(db)
     stored = [row[0] for row in rows(store, "SELECT vote_id FROM vote")]
     told = {vote for visitor in crowd for vote in visitor.told}

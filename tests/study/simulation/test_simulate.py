@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from made_up_participants import KEY, Clock, make_store, person, rows
 from made_up_studies import LIBRARY
+from read_exports import check_sums, read_votes
 
 from saif.errors import InputError, StudyError
 from saif.study.analysis.estimates import estimate, icc
-from saif.study.data.export import check_export, export, read_votes
+from saif.study.data.export import export
 from saif.study.data.results import flow, missed_checks, votes
 from saif.study.design.publish import publish
 from saif.study.design.study_file import read_study
@@ -26,7 +27,7 @@ def test_the_planted_preference_is_recovered_from_the_export(tmp_path: Path) -> 
     assert ended["complete"] + ended["left"] == 28
     assert 3 <= ended["left"] <= 15
     export(store, tmp_path / "out", actor="me")
-    check_export(tmp_path / "out")
+    check_sums(tmp_path / "out")
     found = read_votes(tmp_path / "out" / "trials.csv")
     assert found == votes(store)
     planted = 0.2 * 0.5 + 0.8 * 0.7  # ties count half
@@ -41,7 +42,7 @@ def test_the_planted_preference_is_recovered_from_the_export(tmp_path: Path) -> 
     bias = estimate(left_scores(found))
     assert bias.headline()[0] > 0.5
     store.database.check()
-    with store.database.reading() as db:
+    with store.database.snapshot() as db:
         audit.verify(db)
 
 
@@ -116,7 +117,7 @@ def test_the_same_seed_plays_the_same_study(tmp_path: Path) -> None:
 def test_people_and_bots_never_share_a_store(tmp_path: Path) -> None:
     played, real = make_store(tmp_path / "played"), make_store(tmp_path / "real")
     simulate(played, 1, Crowd())
-    with pytest.raises(StudyError, match="holds made-up participants"):
+    with pytest.raises(StudyError, match="holds simulated participants"):
         played.enrol(person(), share_text=False)
     real.enrol(person(), share_text=False)
     with pytest.raises(StudyError, match="holds people"):

@@ -6,8 +6,14 @@ import pytest
 from made_up_participants import Clock, complete, make_store, published, rows
 
 from saif.errors import StudyError
-from saif.study.store.identities import KEY_VARIABLE
-from saif.study.store.keys import SECRET_VARIABLE, key_file, key_of, make_key, researcher_secret
+from saif.study.store.identities import (
+    KEY_VARIABLE,
+    SECRET_VARIABLE,
+    key_file,
+    key_of,
+    make_key,
+    researcher_secret,
+)
 from saif.study.store.store import Store
 
 

@@ -76,7 +76,7 @@ function receiptToKeep(place, code) {
   place.hidden = false;
 }
 
-export function ended({ status, way_out: way, debrief }) {
+export function ended({ status, completion: way, debrief }) {
   over = true;
   abandon();
   use(null);
@@ -92,7 +92,7 @@ export function ended({ status, way_out: way, debrief }) {
   show("ended");
 }
 
-export function declined({ way_out: way }) {
+export function declined({ completion: way }) {
   byId("declined").querySelector(".way-out").replaceChildren(...(way ? [goBack(way)] : []));
   show("declined");
 }

@@ -38,7 +38,7 @@ def fast(name: str, c_library: ctypes.CDLL, kind: str = "llama", **options: Any)
 
 @pytest.mark.parametrize(
     ("kind", "span", "temperature"),
-    zip(KINDS, ("response", "all", "prompt", "all"), (0.0, 0.8, 0.8, 0.0), strict=True),
+    list(zip(KINDS, ("response", "all", "prompt", "all"), (0.0, 0.8, 0.8, 0.0), strict=True)),
 )
 def test_logits_and_replies_are_the_models_own(
     name: str, kind: str, span: Span, temperature: float, c_library: ctypes.CDLL
@@ -244,7 +244,7 @@ def test_a_model_that_none_supports_is_left_as_it_is(
 def test_what_is_not_plain_float32_on_the_cpu_is_left_as_it_is(c_library: ctypes.CDLL) -> None:
     narrow, foreign, hooked = (small("llama") for _ in range(3))
     narrow._model.bfloat16()
-    foreign.blocks[0].mlp.up_proj = torch.nn.Sequential(foreign.blocks[0].mlp.up_proj)
+    foreign.blocks[0].mlp.up_proj.__class__ = type("Adapted", (torch.nn.Linear,), {})
     hooked.blocks[1].mlp._hf_hook = object()
     for model in (narrow, foreign, hooked):
         model.use_fast_decoder(c_library)

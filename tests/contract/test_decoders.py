@@ -1,6 +1,7 @@
 """What holds for every `Decoder`: it computes what the model's own step does, row by row."""
 
 import ctypes
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from saif.engine.local import LocalEngine, SharedEngine
 from saif.engine.protocol import Message, Request, complete
 from saif.errors import SteeringError
 from saif.runtime.batch import RowStart
+from saif.runtime.cpu.build import kernel
 from saif.runtime.cpu.c_step import CDecoder
 from saif.runtime.cpu.torch_step import TorchDecoder
 from saif.runtime.language_model import LanguageModel
@@ -27,6 +29,13 @@ LAST = 2
 @pytest.fixture(params=list(DECODERS))
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def fast(name: str, c_library: ctypes.CDLL, kind: str = "llama", **options: Any) -> LanguageModel:
@@ -185,18 +194,22 @@ def test_a_nan_is_not_added_where_its_row_is_not_steered(name: str, c_library: c
     assert result.logits.isfinite().all()
 
 
-def test_it_says_what_it_computes_with(name: str, c_library: ctypes.CDLL) -> None:
-    torch.set_num_threads(1)
+def test_it_says_what_it_computes_with(
+    name: str, c_library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(2)
     model = fast(name, c_library)
-    before = model.memory - model.decoder.bytes
     about = LocalEngine(model).about
     assert about.endswith(f"; decoding {model.decoder.describe()}")
     if name == "torch":
-        assert model.decoder.describe() == "not compiled, 1 thread"
+        assert model.decoder.describe() == "not compiled, 2 threads"
         assert model.decoder.bytes == 0
-    else:
-        assert model.decoder.describe().endswith(", 4-bit weights, 1 thread")
-        assert 0 < model.decoder.bytes < before / 2
+        return
+    assert model.decoder.describe() == f"compiled for {kernel(c_library)}, 4-bit weights, 2 threads"
+    assert 0 < model.decoder.bytes < (model.memory - model.decoder.bytes) / 2
+    monkeypatch.setattr(model.decoder._policy, "choose", lambda *_: 1)
+    model.advance(model.start([RowStart(PROMPTS[0])])[0], [65])
+    assert model.decoder.describe().endswith(", 1 thread")
 
 
 def test_everything_but_decoding_is_left_to_the_model_itself(

@@ -96,7 +96,7 @@ class CDecoder:
         self._n_gates: int = blocks[0].mlp.up_proj.out_features
         self._buffers: WeakKeyDictionary[Any, _StepBuffers] = WeakKeyDictionary()
         self._policy = ThreadPolicy()
-        self._threads = torch.get_num_threads()  # of the last step
+        self._threads = 0  # of the last step, once there was one
 
     def _block_struct(self, block: Any) -> _BlockStruct:
         attention, mlp = block.self_attn, block.mlp
@@ -134,7 +134,7 @@ class CDecoder:
             [
                 f"compiled for {kernel(self._library)}",
                 f"{' and '.join(map(str, bits))}-bit weights{'' if exact else ' (rounded)'}",
-                counted_threads(self._threads),
+                counted_threads(self._threads or torch.get_num_threads()),
             ]
         )
 

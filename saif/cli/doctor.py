@@ -111,6 +111,8 @@ def _packages() -> Iterator[Finding]:
 def _machine() -> Iterator[Finding]:
     import torch
 
+    from saif.runtime.cpu import build
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Finding("Threads", True, f"{torch.get_num_threads()} of {cores} cores")
     if torch.cuda.is_available():
@@ -118,15 +120,7 @@ def _machine() -> Iterator[Finding]:
         yield Finding("Device", True, f"{name}, {total / 2**30:.0f} GiB")
     else:
         yield Finding("Device", True, "CPU (no CUDA)")
-        yield Finding("Decoding", True, _decoding())
-
-
-def _decoding() -> str:
-    from saif.runtime.cpu import build
-
-    if build.library() is not None:
-        return "compiled"
-    return "not compiled; where there is a C compiler, `make setup` makes replies faster"
+        yield Finding("Decoding", True, build.describe())
 
 
 def _memory() -> Finding:

@@ -75,11 +75,10 @@ class LocalEngine:
             if language_model.quantize == "none"
             else language_model.quantize
         )
-        if language_model.lean and language_model.lean.packed:
-            bits += " to read, 4 to 8 to write"
-            bits += " (compiled)" if language_model.lean.compiled else ""
         base = "" if language_model.is_chat else "base model, "
-        return f"{base}{bits}, {language_model.memory / 1e9:.1f} GB on {language_model.device.type}"
+        size = f"{language_model.memory / 1e9:.1f} GB on {language_model.device.type}"
+        decoder = language_model.decoder
+        return f"{base}{bits}, {size}" + (f"; decoding {decoder.describe()}" if decoder else "")
 
     def stream(
         self, requests: Sequence[Request], *, cancelled: Callable[[], bool] = never

@@ -27,8 +27,9 @@ from saif.runtime.batch import (
 )
 from saif.runtime.catalog import Quantize
 from saif.runtime.chat_template import Message, is_chat, render, turn_end
-from saif.runtime.cpu.c_step import NativeDecoder, fits
-from saif.runtime.cpu.torch_step import LeanDecoder, can_be_lean
+from saif.runtime.cpu.c_step import CDecoder, supports_c_step
+from saif.runtime.cpu.torch_step import TorchDecoder, supports_torch_step
+from saif.runtime.decoder import Decoder
 from saif.runtime.hooks import Edit, edit_outputs, read_outputs
 from saif.runtime.prefix_cache import NO_PREFIX, CachedPrefix, PrefixCache, restore
 from saif.runtime.steering_hook import SteeringHook, steering_hooks
@@ -81,7 +82,7 @@ class LanguageModel:
         self._pad_id = tokenizer.pad_token_id or tokenizer.eos_token_id or 0
         self.fingerprint = introspect.fingerprint(model)
         self.revision = ""  # the commit on the hub that the weights came from, if they did
-        self.lean: LeanDecoder | NativeDecoder | None = None
+        self.decoder: Decoder | None = None
         self._before_pass: Callable[[], None] | None = None
 
     def with_before_pass(self, before_pass: Callable[[], None]) -> "LanguageModel":
@@ -99,7 +100,7 @@ class LanguageModel:
     @property
     def memory(self) -> int:
         """Bytes that the weights take."""
-        return int(self._model.get_memory_footprint()) + (self.lean.bytes if self.lean else 0)
+        return int(self._model.get_memory_footprint()) + (self.decoder.bytes if self.decoder else 0)
 
     # Text and tokens
 
@@ -275,21 +276,20 @@ class LanguageModel:
 
     # Prefill and decode
 
-    def make_lean(self, *, packed: bool, library: CDLL | None = None) -> None:
-        """Decode without the class's overhead, and with weights in 4 or 8 bits if `packed`, where
-        the model is of a shape for it; in compiled code if there is a library for that. Prompts
-        are read by the model itself as ever, and so is everything under "Reading"."""
-        if not can_be_lean(self._model, self.blocks):
+    def use_fast_decoder(self, library: CDLL | None = None) -> None:
+        """Decode with the C step if there is a library and it supports the model, else with the
+        torch step if that does, else as before. The model itself still does everything else."""
+        if not supports_torch_step(self._model, self.blocks):
+            return
+        if library is None or not supports_c_step(self._model, self.blocks):
+            self.decoder = TorchDecoder(self._model, self.blocks)
             return
         threads = torch.get_num_threads()
-        # Packing is thousands of short calls, and each waits for the slowest thread: on a machine
-        # that is busy with something else, two threads took eight times as long as one.
+        # Quantizing is thousands of short calls, and each waits for the slowest thread: on a busy
+        # machine, two threads took eight times as long as one.
         torch.set_num_threads(1)
         try:
-            if packed and library is not None and fits(self._model, self.blocks):
-                self.lean = NativeDecoder(library, self._model, self.blocks)
-            else:
-                self.lean = LeanDecoder(self._model, self.blocks, packed=packed)
+            self.decoder = CDecoder(library, self._model, self.blocks)
         finally:
             torch.set_num_threads(threads)
 
@@ -378,8 +378,8 @@ class LanguageModel:
         """Append one token to every row; the logits are for the one after it. Raises SteeringError
         if a row was not steered as asked."""
         batch.append(token_ids)
-        if self.lean:
-            forward = partial(self._forward_lean, batch)
+        if self.decoder:
+            forward = partial(self._forward_decoder, batch)
         else:
             input_ids = torch.tensor([[token] for token in token_ids], device=self.device)
             forward = partial(self._forward_all, batch, input_ids)
@@ -400,9 +400,9 @@ class LanguageModel:
         return out.logits[:, -1].float()
 
     @torch.inference_mode()
-    def _forward_lean(self, batch: Batch, edits: Mapping[int, SteeringHook]) -> Tensor:
-        assert self.lean is not None
+    def _forward_decoder(self, batch: Batch, edits: Mapping[int, SteeringHook]) -> Tensor:
+        assert self.decoder is not None
         if self._before_pass is not None:
             self._before_pass()
         with self._lock:
-            return self.lean.step(batch, edits)
+            return self.decoder.step(batch, edits)

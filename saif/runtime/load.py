@@ -64,12 +64,12 @@ def load_model(name: str = DEFAULT_MODEL, *, quantize: QuantizeOrAuto = "none") 
     language_model = LanguageModel(source.id, model, tokenizer, quantize=bits)
     if source.path == source.id:
         language_model.revision = hub.commit_of(source.id, source.revision)
-    packed = quantize == "auto" and _is_room_to_pack(language_model.memory)
-    language_model.make_lean(packed=packed, library=build.library())
+    c_step = quantize == "auto" and _fits_quantized_copy(language_model.memory)
+    language_model.use_fast_decoder(build.library() if c_step else None)
     return language_model
 
 
-def _is_room_to_pack(n_bytes: int) -> bool:
+def _fits_quantized_copy(n_bytes: int) -> bool:
     """Whether an 8-bit copy of float32 weights fits beside them."""
     import psutil
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -325,6 +326,7 @@ def test_setup_does_not_fail_where_nothing_can_be_compiled(saif, monkeypatch, tm
 
 def test_doctor_says_whether_decoding_is_compiled(saif, monkeypatch):
 
-    for found, words in ((None, "not compiled"), (object(), "Decoding: compiled")):
+    compiled = SimpleNamespace(saif_kernel=lambda: b"NEON")
+    for found, words in ((None, "not compiled"), (compiled, "Decoding: compiled for NEON")):
         monkeypatch.setattr(build, "library", lambda found=found: found)
         assert words in saif("doctor").stdout.replace("\n", " ")

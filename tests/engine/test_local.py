@@ -35,11 +35,11 @@ def test_the_engine_says_how_the_model_runs(engine: LocalEngine) -> None:
 # Work in the background
 
 
-@pytest.mark.parametrize("lean", [False, True])
-def test_every_pass_of_background_work_is_announced(lean: bool) -> None:
+@pytest.mark.parametrize("fast_decoder", [False, True])
+def test_every_pass_of_background_work_is_announced(fast_decoder: bool) -> None:
     model, passes = tiny_model(), list[int]()
-    if lean:
-        model.make_lean(packed=False)
+    if fast_decoder:
+        model.use_fast_decoder()
     engine = SharedEngine(model)
     background = engine.background(lambda: passes.append(1))
     replies = complete(background, [REQUEST])

@@ -60,17 +60,17 @@ def talk(
     return found
 
 
-@pytest.mark.parametrize("lean", [False, True])
+@pytest.mark.parametrize("fast_decoder", [False, True])
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize("span", SPANS)
 def test_a_conversation_is_the_same_with_and_without_a_prefix_cache(
-    span: Span, temperature: float, lean: bool
+    span: Span, temperature: float, fast_decoder: bool
 ) -> None:
     steerings = [None, tiny_steering(1, span=span), tiny_steering(2, span=span, seed=3)]
     sampling = Sampling(max_new_tokens=12, temperature=temperature)
     slow, fast = tiny_model(), tiny_model()
-    if lean:
-        fast.make_lean(packed=False)
+    if fast_decoder:
+        fast.use_fast_decoder()
     expected = talk(LocalEngine(slow), steerings, sampling)
     engine = LocalEngine(fast, cache_bytes=1 << 24)
     assert talk(engine, steerings, sampling) == expected

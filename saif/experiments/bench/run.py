@@ -236,8 +236,7 @@ def _bandwidth(
     model = engine.language_model
     if model.device.type != "cpu":
         return None
-    packed = model.lean is not None and model.lean.packed
-    read = model.lean.bytes if model.lean and packed else model.memory
+    read = (model.decoder.bytes if model.decoder else 0) or model.memory
     seconds = statistics.median(statistics.median(each[_ONE]) for each in rounds)
     return {"weights": read, "reached": read / seconds, "machine": machine}
 

@@ -17,7 +17,9 @@ from saif.errors import ModelError
 from saif.runtime.embedded import cache_root
 
 _SOURCE = Path(__file__).parent / "csrc"
-_OPTIONS = ("-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC")
+# Contraction is off because a compiler contracts the same sum in one copy of a loop and not in
+# another, and a row's bits would depend on the rows beside it; gemm.h fuses where it says so.
+_OPTIONS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC")
 _COMPILERS = ("cc", "gcc", "clang")
 _WORKS_WITHOUT = "Everything works without it, only more slowly."
 
@@ -38,6 +40,21 @@ def library() -> ctypes.CDLL | None:
         return ctypes.CDLL(str(path)) if path.is_file() else None
     except OSError:  # damaged, or made for another system
         return None
+
+
+def describe() -> str:
+    """Whether there is a library, and for which instructions, for people."""
+    found = library()
+    if found is None:
+        return "not compiled; where there is a C compiler, `make setup` makes replies faster"
+    return f"compiled for {kernel(found)}"
+
+
+def kernel(found: ctypes.CDLL) -> str:
+    """Which instructions a library was compiled for."""
+    name = found.saif_kernel
+    name.restype = ctypes.c_char_p
+    return str(name().decode())
 
 
 def compile_library() -> Path:
@@ -61,7 +78,7 @@ def _compiled_library() -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         draft = Path(folder) / path.name
-        # macOS's own compiler knows no OpenMP; one thread is what is left then.
+        # macOS's own compiler knows no OpenMP; a step has one thread then.
         for threads in (["-fopenmp"], []):
             done = subprocess.run(
                 [compiler, *_OPTIONS, *threads, str(_SOURCE / "decode.c"), "-o", str(draft)],

@@ -1,4 +1,4 @@
-"""The decoding step of `saif.runtime.cpu.torch_step` in compiled code, with weights in 4 or 8 bits.
+"""The C step: one decoding step in compiled code, with weights in 4 or 8 bits.
 
 Everything but the weights is float32, and weights out of a 4-bit or 8-bit GGUF file are kept
 exactly, so for those it computes what the model does. A row gets the same bits in any company.
@@ -6,6 +6,7 @@ exactly, so for those it computes what the model does. A row gets the same bits 
 
 import ctypes
 import operator
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,85 +15,97 @@ import torch
 from torch import Tensor, nn
 
 from saif.runtime.batch import Batch
-from saif.runtime.cpu.weights import GROUP, GroupedLinear, Product, pointer, taken_in_room
+from saif.runtime.cpu.build import kernel
+from saif.runtime.cpu.thread_policy import ThreadPolicy
+from saif.runtime.cpu.torch_step import counted_threads
+from saif.runtime.cpu.weights import GROUP, LinearStruct, QuantizedLinear, input_buffer, pointer
 from saif.runtime.steering_hook import SteeringHook
 
-_LANES = 16
+_LANES = 16  # of the widest vectors that C uses
 _CANDIDATES = 64
-_TURNS = 256  # positions whose turns are made at once
+_ROPE_CHUNK = 256  # positions whose angles are computed at once
 
 
-class _Block(ctypes.Structure):
+class _BlockStruct(ctypes.Structure):
+    """`block` in decode.c."""
+
     _fields_ = (
-        *[(name, Product) for name in ("qkv", "out", "gate_up", "down")],
+        *[(name, LinearStruct) for name in ("qkv", "out", "gate_up", "down")],
         *[(name, ctypes.c_void_p) for name in ("input_norm", "mlp_norm", "query_norm", "key_norm")],
         *[(name, ctypes.c_float) for name in ("epsilon", "scaling")],
     )
 
 
-class _Decoder(ctypes.Structure):
+class _DecoderStruct(ctypes.Structure):
+    """`decoder` in decode.c."""
+
     _fields_ = (
-        *[(name, ctypes.c_int32) for name in ("n_blocks", "n_query", "n_kv", "width", "d")],
+        *[(name, ctypes.c_int32) for name in ("n_blocks", "n_query", "n_kv")],
+        *[(name, ctypes.c_int32) for name in ("head_dim", "d_model")],
         ("epsilon", ctypes.c_float),
-        *[(name, ctypes.c_void_p) for name in ("blocks", "embedding", "norm", "cos", "sin")],
+        *[(name, ctypes.c_void_p) for name in ("blocks", "embedding", "norm")],
+        *[(name, ctypes.c_void_p) for name in ("rope_cos", "rope_sin")],
     )
 
 
 _ROWS = ("tokens", "positions", "columns", "n_columns")
-_CACHE = ("keys", "values", "room")
-_PUSH = ("added", "changed")
-_SCRATCH = ("resid", "normed", "heads", "wide", "scores", "taken_in")
+_CACHE = ("keys", "values", "capacity")
+_STEERING = ("directions", "changed")
+_SCRATCH = ("resid", "normed", "heads", "gates", "scores", "inputs")
 
 
-class _Step(ctypes.Structure):
+class _BuffersStruct(ctypes.Structure):
+    """`buffers` in decode.c."""
+
     _fields_ = (
-        *[(name, ctypes.c_int32) for name in ("rows", "threads", "most_columns")],
-        *[(name, ctypes.c_void_p) for name in (*_ROWS, *_CACHE, *_PUSH, *_SCRATCH)],
+        *[(name, ctypes.c_int32) for name in ("rows", "threads", "max_columns")],
+        *[(name, ctypes.c_void_p) for name in (*_ROWS, *_CACHE, *_STEERING, *_SCRATCH)],
     )
 
 
-class NativeDecoder:
-    """As `saif.runtime.cpu.torch_step.LeanDecoder`, in compiled code.
+class CDecoder:
+    """A `Decoder` in compiled code.
 
-    What a step needs beside its tokens lies ready from the step before: looking after thirty
-    layers' tensors anew takes as long as three of those layers.
+    The buffers of a step are kept for the next one of the same batch: passing thirty layers'
+    tensors anew takes as long as computing three of those layers.
     """
-
-    packed = compiled = True
 
     def __init__(self, library: ctypes.CDLL, model: Any, blocks: Sequence[Any]) -> None:
         self._library = library
         inner = model.model
         self._rotary = inner.rotary_emb
-        self._turns = torch.empty(2, 0, blocks[0].self_attn.head_dim)  # cos, sin
+        self._rope = torch.empty(2, 0, blocks[0].self_attn.head_dim)  # cos, sin
         self._embedding = inner.embed_tokens.weight.detach().float().contiguous()
         self._unembedding = model.get_output_embeddings().weight.detach()
-        self._head = GroupedLinear(library, self._unembedding)
-        self._linears: list[GroupedLinear] = []
+        self._head = QuantizedLinear(library, self._unembedding)
+        self._linears: list[QuantizedLinear] = []
         self._norms: list[Tensor] = []
-        self._blocks = (_Block * len(blocks))(*map(self._taken_apart, blocks))
-        width = blocks[0].self_attn.head_dim
+        self._blocks = (_BlockStruct * len(blocks))(*map(self._block_struct, blocks))
+        head_dim = blocks[0].self_attn.head_dim
         self._norms.append(inner.norm.weight.detach())
-        self._decoder = _Decoder(
+        self._decoder = _DecoderStruct(
             len(blocks),
-            blocks[0].self_attn.q_proj.out_features // width,
-            blocks[0].self_attn.k_proj.out_features // width,
-            width,
+            blocks[0].self_attn.q_proj.out_features // head_dim,
+            blocks[0].self_attn.k_proj.out_features // head_dim,
+            head_dim,
             self._embedding.shape[1],
             inner.norm.variance_epsilon,
             ctypes.addressof(self._blocks),
             *map(pointer, (self._embedding, self._norms[-1])),
         )
-        self._inner: int = blocks[0].mlp.up_proj.out_features
-        self._desks: WeakKeyDictionary[Any, _Desk] = WeakKeyDictionary()
+        self._n_gates: int = blocks[0].mlp.up_proj.out_features
+        self._buffers: WeakKeyDictionary[Any, _StepBuffers] = WeakKeyDictionary()
+        self._policy = ThreadPolicy()
+        self._threads = 0  # of the last step, once there was one
 
-    def _taken_apart(self, block: Any) -> _Block:
+    def _block_struct(self, block: Any) -> _BlockStruct:
         attention, mlp = block.self_attn, block.mlp
+        concatenated = QuantizedLinear.concatenated
         linears = [
-            GroupedLinear.of(self._library, attention.q_proj, attention.k_proj, attention.v_proj),
-            GroupedLinear.of(self._library, attention.o_proj),
-            GroupedLinear.of(self._library, mlp.gate_proj, mlp.up_proj),
-            GroupedLinear.of(self._library, mlp.down_proj),
+            concatenated(self._library, attention.q_proj, attention.k_proj, attention.v_proj),
+            concatenated(self._library, attention.o_proj),
+            concatenated(self._library, mlp.gate_proj, mlp.up_proj),
+            concatenated(self._library, mlp.down_proj),
         ]
         norms = [
             block.input_layernorm,
@@ -103,8 +116,8 @@ class NativeDecoder:
         weights = [None if norm is None else norm.weight.detach() for norm in norms]
         self._linears += linears
         self._norms += [weight for weight in weights if weight is not None]
-        return _Block(
-            *[linear.product for linear in linears],
+        return _BlockStruct(
+            *[linear.struct for linear in linears],
             *map(pointer, weights),
             norms[0].variance_epsilon,
             attention.scaling,
@@ -112,136 +125,158 @@ class NativeDecoder:
 
     @property
     def bytes(self) -> int:
-        """What it holds beside the model."""
         return sum(linear.bytes for linear in (self._head, *self._linears))
 
+    def describe(self) -> str:
+        bits = sorted({linear.bits for linear in self._linears})
+        exact = all(linear.exact for linear in self._linears)
+        return ", ".join(
+            [
+                f"compiled for {kernel(self._library)}",
+                f"{' and '.join(map(str, bits))}-bit weights{'' if exact else ' (rounded)'}",
+                counted_threads(self._threads or torch.get_num_threads()),
+            ]
+        )
+
     def step(self, batch: Batch, edits: Mapping[int, SteeringHook]) -> Tensor:
-        """See `LeanDecoder.step`. A push that only adds is made in compiled code as well."""
+        """See `Decoder.step`. An edit that only adds a direction is made in compiled code.
+
+        Raises IndexError for a token that the embedding lacks.
+        """
         lengths = [len(row.token_ids) for row in batch.rows]
         tokens = [row.token_ids[-1] for row in batch.rows]
         if not 0 <= min(tokens) <= max(tokens) < len(self._embedding):
             raise IndexError(f"There are no such tokens: {tokens}.")
-        self._turn_up_to(max(lengths))
-        desk = self._desk_of(batch)
-        desk.step.threads = torch.get_num_threads()
-        desk.tokens[:] = tokens  # type: ignore[assignment]
-        desk.positions[:] = [length - 1 for length in lengths]  # type: ignore[assignment]
-        added = {layer: push.added() for layer, push in edits.items()}
-        desk.add(added)
+        self._extend_rope(max(lengths))
+        buffers = self._buffers_of(batch)
+        shape = (len(tokens), batch.width.bit_length())
+        self._threads = buffers.struct.threads = self._policy.choose(shape, torch.get_num_threads())
+        buffers.tokens[:] = tokens  # type: ignore[assignment]
+        buffers.positions[:] = [length - 1 for length in lengths]  # type: ignore[assignment]
+        added = {layer: edit.added() for layer, edit in edits.items()}
+        buffers.set_directions(added)
+        seconds = 0.0
         done = 0
-        for layer, push in sorted(edits.items()):
+        for layer, edit in sorted(edits.items()):
             if added[layer] is None:
-                self._run(desk, done, layer + 1)
-                desk.resid.copy_(push(desk.resid[:, None])[:, 0])
+                seconds += self._run_blocks(buffers, done, layer + 1)
+                buffers.resid.copy_(edit(buffers.resid[:, None])[:, 0])
                 done = layer + 1
-        self._run(desk, done, self._decoder.n_blocks)
-        for layer, push in edits.items():
+        seconds += self._run_blocks(buffers, done, self._decoder.n_blocks)
+        for layer, edit in edits.items():
             if added[layer] is not None:
-                push.note(desk.changed(layer))
-        return self._logits(desk.normed)
+                edit.note(buffers.changed(layer))
+        started = time.perf_counter()
+        logits = self._logits(buffers.normed)
+        self._policy.record(self._threads, seconds + time.perf_counter() - started)
+        return logits
 
-    def _run(self, desk: "_Desk", first: int, last: int) -> None:
-        of, step = ctypes.byref(self._decoder), ctypes.byref(desk.step)
-        self._library.saif_run_blocks(of, step, desk.n_filled - 1, first, last)
+    def _run_blocks(self, buffers: "_StepBuffers", first: int, last: int) -> float:
+        """Run blocks `first` up to but not including `last`; seconds that this took."""
+        started = time.perf_counter()
+        model, struct = ctypes.byref(self._decoder), ctypes.byref(buffers.struct)
+        self._library.saif_run_blocks(model, struct, buffers.n_columns - 1, first, last)
+        return time.perf_counter() - started
 
-    def _turn_up_to(self, n: int) -> None:
-        """Have the turns of `n` positions. They are made in pieces of one size, so that a position
-        is turned alike however far a reply goes."""
-        while self._turns.shape[1] < n:
-            start = self._turns.shape[1]
-            positions = torch.arange(start, start + _TURNS)[None]
-            piece = torch.cat(self._rotary(self._embedding[:1, None], positions))
-            self._turns = torch.cat([self._turns, piece], dim=1)
-            cos, sin = self._turns
-            self._decoder.cos, self._decoder.sin = cos.data_ptr(), sin.data_ptr()
+    def _extend_rope(self, n: int) -> None:
+        """Have the cosines and sines of `n` positions. They are computed in chunks of one size, so
+        that a position's have the same bits however far a reply goes."""
+        while self._rope.shape[1] < n:
+            start = self._rope.shape[1]
+            positions = torch.arange(start, start + _ROPE_CHUNK)[None]
+            chunk = torch.cat(self._rotary(self._embedding[:1, None], positions))
+            self._rope = torch.cat([self._rope, chunk], dim=1)
+            cos, sin = self._rope
+            self._decoder.rope_cos, self._decoder.rope_sin = cos.data_ptr(), sin.data_ptr()
 
-    def _desk_of(self, batch: Batch) -> "_Desk":
+    def _buffers_of(self, batch: Batch) -> "_StepBuffers":
         """The batch's, with one more column of its cache open."""
-        buffers = [layer.open_column() for layer in batch.cache.layers]
-        desk = self._desks.get(batch.cache)
-        if desk is None or not desk.is_for(buffers, batch.width):
-            desk = _Desk(self._library, self._decoder, self._inner, batch, buffers)
-            self._desks[batch.cache] = desk
-        desk.n_filled = batch.width
-        return desk
+        cache = [layer.open_column() for layer in batch.cache.layers]
+        buffers = self._buffers.get(batch.cache)
+        if buffers is None or not buffers.continue_with(cache, batch.width):
+            buffers = _StepBuffers(self._library, self._decoder, self._n_gates, batch, cache)
+            self._buffers[batch.cache] = buffers
+        buffers.n_columns = batch.width
+        return buffers
 
     def _logits(self, x: Tensor) -> Tensor:
-        logits = self._head(x)
+        logits = self._head(x, self._threads)
         if self._head.exact:
             return logits
-        # Eight bits find the likeliest tokens; what those get is computed in full.
+        # Eight bits find the likeliest tokens; the logits of those are computed in full.
         best = logits.topk(min(_CANDIDATES, logits.shape[1]), dim=1, sorted=False).indices
         return logits.scatter_(1, best, (self._unembedding[best] * x[:, None]).sum(dim=-1))
 
 
-class _Desk:
-    """What the steps of a batch work on, as long as its cache lies where it lies.
+class _StepBuffers:
+    """What the steps of a batch work on, for as long as its cache stays where it is in memory.
 
-    inner: how many gates a block has. buffers: keys and values of each layer, see
+    n_gates: width of a block's MLP. cache: all the memory for keys and values of each layer, see
     `PreallocatedLayer.open_column`.
     """
 
     def __init__(
         self,
         library: ctypes.CDLL,
-        of: _Decoder,
-        inner: int,
+        model: _DecoderStruct,
+        n_gates: int,
         batch: Batch,
-        buffers: Sequence[tuple[Tensor, Tensor]],
+        cache: Sequence[tuple[Tensor, Tensor]],
     ) -> None:
-        rows, n = len(batch.rows), len(buffers)
-        self._buffers = buffers
-        self.n_filled = batch.width
-        room = max(keys.shape[2] for keys, _ in buffers)
-        columns, n_columns = _columns(batch.attention_mask[:, :-1], room)
+        rows, n = len(batch.rows), len(cache)
+        self._cache = cache
+        self.n_columns = batch.width
+        capacity = max(keys.shape[2] for keys, _ in cache)
+        columns, n_columns = _columns(batch.attention_mask[:, :-1], capacity)
         self.tokens, self.positions = (ctypes.c_int32 * rows)(), (ctypes.c_int32 * rows)()
-        self._added = (ctypes.c_void_p * (n * rows))()
+        self._directions = (ctypes.c_void_p * (n * rows))()
         self._changed = (ctypes.c_int32 * (n * rows))()
         addresses = (
-            (ctypes.c_void_p * n)(*[keys.data_ptr() for keys, _ in buffers]),
-            (ctypes.c_void_p * n)(*[values.data_ptr() for _, values in buffers]),
-            (ctypes.c_int64 * n)(*[keys.shape[2] for keys, _ in buffers]),
+            (ctypes.c_void_p * n)(*[keys.data_ptr() for keys, _ in cache]),
+            (ctypes.c_void_p * n)(*[values.data_ptr() for _, values in cache]),
+            (ctypes.c_int64 * n)(*[keys.shape[2] for keys, _ in cache]),
         )
-        self.resid, self.normed = torch.empty(2, rows, of.d)
+        self.resid, self.normed = torch.empty(2, rows, model.d_model)
+        n_heads, attended = model.n_query + 2 * model.n_kv, model.n_query * model.head_dim
         scratch = (
             *(self.resid, self.normed),
-            torch.empty(rows, (of.n_query + 2 * of.n_kv) * of.width),
-            torch.empty(rows, 2 * inner),
-            torch.empty(rows, of.n_query * columns.shape[1]),
-            taken_in_room(library, rows * max(of.d, of.n_query * of.width, inner)),
+            torch.empty(rows, n_heads * model.head_dim),
+            torch.empty(rows, 2 * n_gates),
+            torch.empty(rows, model.n_query * columns.shape[1]),
+            input_buffer(library, rows * max(model.d_model, attended, n_gates)),
         )
-        self._kept = (columns, n_columns, addresses, scratch)
-        self.step = _Step(
+        self._owned = (columns, n_columns, addresses, scratch)  # the struct only points to them
+        self.struct = _BuffersStruct(
             *(rows, 1, columns.shape[1]),
             *(ctypes.addressof(each) for each in (self.tokens, self.positions)),
             *map(pointer, (columns, n_columns)),
             *(ctypes.addressof(each) for each in addresses),
-            *(ctypes.addressof(each) for each in (self._added, self._changed)),
+            *(ctypes.addressof(each) for each in (self._directions, self._changed)),
             *map(pointer, scratch),
         )
 
-    def is_for(self, buffers: Sequence[tuple[Tensor, Tensor]], width: int) -> bool:
-        """Whether a cache of this width, its last column still to be written, is the one that the
-        last step left."""
-        return width == self.n_filled + 1 and all(map(operator.is_, buffers, self._buffers))
+    def continue_with(self, cache: Sequence[tuple[Tensor, Tensor]], width: int) -> bool:
+        """Whether this cache, `width` columns of which the last is still to be written, is the one
+        that the last step left."""
+        return width == self.n_columns + 1 and all(map(operator.is_, cache, self._cache))
 
-    def add(self, added: Mapping[int, Mapping[int, Tensor] | None]) -> None:
-        """Have this added in the next step, and no more: layer -> row -> (d,), which its owner
-        keeps until then."""
-        for each in (self._added, self._changed):
+    def set_directions(self, added: Mapping[int, Mapping[int, Tensor] | None]) -> None:
+        """Add these in the next step, and no others: layer -> row -> (d_model,), whose owner keeps
+        it in memory until then."""
+        for each in (self._directions, self._changed):
             ctypes.memset(each, 0, ctypes.sizeof(each))
         for layer, rows in added.items():
             for row, direction in (rows or {}).items():
-                self._added[layer * len(self.tokens) + row] = direction.data_ptr()
+                self._directions[layer * len(self.tokens) + row] = direction.data_ptr()
 
     def changed(self, layer: int) -> list[int]:
-        """(rows,): 1 where what was added changed the residual, else 0."""
+        """(rows,): 1 where a direction changed the residual after this layer, else 0."""
         rows = len(self.tokens)
         return self._changed[layer * rows : (layer + 1) * rows]
 
 
-def fits(model: Any, blocks: Sequence[Any]) -> bool:
-    """Whether the compiled step can take this model, of a shape that `can_be_lean` allows."""
+def supports_c_step(model: Any, blocks: Sequence[Any]) -> bool:
+    """Whether `CDecoder` can take this model, which `supports_torch_step` allows."""
     shapes = {
         tuple(tuple(m.weight.shape) for m in block.modules() if isinstance(m, nn.Linear))
         for block in blocks
@@ -250,15 +285,15 @@ def fits(model: Any, blocks: Sequence[Any]) -> bool:
         len(shapes) == 1
         and not any(n_in % GROUP for shape in shapes for _, n_in in shape)
         and not any(block.self_attn.head_dim % _LANES for block in blocks)
-        # These turn a position differently the longer a text is.
+        # The angles of a position depend on the length of the text there.
         and model.model.rotary_emb.rope_type not in ("dynamic", "longrope")
     )
 
 
-def _columns(attention_mask: Tensor, room: int) -> tuple[Tensor, Tensor]:
+def _columns(attention_mask: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
     """Which columns of the cache hold a row's own positions, in order, and how many they are.
-    The first has room for that many columns, made up to a whole number of lanes."""
-    found = torch.zeros(len(attention_mask), -(-room // _LANES) * _LANES, dtype=torch.int32)
-    hidden = attention_mask == 0
-    found[:, : hidden.shape[1]] = hidden.to(torch.uint8).argsort(dim=1, stable=True)
-    return found, (~hidden).sum(dim=1).to(torch.int32)
+    The first has room for `capacity` columns, rounded up to a whole number of vectors."""
+    columns = torch.zeros(len(attention_mask), -(-capacity // _LANES) * _LANES, dtype=torch.int32)
+    padding = attention_mask == 0
+    columns[:, : padding.shape[1]] = padding.to(torch.uint8).argsort(dim=1, stable=True)
+    return columns, (~padding).sum(dim=1).to(torch.int32)

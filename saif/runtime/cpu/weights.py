@@ -8,19 +8,24 @@ from torch import Tensor, nn
 GROUP = 32  # weights that share a scale, as in a GGUF file
 
 
-class Product(ctypes.Structure):
+class LinearStruct(ctypes.Structure):
+    """`linear` in gemm.h."""
+
     _fields_ = (
         *[(name, ctypes.c_int32) for name in ("n_out", "n_in", "bits")],
         *[(name, ctypes.c_void_p) for name in ("weight", "scale", "bias")],
     )
 
 
-class GroupedLinear:
+class QuantizedLinear:
     """A linear layer's weight in groups of 32 with a 16-bit scale: in 4 bits if it is exactly
     that, otherwise in 8, which is exact for a weight out of an 8-bit GGUF file.
 
     Called, it is the layer: (rows, in) -> (rows, out), float32.
     """
+
+    exact: bool
+    """Whether the rounded weights are the layer's own."""
 
     def __init__(self, library: ctypes.CDLL, weight: Tensor, bias: Tensor | None = None) -> None:
         self._library = library
@@ -30,29 +35,29 @@ class GroupedLinear:
         self.bits = 8 if four is None else 4
         self._weight, self._scale, self.exact = four or _eight_bits(groups)
         tile = library.saif_tile()
-        self._weight = _in_tiles(self._weight, tile, 4)
-        self._scale = _in_tiles(self._scale, tile, 1)
+        self._weight = _tiled(self._weight, tile, 4)
+        self._scale = _tiled(self._scale, tile, 1)
         self._bias = None if bias is None else bias.detach().float().contiguous()
-        self.product = Product(
+        self.struct = LinearStruct(
             n_out, n_in, self.bits, *map(pointer, (self._weight, self._scale, self._bias))
         )
 
     @classmethod
-    def of(cls, library: ctypes.CDLL, *linears: nn.Linear) -> "GroupedLinear":
-        """Several that read the same input, as one."""
+    def concatenated(cls, library: ctypes.CDLL, *linears: nn.Linear) -> "QuantizedLinear":
+        """Several layers that read the same input, as one."""
         biases = [linear.bias for linear in linears]
         bias = None if biases[0] is None else torch.cat([b.detach() for b in biases])
         return cls(library, torch.cat([linear.weight.detach() for linear in linears]), bias)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, threads: int = 1) -> Tensor:
         x = x.contiguous()
-        out = x.new_empty(len(x), self.product.n_out)
-        taken_in = taken_in_room(self._library, x.numel())
-        self._library.saif_multiply(
-            ctypes.byref(self.product),
-            *(ctypes.c_void_p(pointer(tensor)) for tensor in (x, taken_in, out)),
+        out = x.new_empty(len(x), self.struct.n_out)
+        inputs = input_buffer(self._library, x.numel())
+        self._library.saif_linear(
+            ctypes.byref(self.struct),
+            *(ctypes.c_void_p(pointer(tensor)) for tensor in (x, inputs, out)),
             len(x),
-            torch.get_num_threads(),
+            threads,
         )
         return out
 
@@ -85,7 +90,7 @@ def _eight_bits(groups: Tensor) -> tuple[Tensor, Tensor, bool]:
     return (steps + 128).to(torch.uint8), scale, exact
 
 
-def _in_tiles(parts: Tensor, tile: int, n: int) -> Tensor:
+def _tiled(parts: Tensor, tile: int, n: int) -> Tensor:
     """What each output has of each group, (out, groups, parts), as (tiles, groups, parts / n, tile,
     n): a tile's outputs side by side, the last ones filled up with zeros."""
     n_out, groups, size = parts.shape
@@ -94,9 +99,9 @@ def _in_tiles(parts: Tensor, tile: int, n: int) -> Tensor:
     return tiles.permute(0, 2, 3, 1, 4).contiguous()
 
 
-def taken_in_room(library: ctypes.CDLL, n: int) -> Tensor:
-    """Room for `n` numbers as a product takes them in."""
-    return torch.empty(n // GROUP * library.saif_reading_bytes(), dtype=torch.uint8)
+def input_buffer(library: ctypes.CDLL, n: int) -> Tensor:
+    """Scratch for `n` numbers as a product's quantized input."""
+    return torch.empty(n // GROUP * library.saif_input_group_bytes(), dtype=torch.uint8)
 
 
 def pointer(tensor: Tensor | None) -> int | None:

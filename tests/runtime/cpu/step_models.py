@@ -1,9 +1,11 @@
-"""Small models of the shapes that decode without their class's overhead, and rows for them."""
+"""Small models that the torch step and the C step support, rows for them, and C libraries."""
 
 import ctypes
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tiny import tiny_tokenizer, together
 from transformers import AutoModelForCausalLM
@@ -13,11 +15,12 @@ from saif.core.steering import Steering
 from saif.core.types import Span
 from saif.decoding import Sampling, decode
 from saif.runtime.batch import Row
-from saif.runtime.cpu.c_step import NativeDecoder
+from saif.runtime.cpu import build
+from saif.runtime.cpu.c_step import CDecoder
 from saif.runtime.language_model import LanguageModel
 
 PROMPTS = [list(b"Hi"), list(b"Tell me about the sea."), list(b"What? ")]
-LEAN_KINDS = ("llama", "mistral", "qwen2", "qwen3")
+KINDS = ("llama", "mistral", "qwen2", "qwen3")
 
 
 def small(kind: str, **options: Any) -> LanguageModel:
@@ -54,8 +57,8 @@ def steering(model: LanguageModel, layer: int, span: Span, seed: int = 0) -> Ste
 def rows_of(model: LanguageModel, span: Span = "response", **sampling: Any) -> list[Row]:
     """Mixed lengths, steerings and layers, and rows that end on the way."""
     return [
-        Row(ids, steering=push, sampling=Sampling(max_new_tokens=n, **sampling))
-        for ids, push, n in [
+        Row(ids, steering=spec, sampling=Sampling(max_new_tokens=n, **sampling))
+        for ids, spec, n in [
             (PROMPTS[0], steering(model, 1, span), 24),
             (PROMPTS[1], None, 9),
             (PROMPTS[2], together(steering(model, 2, "all", 4), steering(model, 0, "all", 5)), 16),
@@ -97,8 +100,23 @@ def on_a_grid(model: LanguageModel) -> LanguageModel:
     return model
 
 
-def native(kind: str, library: ctypes.CDLL, **options: Any) -> LanguageModel:
+def compiled(kind: str, library: ctypes.CDLL, **options: Any) -> LanguageModel:
+    """Such a model, decoding with the C step."""
     model = on_a_grid(small(kind, **options))
-    model.make_lean(packed=True, library=library)
-    assert isinstance(model.lean, NativeDecoder)
+    model.use_fast_decoder(library)
+    assert isinstance(model.decoder, CDecoder)
     return model
+
+
+def compile_with(folder: Path, *options: str) -> ctypes.CDLL:
+    """The C step for this processor, with further compiler options. Raises ModelError."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "_OPTIONS", (*build._OPTIONS, *options))
+        patch.setenv("SAIF_CACHE", str(folder))
+        build.library.cache_clear()
+        if build.library() is None:
+            build.compile_library()
+        library = build.library()
+    build.library.cache_clear()
+    assert library is not None
+    return library

@@ -1,19 +1,20 @@
-"""The threads of the compiled step give the same bits, and nobody else's slow them."""
+"""The threads of the C step give the same bits, and nobody else's slow them."""
 
 import ctypes
 import resource
 import threading
 import time
 
+import pytest
 import torch
-from step_models import PROMPTS, logits_of, native, steering
+from step_models import PROMPTS, compiled, logits_of, steering
 
 from saif.runtime.batch import Batch, Row
 
 
-def test_two_models_step_at_once(library: ctypes.CDLL) -> None:
+def test_two_models_step_at_once(c_library: ctypes.CDLL) -> None:
     torch.set_num_threads(2)
-    models = [native("llama", library), native("qwen3", library)]
+    models = [compiled("llama", c_library), compiled("qwen3", c_library)]
     starts = [
         [Row(ids), Row(ids, steering(model, 1, "all"))]
         for model, ids in zip(models, PROMPTS, strict=False)
@@ -34,13 +35,15 @@ def test_two_models_step_at_once(library: ctypes.CDLL) -> None:
         assert torch.equal(found[which], expected)
 
 
-def test_any_number_of_threads_gives_the_same_bits(library: ctypes.CDLL) -> None:
-    """More than there are cores, too, and after a while in which they went to sleep."""
-    model = native("llama", library)
+def test_any_number_of_threads_gives_the_same_bits(
+    c_library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than there are cores, too, and after a while in which they slept."""
+    model = compiled("llama", c_library)
     starts = [Row(ids) for ids in PROMPTS]
 
     def replies(batch: Batch, threads: int) -> torch.Tensor:
-        torch.set_num_threads(threads)
+        monkeypatch.setattr(model.decoder._policy, "choose", lambda *_: threads)
         return torch.stack([model.decode_step(batch, [65] * len(starts)).logits for _ in range(6)])
 
     for threads in (2, 5, 3):
@@ -53,11 +56,13 @@ def test_any_number_of_threads_gives_the_same_bits(library: ctypes.CDLL) -> None
         time.sleep(0.05)
 
 
-def test_what_others_read_in_the_background_does_not_put_it_to_sleep(library: ctypes.CDLL) -> None:
-    """A thread that has used PyTorch's own and lives on: with OpenMP's ways of meeting, a step's
-    threads slept at each of its hundreds of meetings from then on, and took many times as long."""
+def test_a_prefill_in_the_background_puts_no_thread_to_sleep(
+    c_library: ctypes.CDLL,
+) -> None:
+    """A thread that has used PyTorch's own and lives on: at OpenMP's barriers, a step's
+    threads slept hundreds of times from then on, and it took many times as long."""
     torch.set_num_threads(2)
-    model = native("llama", library, num_hidden_layers=24)
+    model = compiled("llama", c_library, num_hidden_layers=24)
 
     def use_threads() -> None:
         torch.set_num_threads(2)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from step_models import KINDS, PROMPTS, logits_of, on_a_grid, rows_of, run, small, steering
+from tiny import together
 
 import saif.runtime.steering_hook as steering_hook
 from saif.core.steering import LatentEncoder, Steering
@@ -74,8 +75,7 @@ def clamp(model: LanguageModel) -> LatentEncoder:
 
 
 def specs(model: LanguageModel) -> dict[str, Steering]:
-    every = steering(model, 0, "all", 1) + steering(model, 1, "all", 2)
-    every += steering(model, LAST, "all", 3)
+    every = together(*(steering(model, layer, "all", layer + 1) for layer in (0, 1, LAST)))
     return {
         "every layer": every,
         "fading": replace(every, schedule=Schedule(half_life=2)),

@@ -25,10 +25,11 @@ from saif.errors import InputError
 from saif.provenance import command_typed
 
 if TYPE_CHECKING:
+    from saif.api import EvaluationResult
     from saif.core.statistics import Rate
     from saif.experiments.evaluate.plan import RunPlan
     from saif.experiments.evaluate.run import Trial
-    from saif.experiments.evaluate.run_folder import RunFolder, RunRecord
+    from saif.experiments.evaluate.run_folder import RunRecord
     from saif.experiments.evaluate.summary import Row
 
 DataOption = Annotated[
@@ -164,38 +165,19 @@ def _measure(
     out: Path | None,
     json: bool,
 ) -> None:
+    from saif.api import measure
     from saif.experiments.build import sae_loader
-    from saif.experiments.evaluate.run import Evaluation, run_trials
-    from saif.experiments.evaluate.run_folder import RunFolder
-    from saif.progress import bar
 
     library = open_library(presets)
     engine = open_engine(model, quantize)
     record, trials = planned(engine, library, sae_loader(engine, library, sae))
-    folder = RunFolder.open(out or _folder_for(record), record)
-    with chatter_to_stderr(), bar() as progress:
-        task = progress.add_task("Replies", total=len(trials) * record.n)
-        evaluation = Evaluation(
-            engine,
-            temperature=record.temperature,
-            seed=record.seed,
-            advance=lambda count: progress.advance(task, count),
-        )
-        for done, cell in enumerate(run_trials(evaluation, folder, trials), 1):
-            progress.update(task, description=str(cell), completed=done * record.n)
-    _show(folder, json)
+    with chatter_to_stderr():
+        result = measure(engine, record, trials, out)
+    _show(result, json)
 
 
-def _folder_for(record: "RunRecord") -> Path:
-    """The same command on the same presets and texts has the same folder, and so goes on."""
-    name = record.kind if record.over is None else f"{record.kind}-{record.over}"
-    return Path("runs") / record.kind / f"{name}-{record.identity()[:10]}"
-
-
-def _show(folder: "RunFolder", json: bool) -> None:
-    from saif.experiments.evaluate.summary import summaries
-
-    rows = summaries(folder.cells(), folder.timings())
+def _show(result: "EvaluationResult", json: bool) -> None:
+    folder, rows = result.folder, result.rows
     if json:
         print_json(
             {

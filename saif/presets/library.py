@@ -12,7 +12,9 @@ from saif.presets.instructions import Instruction, read_instruction
 from saif.presets.names import check_name
 from saif.presets.preset import LoadedPreset, Preset
 
-SHIPPED = Path(__file__).parents[2] / "presets"
+_IN_WHEEL = Path(__file__).parents[1] / "_presets"
+SHIPPED = _IN_WHEEL if _IN_WHEEL.is_dir() else Path(__file__).parents[2] / "presets"
+"""The presets that come with saif: in an installed package, or in the checkout."""
 
 
 def user_folder() -> Path:

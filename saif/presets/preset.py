@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from saif.core.selection import LatentStatistics
+    from saif.core.steering import Steering
 
 MAX_STORED_LATENTS = 64
 """Per way of selecting; the k control reaches up to here."""
@@ -260,3 +261,18 @@ class LoadedPreset:
         part = self.preset.placements[placement].model_copy(update=update)
         placements = {**self.preset.placements, placement: part}
         return replace(self, preset=self.preset.model_copy(update={"placements": placements}))
+
+    def steering(
+        self,
+        placement: Placement = "post",
+        strength: float = 1.0,
+        k: int | None = None,
+        layer: int | None = None,
+        span: Span | None = None,
+    ) -> "Steering | None":
+        """What the preset adds to the residual stream, as calibrated where nothing else is said;
+        None at strength 0. Raises InputError on a value out of range."""
+        from saif.presets.controls import Controls, steer
+
+        controls = Controls(placement=placement, strength=strength, k=k, layer=layer, span=span)
+        return steer(self, controls)[0]

@@ -83,6 +83,11 @@ class LanguageModel:
         self.turns: PrefixCache | None = None
 
     @property
+    def hf_model(self) -> Any:
+        """The transformers model underneath, for what only transformers does."""
+        return self._model
+
+    @property
     def device(self) -> torch.device:
         """Where token ids have to be."""
         return introspect.where_it_runs(self._model.get_input_embeddings())

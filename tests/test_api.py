@@ -160,6 +160,7 @@ def test_calls_whose_tokens_cannot_be_placed_are_refused(model: LanguageModel) -
             hf_model(*args, **call)
 
     refused("lie in a KV cache", ids[:, -1:], past_key_values=cache)
+    refused("lie in a KV cache", ids[:, -1:], cache=cache)  # as later versions call it
     refused("padded on the right", ids, attention_mask=padded)
     refused("padded on the right", ids, padded)  # by place
     refused("needs an attention mask with a column per token", ids, attention_mask=padded[:, 1:])

@@ -83,7 +83,9 @@ class SteeringContext:
         if token_ids is None:
             raise SteeringError("Steering needs `input_ids`; the model was called without.")
         token_ids = token_ids.detach().cpu()
-        self._place(token_ids, given.get("past_key_values"))
+        # By what it can do, since versions of transformers call it differently.
+        cache = next((each for each in given.values() if hasattr(each, "get_seq_length")), None)
+        self._place(token_ids, cache)
         mask = self._mask(given.get("attention_mask"))
         self._rows = [
             BatchRow(row[real].tolist(), int(real[: self._prompt_width].sum()), self._steering)

@@ -95,7 +95,7 @@ class ChatHandlers:
         """Answer the last message once more; the old answer stays if nothing comes of it."""
         base, text = without_last(history)
         answer = self._answer(
-            request, text, base, shown_model, PanelValues(*values), fallback_history=history
+            request, text, base, shown_model, PanelValues(*values), fallback=history
         )
         async with contextlib.aclosing(answer) as updates:
             async for update in updates:

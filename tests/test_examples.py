@@ -46,12 +46,10 @@ def test_an_example_runs(
 def test_the_python_in_a_document_runs(name: str, tiny_world: LanguageModel) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text("utf-8"), re.DOTALL)
     assert blocks
+    ids = tiny_world.render([{"role": "user", "content": "hi"}])
     scope: dict[str, Any] = {
         "hf_model": tiny_world.hf_model,
-        "prompts": {
-            "input_ids": torch.tensor([tiny_world.render([{"role": "user", "content": "hi"}])]),
-            "max_new_tokens": 4,
-        },
+        "prompts": {"input_ids": torch.tensor([ids]), "max_new_tokens": 4},
     }
     source = "\n".join(blocks)
     compiled = compile(source, name, "exec")

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import saif
+from saif.runtime import embedded
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -50,6 +51,10 @@ def test_the_metadata_allows_exactly_what_is_pinned(file: str, extras: list[str]
     assert not refused
     open_ended = [name for name, each in wanted.items() if "<" not in str(each.specifier)]
     assert not open_ended
+
+
+def test_the_embedded_models_package_is_the_pinned_one() -> None:
+    assert pins("requirements-embedded.txt") == {embedded.PACKAGE: embedded.VERSION}
 
 
 def test_the_console_script_is_there() -> None:

@@ -7,7 +7,7 @@ import saif
 
 model = saif.load_model("smollm2-135m-instruct")
 
-(found,) = saif.identify(model, instructions=["letter"], n=20)
+(found,) = saif.identify(model, ["letter"], n=20)
 for latent in found.preset.placements["post"].layers[-1].latents[:5]:
     print(latent.id, f"sensitivity {latent.sensitivity:.2f}", latent.words)
 

@@ -146,8 +146,7 @@ def steering(hf_model: Any, steering: Steering | None, *, tokenizer: Any = None)
             hf_model.generate(**prompts)
 
     Batches may be padded on the left; `generate` may use its KV cache or not. The prompt is what
-    the first forward call of each `generate` runs. None steers nothing, which is what strength 0
-    means.
+    the first forward call of each `generate` runs. None steers nothing, nor does a strength of 0.
 
     tokenizer: needed for the spans "prompt" and "all", which leave control tokens alone.
     Raises SteeringError if the directions don't fit the model, if a position was not changed as
@@ -165,18 +164,18 @@ def steering(hf_model: Any, steering: Steering | None, *, tokenizer: Any = None)
 
 def identify(
     model: Model,
-    data: Path | str | None = None,
     instructions: Sequence[str] = (),
     *,
+    data: Path | str | None = None,
     n: int = 80,
     saes: Sequence[str] = (),
     presets: Presets = None,
 ) -> list[LoadedPreset]:
     """Find the latents of instructions, write uncalibrated presets, and return them.
 
-    data: a folder of sentence pairs and stories, or a text file with a content on each line; None
-    for the sentences that ship. n: texts per instruction. instructions: ids; if empty, all that
-    can be found in the data. saes: RELEASE/ID or folders, one per layer; the model's own if empty.
+    instructions: ids; if empty, all that can be found in the data. data: a folder of sentence pairs
+    and stories, or a text file with a content on each line; None for the sentences that ship.
+    n: texts per instruction. saes: RELEASE/ID or folders, one per layer; the model's own if empty.
     The files go to the user's presets, or to `presets`.
     Raises SaeError without an SAE, InputError where the texts don't suffice.
     """
@@ -190,8 +189,8 @@ def identify(
 def calibrate(
     model: Model,
     names: Sequence[str] = (),
-    data: Path | str | None = None,
     *,
+    data: Path | str | None = None,
     n: int = 20,
     effort: Thoroughness = "thorough",
     again: bool = False,

@@ -99,10 +99,11 @@ def test_a_beam_search_without_a_cache_steers_as_one_with_it(model: LanguageMode
 
 def test_strength_0_steers_nothing(model: LanguageModel) -> None:
     plain = generate(model, TEXTS)
-    nothing = tiny_preset(model).steering(strength=0)
-    with saif.steering(model.hf_model, nothing) as context:
-        assert generate(model, TEXTS) == plain
-    assert context.steered == 0
+    for nothing in (None, tiny_preset(model).steering(strength=0)):
+        with saif.steering(model.hf_model, nothing) as context:
+            assert hooks_of(model) == 0
+            assert generate(model, TEXTS) == plain
+        assert context.steered == 0
 
 
 def hooks_of(model: LanguageModel) -> int:
@@ -244,7 +245,7 @@ def test_a_preset_is_identified_calibrated_and_evaluated(
 ) -> None:
     library = owner_library(tmp_path, monkeypatch)
     model = tiny_model()
-    (found,) = saif.identify(model, None, ["letter"], n=4, presets=library)
+    (found,) = saif.identify(model, ["letter"], n=4, presets=library)
     assert found.preset.placements["pre"].scores is None
     assert found.preset.placements["pre"].layer_numbers == [1, 3]
     (calibrated,) = saif.calibrate(model, ["letter"], n=4, presets=library)

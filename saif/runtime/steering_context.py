@@ -42,7 +42,7 @@ class SteeringContext:
         directions don't fit the model."""
         self.steered = 0
         self._model = model
-        self._steering = steering
+        self._steering = steering if steering and steering.directions else None
         self._control_ids = frozenset(control_ids)
         self._parameters = list(inspect.signature(model.forward).parameters)
         self._hooks: dict[int, SteeringHook] | None = None  # of the call that runs now
@@ -54,7 +54,7 @@ class SteeringContext:
         self._open = ExitStack()
         self._blocks = introspect.decoder_blocks(model)
         width = model.config.get_text_config().hidden_size
-        row = BatchRow([], 0, steering)
+        row = BatchRow(token_ids=[], prompt_length=0, steering=self._steering)
         check_directions([row], len(self._blocks), width, type(model).__name__)
 
     def __enter__(self) -> "SteeringContext":
@@ -88,7 +88,11 @@ class SteeringContext:
         self._place(token_ids, cache)
         mask = self._mask(given.get("attention_mask"))
         self._rows = [
-            BatchRow(row[real].tolist(), int(real[: self._prompt_width].sum()), self._steering)
+            BatchRow(
+                token_ids=row[real].tolist(),
+                prompt_length=int(real[: self._prompt_width].sum()),
+                steering=self._steering,
+            )
             for row, real in zip(self._columns, mask, strict=True)
         ]
         self._weights = steer_weights(self._rows, token_ids.shape[1], self._control_ids)

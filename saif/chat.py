@@ -64,6 +64,11 @@ class ColumnState:
     reply: Reply
     done: bool
 
+    @property
+    def text(self) -> str:
+        """The reply so far."""
+        return self.reply.text
+
 
 @dataclass(frozen=True, slots=True)
 class TurnState:
@@ -76,6 +81,23 @@ class TurnState:
     """Of the steered column."""
     steps: int
     seconds: float = field(compare=False)
+
+    @property
+    def unsteered(self) -> ColumnState:
+        return self.columns[0]
+
+    @property
+    def steered(self) -> ColumnState:
+        return self.columns[1]
+
+    @property
+    def prompted(self) -> ColumnState | None:
+        """None where the prompted column was not asked for."""
+        return self.columns[2] if len(self.columns) > 2 else None
+
+    def __str__(self) -> str:
+        """Every column's reply so far under its name."""
+        return "\n\n".join(f"[{column.name}]\n{column.text}" for column in self.columns)
 
 
 def check_message(text: str) -> str:

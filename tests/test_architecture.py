@@ -21,6 +21,7 @@ LAYERS = [  # lowest first; rooms on one row are independent of each other
     {"engine"},
     {"chat"},
     {"experiments", "study"},
+    {"api"},
     {"ui", "cli"},
     {"__main__"},
 ]
@@ -43,7 +44,7 @@ ONLY_IN = {  # packages that only these files or folders may import
     "accelerate": ("runtime/",),
     "huggingface_hub": ("runtime/",),
     "sae_lens": ("runtime/", "experiments/train_sae/"),
-    "typer": ("cli/",),
+    "typer": ("cli/", "ui/launch.py"),
     "fastapi": ("study/server/",),
     "starlette": ("study/server/",),
     "uvicorn": ("study/server/",),
@@ -93,8 +94,7 @@ def test_imports_only_point_down(path: Path) -> None:
     room = room_of(path)
     for name in imports(path):
         package, _, rest = name.partition(".")
-        if package != "saif" or room == "__init__":
-            assert package != "saif", "saif/__init__.py imports nothing of its own"
+        if package != "saif" or room == "__init__":  # which names for type checkers what it offers
             continue
         target = rest.partition(".")[0]
         if target in RANK and target != room:  # `from saif import __version__` has no room

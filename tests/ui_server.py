@@ -25,7 +25,7 @@ from saif.experiments.calibrate.budget import BUDGETS, SearchBudget
 from saif.presets.library import SHIPPED, Library
 from saif.presets.preset import ModelRef
 from saif.runtime.batch import Batch, StepResult
-from saif.ui.admin.service import Admin
+from saif.ui.admin.service import ModelAdmin
 from saif.ui.app import build_app
 from saif.ui.launch import serve
 from saif.ui.services import Services
@@ -130,7 +130,7 @@ def owner_library(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
     return Library(shipped.root, own=folder / "own")
 
 
-def admin(services: Services, models: "Mapping[str, Callable[[], Engine]]") -> Admin:
+def admin(services: Services, models: "Mapping[str, Callable[[], Engine]]") -> ModelAdmin:
     def check(name: str, quantize: str, freed: int) -> None:
         if name not in models:
             raise ModelError(f"There is no model '{name}'.", hint="Try another.")
@@ -138,7 +138,7 @@ def admin(services: Services, models: "Mapping[str, Callable[[], Engine]]") -> A
     def load(name: str, quantize: str) -> Engine:
         return models[name]()
 
-    return Admin(services, load, check, name=services.current.model_id, quantize="none")
+    return ModelAdmin(services, load, check, name=services.current.model_id, quantize="none")
 
 
 CONTROLS: dict[str, Any] = {
@@ -185,13 +185,13 @@ class Answer:
         self.outputs = outputs
 
     def column(self, place: int) -> list[str]:
-        """Alternating: what was asked, what was replied, the small print."""
+        """Alternating: what was asked, what was replied, the caption."""
         return [_text(message) for message in self.outputs[place]]
 
     def reply(self, place: int) -> str:
         return self.column(place)[-2]
 
-    def small_print(self, place: int) -> str:
+    def caption(self, place: int) -> str:
         return re.sub(r"<[^>]+>", "", self.column(place)[-1])
 
 

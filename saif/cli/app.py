@@ -53,3 +53,8 @@ for group in (
     study,
 ):
     group.add_to(app)
+
+
+def main() -> None:
+    """The console script: the same commands as `python -m saif`."""
+    app(prog_name="saif")

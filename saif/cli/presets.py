@@ -77,7 +77,7 @@ def list_presets(
     presets: PresetsOption = None,
     json: JsonOption = False,
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="All scores as a table, as in the README.")
+        bool, typer.Option("--markdown", help="All scores as a table, as in docs/presets.md.")
     ] = False,
 ) -> None:
     """Every preset and how well it works.

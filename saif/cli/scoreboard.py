@@ -1,4 +1,4 @@
-"""The scores of a model's presets as one Markdown table, for the README."""
+"""The scores of a model's presets as one Markdown table, for docs/presets.md."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

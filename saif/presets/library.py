@@ -21,7 +21,9 @@ from saif.presets.preset import LayerVectors, LoadedPreset, Preset
 if TYPE_CHECKING:
     from torch import Tensor
 
-SHIPPED = Path(__file__).parents[2] / "presets"
+_IN_WHEEL = Path(__file__).parents[1] / "_presets"
+SHIPPED = _IN_WHEEL if _IN_WHEEL.is_dir() else Path(__file__).parents[2] / "presets"
+"""The presets that come with saif: in an installed package, or in the checkout."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 

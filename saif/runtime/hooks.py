@@ -1,7 +1,8 @@
 """The only module that touches PyTorch hooks.
 
-Both context managers must open and close within one forward pass and never span a `yield`:
-between passes the model is always the plain model.
+On saif's own models these context managers open and close within one forward pass and never span
+a `yield`: between passes the model is always the plain model. `saif.steering` alone keeps them open
+longer, on a model of the caller's.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -69,3 +70,26 @@ def read_outputs(
         for layer, reader in readers.items():
             stack.enter_context(_hooked(blocks[layer], hook_for(reader)))
         yield
+
+
+@contextmanager
+def watch_calls(
+    module: nn.Module,
+    before: Callable[[tuple[Any, ...], dict[str, Any]], None],
+    after: Callable[[], None],
+) -> Iterator[None]:
+    """Call `before(args, kwargs)` and `after()` around every forward call of `module`, changing
+    nothing. `after` is left out where the call raises."""
+
+    def pre_hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        before(args, kwargs)
+
+    def hook(_module: nn.Module, _args: object, _output: object) -> None:
+        after()
+
+    handle = module.register_forward_pre_hook(pre_hook, with_kwargs=True)
+    try:
+        with _hooked(module, hook):
+            yield
+    finally:
+        handle.remove()

@@ -93,6 +93,11 @@ class LanguageModel:
         return model
 
     @property
+    def hf_model(self) -> Any:
+        """The transformers model underneath, for what only transformers does."""
+        return self._model
+
+    @property
     def device(self) -> torch.device:
         """Where token ids have to be."""
         return introspect.execution_device(self._model.get_input_embeddings())

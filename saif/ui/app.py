@@ -8,12 +8,12 @@ from gradio.events import Dependency
 
 from saif.ui.admin.handlers import AdminHandlers
 from saif.ui.admin.panel import admin_panel
-from saif.ui.admin.service import Admin
+from saif.ui.admin.service import ModelAdmin
 from saif.ui.chat_handlers import ChatHandlers
 from saif.ui.chat_panel import chat_panel
 from saif.ui.describe import problems_line
 from saif.ui.services import Services
-from saif.ui.status import head, watch
+from saif.ui.status import current_status, watch_status
 from saif.ui.steering_handlers import SteeringHandlers
 from saif.ui.steering_panel import sidebar, steering_panel
 
@@ -30,46 +30,48 @@ _CLOSE_PANEL_ON_PHONES = """() => {
 }"""
 
 
-def build_app(services: Services, admin: Admin | None = None) -> gr.Blocks:
+def build_app(services: Services, admin: ModelAdmin | None = None) -> gr.Blocks:
     """The page. The engine may still be loading: the page doesn't need it to be served.
 
     admin: for a page whose visitor owns the machine.
     """
-    makeable = admin is not None
-    cards, problems = services.offer(makeable=makeable)
+    can_build = admin is not None
+    cards, problems = services.offer(makeable=can_build)
     with gr.Blocks(title="SAIF", analytics_enabled=False, fill_height=True) as app:
         with sidebar():
             panel = steering_panel(cards)
-            tools = admin and admin_panel(admin.asked[0], without_presets=not cards)
-        chat = chat_panel(head(services), problems_line(problems))
-        handlers = SteeringHandlers(services, panel, chat.examples, makeable)
-        shown = gr.State(None)
-        turns = ChatHandlers(services, chat, panel, gr.State(()), gr.State(None), shown, makeable)
-        _wire_turns(turns)
-        app.unload(turns.leave)
-        renew: dict[str, Any] = {
-            "fn": handlers.renew,
-            "outputs": [shown, panel.main.preset, chat.notice],
+            controls = admin and admin_panel(admin.loaded[0], without_presets=not cards)
+        chat = chat_panel(current_status(services), problems_line(problems))
+        steering = SteeringHandlers(services, panel, chat.examples, can_build)
+        shown_model = gr.State(None)
+        chatting = ChatHandlers(
+            services, chat, panel, gr.State(()), gr.State(None), shown_model, can_build
+        )
+        _wire_chat(chatting)
+        app.unload(chatting.close)
+        reload_presets: dict[str, Any] = {
+            "fn": steering.renew,
+            "outputs": [shown_model, panel.main.preset, chat.notice],
             **_QUIET,
         }
-        settle = _wire_panel(handlers)
-        settle(app.load(**renew))
+        refresh_panel = _wire_panel(steering)
+        refresh_panel(app.load(**reload_presets))
         panel.with_prompted.change(
             lambda on: gr.Column(visible=on), panel.with_prompted, chat.prompted_column, **_QUIET
         )
         app.load(js=_CLOSE_PANEL_ON_PHONES)
-        app.load(watch(services), outputs=chat.status, concurrency_limit=None, **_HIDDEN)
-        if admin and tools:
-            owner = AdminHandlers(admin, tools, turns, handlers)
-            _wire_workshop(app, owner, renew, settle)
+        app.load(watch_status(services), outputs=chat.status, concurrency_limit=None, **_HIDDEN)
+        if admin and controls:
+            administering = AdminHandlers(admin, controls, chatting, steering)
+            _wire_admin(app, administering, reload_presets, refresh_panel)
     app.queue(max_size=MAX_WAITING)
     return app
 
 
-def _wire_turns(turns: ChatHandlers) -> None:
-    chat = turns.chat
+def _wire_chat(handlers: ChatHandlers) -> None:
+    chat = handlers.chat
     model: dict[str, Any] = {
-        "outputs": turns.outputs,
+        "outputs": handlers.outputs,
         "concurrency_id": "model",
         "concurrency_limit": MAX_ANSWERED,
         "show_progress": "minimal",
@@ -77,22 +79,32 @@ def _wire_turns(turns: ChatHandlers) -> None:
     }
     gr.on(
         [chat.message.submit, chat.send.click],
-        turns.ask,
-        inputs=[chat.message, turns.talk, turns.shown, *turns.panel.inputs],
+        handlers.ask,
+        inputs=[chat.message, handlers.history, handlers.shown_model, *handlers.panel.inputs],
         api_name="ask",
         **model,
     )
     chat.retry.click(
-        turns.again,
-        inputs=[turns.talk, turns.shown, *turns.panel.inputs],
+        handlers.retry,
+        inputs=[handlers.history, handlers.shown_model, *handlers.panel.inputs],
         api_name="retry",
         **model,
     )
     chat.stop.click(
-        turns.stop, turns.run, None, queue=False, show_progress="hidden", api_name="stop"
+        handlers.stop,
+        handlers.cancel_token,
+        None,
+        queue=False,
+        show_progress="hidden",
+        api_name="stop",
     )
     chat.clear.click(
-        turns.clear, None, turns.outputs, queue=False, show_progress="hidden", api_name="clear"
+        handlers.clear,
+        None,
+        handlers.outputs,
+        queue=False,
+        show_progress="hidden",
+        api_name="clear",
     )
     chat.examples.click(lambda sample: sample[0], chat.examples, chat.message, **_QUIET)
 
@@ -120,51 +132,61 @@ def _wire_panel(handlers: SteeringHandlers) -> Callable[[Dependency], None]:
         **_QUIET,
     }
 
-    def settle(event: Dependency) -> None:
+    def refresh_panel(event: Dependency) -> None:
         # The latents' order needs torch, the dose doesn't.
         event.then(**chosen).then(**dose).then(**latents)
 
     gr.on([main.preset.input, main.placement.input], **chosen).then(**dose).then(**latents)
-    settle(fine.back.click(lambda: 1.0, None, main.strength, **_QUIET))
+    refresh_panel(fine.back.click(lambda: 1.0, None, main.strength, **_QUIET))
     main.strength.change(trigger_mode="always_last", **dose)
     gr.on(
         [main.strength.change, fine.k.input, fine.layer.input],
         trigger_mode="always_last",
         **latents,
     )
-    return settle
+    return refresh_panel
 
 
-def _wire_workshop(
+def _wire_admin(
     app: gr.Blocks,
     handlers: AdminHandlers,
-    renew: dict[str, Any],
-    settle: Callable[[Dependency], None],
+    reload_presets: dict[str, Any],
+    refresh_panel: Callable[[Dependency], None],
 ) -> None:
     """What the owner's controls do. Nothing here waits for another visitor's turn."""
-    model, making = handlers.tools.model, handlers.tools.making
-    side: dict[str, Any] = {"concurrency_limit": None, **_HIDDEN}
-    offer: dict[str, Any] = {"fn": handlers.offer, "outputs": handlers.offer_outputs, **_QUIET}
-    asked = [making.instruction, making.effort]
+    model, build = handlers.controls.model, handlers.controls.build
+    unlimited: dict[str, Any] = {"concurrency_limit": None, **_HIDDEN}
+    buildable: dict[str, Any] = {
+        "fn": handlers.buildable,
+        "outputs": handlers.buildable_outputs,
+        **_QUIET,
+    }
+    inputs = [build.instruction, build.effort]
 
-    gr.on([model.fold.expand, model.name.input], handlers.about, model.name, model.about, **side)
-    changed = model.load.click(
-        handlers.change,
-        [model.name, model.quantize],
-        handlers.change_outputs,
-        show_progress_on=handlers.turns.chat.status,
-        **side,
-    ).success(**renew)
-    settle(changed)
-    for event in (changed.then(**offer), app.load(**offer)):
-        event.then(handlers.cost_if_without, asked, making.cost, **side)
     gr.on(
-        [making.fold.expand, making.instruction.input, making.effort.input],
-        handlers.cost,
-        asked,
-        making.cost,
-        **side,
+        [model.fold.expand, model.name.input],
+        handlers.model_info,
+        model.name,
+        model.about,
+        **unlimited,
     )
-    settle(making.make.click(handlers.make, asked, handlers.making_outputs, **side))
-    making.cancel.click(handlers.cancel, None, None, **_QUIET)
-    app.load(handlers.follow, None, handlers.making_outputs, **side)
+    changed = model.load.click(
+        handlers.change_model,
+        [model.name, model.quantize],
+        handlers.change_model_outputs,
+        show_progress_on=handlers.chat.chat.status,
+        **unlimited,
+    ).success(**reload_presets)
+    refresh_panel(changed)
+    for event in (changed.then(**buildable), app.load(**buildable)):
+        event.then(handlers.cost_if_none, inputs, build.cost, **unlimited)
+    gr.on(
+        [build.fold.expand, build.instruction.input, build.effort.input],
+        handlers.cost,
+        inputs,
+        build.cost,
+        **unlimited,
+    )
+    refresh_panel(build.start.click(handlers.build, inputs, handlers.build_outputs, **unlimited))
+    build.cancel.click(handlers.cancel, None, None, **_QUIET)
+    app.load(handlers.watch_build, None, handlers.build_outputs, **unlimited)

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, cast
 import gradio as gr
 
 from saif.ui.chat_panel import ChatPanel
-from saif.ui.chat_view import Exchange, Run, Talk, column_view, retried, settled
+from saif.ui.chat_view import (
+    CancelToken,
+    Exchange,
+    History,
+    column_view,
+    without_empty,
+    without_last,
+)
 from saif.ui.describe import problems_line
 from saif.ui.errors import as_page_error
 from saif.ui.services import Services, no_preset
@@ -30,25 +37,30 @@ Updates = dict[Any, Any]
 
 @dataclass(frozen=True)
 class ChatHandlers:
-    """The handlers and the components they write.
-
-    talk, run, shown: gr.State of Talk, Run | None and the id of the model that the page shows.
-    """
+    """The handlers of one chat, and the components they write."""
 
     services: Services
     chat: ChatPanel
     panel: SteeringPanel
-    talk: gr.State
-    run: gr.State
-    shown: gr.State
-    makeable: bool
+
+    history: gr.State
+    """Of History."""
+
+    cancel_token: gr.State
+    """Of CancelToken | None: ends the reply that is being written."""
+
+    shown_model: gr.State
+    """The id of the model that the page shows."""
+
+    can_build: bool
+    """Whether this visitor can build presets."""
 
     @property
     def outputs(self) -> list[Any]:
         chat = self.chat
         return [
-            self.talk,
-            self.run,
+            self.history,
+            self.cancel_token,
             chat.unsteered,
             chat.steered,
             chat.prompted,
@@ -62,40 +74,47 @@ class ChatHandlers:
         ]
 
     async def ask(
-        self, request: gr.Request, text: str, talk: Talk, shown: str | None, *values: Any
+        self,
+        request: gr.Request,
+        text: str,
+        history: History,
+        shown_model: str | None,
+        *values: Any,
     ) -> AsyncGenerator[Updates, None]:
         """Answer a message; it goes back into the box if nothing comes of it."""
-        answer = self._answer(request, text or "", talk, shown, PanelValues(*values))
+        answer = self._answer(request, text or "", history, shown_model, PanelValues(*values))
         box: Updates = {self.chat.message: ""}  # once: the next message may be typed meanwhile
         async with contextlib.aclosing(answer) as updates:
             async for update in updates:
                 yield box | update
                 box = {}
 
-    async def again(
-        self, request: gr.Request, talk: Talk, shown: str | None, *values: Any
+    async def retry(
+        self, request: gr.Request, history: History, shown_model: str | None, *values: Any
     ) -> AsyncGenerator[Updates, None]:
         """Answer the last message once more; the old answer stays if nothing comes of it."""
-        base, text = retried(talk)
-        answer = self._answer(request, text, base, shown, PanelValues(*values), instead_of=talk)
+        base, text = without_last(history)
+        answer = self._answer(
+            request, text, base, shown_model, PanelValues(*values), fallback=history
+        )
         async with contextlib.aclosing(answer) as updates:
             async for update in updates:
                 update.pop(self.chat.message, None)
                 yield update
 
-    def stop(self, run: Run | None) -> None:
-        if run is not None:
-            run.cancel.set()
+    def stop(self, token: CancelToken | None) -> None:
+        if token is not None:
+            token.cancel.set()
 
     def clear(self, request: gr.Request) -> Updates:
         self.services.visits.forget(request.session_hash)
-        return self.cleared()
+        return self.empty_page()
 
-    def cleared(self) -> Updates:
+    def empty_page(self) -> Updates:
         """The page without a conversation."""
         return {**self._views(()), **self._idle(()), self.chat.notice: ""}
 
-    def leave(self, request: gr.Request) -> None:
+    def close(self, request: gr.Request) -> None:
         """The page was closed."""
         self.services.visits.forget(request.session_hash)
 
@@ -103,22 +122,22 @@ class ChatHandlers:
         self,
         request: gr.Request,
         text: str,
-        talk: Talk,
-        shown: str | None,
+        history: History,
+        shown_model: str | None,
         values: PanelValues,
         *,
-        instead_of: Talk | None = None,
+        fallback: History | None = None,
     ) -> AsyncGenerator[Updates, None]:
-        run = Run()
-        fallback = talk if instead_of is None else instead_of
+        token = CancelToken()
+        fallback = history if fallback is None else fallback
         after = fallback
-        yield {**self._busy(run), **self._views(talk, waiting=text)}
+        yield {**self._busy(token), **self._views(history, waiting=text)}
         cache_key = self.services.visits.cache_key(request.session_hash)
-        steps = partial(self._steps, cache_key, text, talk, shown, values, run.cancel)
+        steps = partial(self._steps, cache_key, text, history, shown_model, values, token.cancel)
         try:
-            async with contextlib.aclosing(newest(steps, run.cancel)) as exchanges:
+            async with contextlib.aclosing(newest(steps, token.cancel)) as exchanges:
                 async for exchange in exchanges:
-                    after = (*talk, exchange)
+                    after = (*history, exchange)
                     yield self._views(after, running=True)
         except Exception as error:
             problem = as_page_error(error)
@@ -130,22 +149,22 @@ class ChatHandlers:
             }
             raise problem from error
         finally:
-            run.cancel.set()
-        kept = settled(after)
-        nothing_came = len(kept) <= len(talk)
-        after = fallback if nothing_came else kept
+            token.cancel.set()
+        kept = without_empty(after)
+        no_reply = len(kept) <= len(history)
+        after = fallback if no_reply else kept
         yield {
             **self._views(after),
             **self._idle(after),
-            **({self.chat.message: text} if nothing_came else {}),
+            **({self.chat.message: text} if no_reply else {}),
         }
 
     def _steps(
         self,
         cache_key: str,
         text: str,
-        talk: Talk,
-        shown: str | None,
+        history: History,
+        shown_model: str | None,
         values: PanelValues,
         cancel: threading.Event,
     ) -> Iterator[Exchange]:
@@ -154,9 +173,9 @@ class ChatHandlers:
 
         check_message(text)
         services = self.services
-        current = services.model_shown(shown)
+        current = services.model_shown(shown_model)
         if values.preset is None:
-            raise no_preset(current.model_id, makeable=self.makeable)
+            raise no_preset(current.model_id, makeable=self.can_build)
         loaded = services.library.preset(current.model_id, values.preset)
         turn = Turn(
             text=text,
@@ -170,29 +189,29 @@ class ChatHandlers:
         engine = current.wait_for_engine(cancel.is_set)
         if engine is None:
             return
-        before = talk[-1].state.comparison if talk else Comparison()
+        before = history[-1].state.comparison if history else Comparison()
         with services.replying():
             for state in take_turn(engine, before, turn, cancelled=cancel.is_set):
                 yield Exchange(text, loaded.preset.title, values.placement, before, state)
 
-    def _views(self, talk: Talk, *, running: bool = False, waiting: str = "") -> Updates:
+    def _views(self, history: History, *, running: bool = False, waiting: str = "") -> Updates:
         note = "" if self.services.current.engine.done() else "The model is still loading…"
         columns = {
             "unsteered": self.chat.unsteered,
             "steered": self.chat.steered,
             "prompted": self.chat.prompted,
         }
-        return {self.talk: talk} | {
+        return {self.history: history} | {
             component: column_view(
-                talk, cast("ColumnName", name), running=running, waiting=waiting, note=note
+                history, cast("ColumnName", name), running=running, waiting=waiting, note=note
             )
             for name, component in columns.items()
         }
 
-    def _busy(self, run: Run) -> Updates:
+    def _busy(self, token: CancelToken) -> Updates:
         chat = self.chat
         return {
-            self.run: run,
+            self.cancel_token: token,
             chat.notice: "",
             chat.send: gr.Button(visible=False),
             chat.stop: gr.Button(visible=True),
@@ -201,13 +220,13 @@ class ChatHandlers:
             chat.examples: gr.Dataset(visible=False),
         }
 
-    def _idle(self, talk: Talk) -> Updates:
+    def _idle(self, history: History) -> Updates:
         chat = self.chat
         return {
-            self.run: None,
+            self.cancel_token: None,
             chat.send: gr.Button(visible=True),
             chat.stop: gr.Button(visible=False),
-            chat.retry: gr.Button(interactive=bool(talk)),
-            chat.clear: gr.Button(interactive=bool(talk)),
-            chat.examples: gr.Dataset(visible=not talk),
+            chat.retry: gr.Button(interactive=bool(history)),
+            chat.clear: gr.Button(interactive=bool(history)),
+            chat.examples: gr.Dataset(visible=not history),
         }

@@ -21,9 +21,9 @@ class ChatPanel:
     clear: gr.Button
 
 
-def chat_panel(head: str, problems: str) -> ChatPanel:
-    """head, problems: what the page and its notice say from the start, as HTML."""
-    status = gr.HTML(head, elem_id="status", padding=False)
+def chat_panel(status_html: str, problems: str) -> ChatPanel:
+    """status_html, problems: what the page and its notice say from the start, as HTML."""
+    status = gr.HTML(status_html, elem_id="status", padding=False)
     with gr.Row(elem_id="columns"):
         unsteered, _ = _column(
             "unsteered",

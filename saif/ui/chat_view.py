@@ -1,6 +1,6 @@
 """The visitor's conversation as the page keeps it, and how a column of it is shown.
 
-The small print is written here for the eye alone: it never enters a conversation that a model
+Captions are written here for the eye alone: they never enter a conversation that a model
 sees.
 """
 
@@ -38,7 +38,7 @@ class Exchange:
     state: TurnState
 
     @property
-    def came_to_something(self) -> bool:
+    def has_reply(self) -> bool:
         """Whether there is a word, or a model chose to say none."""
         return any(
             column.reply.token_ids or (column.done and column.reply.stop != "cancelled")
@@ -46,37 +46,37 @@ class Exchange:
         )
 
 
-Talk = tuple[Exchange, ...]
+History = tuple[Exchange, ...]
 """A visitor's conversation; the Chatbots are views of it."""
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
-    """A turn under way, for whoever wants to end it."""
+class CancelToken:
+    """Ends a turn under way once `cancel` is set."""
 
     cancel: threading.Event = field(default_factory=threading.Event)
 
-    def __deepcopy__(self, memo: object) -> Run:
+    def __deepcopy__(self, memo: object) -> CancelToken:
         return self  # a copy could not be cancelled
 
 
 def column_view(
-    talk: Talk, name: ColumnName, *, running: bool = False, waiting: str = "", note: str = ""
+    history: History, name: ColumnName, *, running: bool = False, waiting: str = "", note: str = ""
 ) -> list[ChatMessage]:
     """What one column shows. waiting: a message that was sent and has no reply yet; note: why."""
     messages: list[ChatMessage] = []
-    for number, exchange in enumerate(talk, start=1):
+    for number, exchange in enumerate(history, start=1):
         column = next((c for c in exchange.state.columns if c.name == name), None)
         if column is None:  # the prompted column was off at that turn
             continue
         asked, replied = column.conversation.messages[-2:]
-        live = running and number == len(talk)
+        live = running and number == len(history)
         messages.append({"role": "user", "content": as_shown(asked.text)})
         messages.append({"role": "assistant", "content": as_shown(replied.text) or _EMPTY})
-        messages.append(_small(small_print(exchange, column, live=live)))
+        messages.append(_caption_message(caption(exchange, column, live=live)))
     if waiting:
         messages.append({"role": "user", "content": as_shown(waiting[:_SHOWN_WAITING])})
-        messages.append(_small(note or "…"))
+        messages.append(_caption_message(note or "…"))
     return messages
 
 
@@ -98,11 +98,14 @@ def as_shown(text: str) -> str:
     return "".join(parts)
 
 
-def _small(text: str) -> ChatMessage:
-    return {"role": "assistant", "content": f'<span class="small-print">{html.escape(text)}</span>'}
+def _caption_message(text: str) -> ChatMessage:
+    return {
+        "role": "assistant",
+        "content": f'<span class="reply-caption">{html.escape(text)}</span>',
+    }
 
 
-def small_print(exchange: Exchange, column: ColumnState, *, live: bool = False) -> str:
+def caption(exchange: Exchange, column: ColumnState, *, live: bool = False) -> str:
     """What was done to make this reply, and how it ended."""
     parts = _steered(exchange, column) if column.name == "steered" else _plain(exchange, column)
     parts.append(_ending(exchange, column, live))
@@ -151,11 +154,11 @@ def _ending(exchange: Exchange, column: ColumnState, live: bool) -> str:
     return " · ".join(part for part in (how, speed) if part)
 
 
-def retried(talk: Talk) -> tuple[Talk, str]:
+def without_last(history: History) -> tuple[History, str]:
     """The conversation without its last turn, and that turn's message."""
-    return talk[:-1], talk[-1].text if talk else ""
+    return history[:-1], history[-1].text if history else ""
 
 
-def settled(talk: Sequence[Exchange]) -> Talk:
+def without_empty(history: Sequence[Exchange]) -> History:
     """The turns that have something to show: one stopped before its first word is dropped."""
-    return tuple(exchange for exchange in talk if exchange.came_to_something)
+    return tuple(exchange for exchange in history if exchange.has_reply)

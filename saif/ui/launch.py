@@ -1,13 +1,14 @@
 """How the app is started: options from the command line and the environment, and the server."""
 
-import argparse
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import Annotated, cast, get_args
 
 import gradio as gr
+import typer
 
 from saif.errors import InputError
 from saif.ports import check_free
@@ -20,59 +21,89 @@ _ONLY_HERE = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True)
 class Options:
-    """zero_gpu: this is a ZeroGPU Space, which lends its GPU call by call. owner: whoever opens
-    the page may load other models and make presets. study: the folder of a published study, to be
-    served instead of the chat."""
+    """What the page is started with."""
 
     model: str
     quantize: QuantizeOrAuto
     host: str
     port: int
     library: Library
+
     zero_gpu: bool
+    """This is a ZeroGPU Space, which lends its GPU call by call."""
+
     owner: bool
+    """Whoever opens the page may load other models and build presets."""
+
     study: Path | None
+    """The folder of a published study, to be served instead of the chat."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """Refuses in one line, like every other command here."""
+_command = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message[0].upper()}{message[1:]}.", hint="See python app.py --help.")
+
+def read_options(argv: Sequence[str], program: str = "app.py") -> Options:
+    """The command line's options, the environment's behind them. Raises InputError on one that
+    makes no sense, and SystemExit after `--help`."""
+    try:
+        found = typer.main.get_command(_command).main(
+            list(argv), prog_name=program, standalone_mode=False
+        )
+    except typer.TyperException as error:
+        message = error.format_message().removesuffix(".")
+        raise InputError(f"{message}.", hint=f"See {program} --help.") from error
+    if not isinstance(found, Options):
+        raise SystemExit(found)
+    return found
 
 
-def read_options(argv: Sequence[str], env: Mapping[str, str]) -> Options:
-    """The command line's options, the environment's behind them. Raises InputError."""
-    # On Spaces the page is reached from outside the container it runs in.
-    host = "0.0.0.0" if "SPACE_ID" in env else "127.0.0.1"
-    parser = _Parser(prog="app.py", description="A steered chat beside an unsteered one.")
-    parser.add_argument("--model", default=env.get("SAIF_MODEL") or DEFAULT_MODEL)
-    parser.add_argument("--quantize", default=env.get("SAIF_QUANTIZE") or "auto")
-    parser.add_argument("--host", default=env.get("SAIF_HOST") or host)
-    parser.add_argument("--port", default=env.get("SAIF_PORT") or "7860")
-    found = parser.parse_args(argv)
-    if found.quantize not in get_args(QuantizeOrAuto):
+@_command.command()
+def _options(
+    model: Annotated[
+        str,
+        typer.Option(envvar="SAIF_MODEL", help="A known name, a hub id or a local folder."),
+    ] = DEFAULT_MODEL,
+    quantize: Annotated[
+        str,
+        typer.Option(envvar="SAIF_QUANTIZE", help=f"{', '.join(get_args(QuantizeOrAuto))}."),
+    ] = "auto",
+    host: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SAIF_HOST",
+            help="127.0.0.1 if left out; on a Space all of the container.",
+        ),
+    ] = None,
+    port: Annotated[str, typer.Option(envvar="SAIF_PORT")] = "7860",
+) -> Options:
+    """A steered chat beside an unsteered one."""
+    if quantize not in get_args(QuantizeOrAuto):
         raise InputError(
-            f"'{found.quantize}' is not a way to quantize.",
+            f"'{quantize}' is not a way to quantize.",
             hint=f"Choose from {', '.join(get_args(QuantizeOrAuto))}.",
         )
-    library = _library(env.get("SAIF_PRESETS"))
-    zero_gpu = env.get("SPACES_ZERO_GPU", "").lower() in ("1", "true")
-    owner = _switch(env, "SAIF_OWNER", default=found.host in _ONLY_HERE) and not zero_gpu
+    # On Spaces the page is reached from outside the container it runs in.
+    host = host or ("0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1")
+    zero_gpu = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "true")
+    study = os.environ.get("SAIF_STUDY")
     return Options(
-        model=found.model,
-        quantize=found.quantize,
-        host=found.host,
-        port=_port(found.port),
-        library=library,
+        model=model,
+        quantize=cast("QuantizeOrAuto", quantize),
+        host=host,
+        port=_port(port),
+        library=_library(os.environ.get("SAIF_PRESETS")),
         zero_gpu=zero_gpu,
-        owner=owner,
-        study=Path(env["SAIF_STUDY"]) if env.get("SAIF_STUDY") else None,
+        owner=_switch("SAIF_OWNER", default=host in _ONLY_HERE) and not zero_gpu,
+        study=Path(study) if study else None,
     )
 
 
-def _switch(env: Mapping[str, str], name: str, *, default: bool) -> bool:
-    given = env.get(name, "").strip().lower()
+def _switch(name: str, *, default: bool) -> bool:
+    given = os.environ.get(name, "").strip().lower()
     if given not in ("", "0", "1", "true", "false"):
         raise InputError(f"{name} is '{given}'.", hint="Give 1 for yes or 0 for no.")
     return default if not given else given in ("1", "true")

@@ -10,7 +10,7 @@ from saif.ui.services import Services
 WATCH_SECONDS = 0.25
 
 
-def head(services: Services) -> str:
+def current_status(services: Services) -> str:
     current = services.current
     if not current.engine.done():
         return status_line(current.model_id, "loading")
@@ -20,13 +20,13 @@ def head(services: Services) -> str:
     return status_line(current.model_id, "ready", current.engine.result().about)
 
 
-def watch(services: Services) -> Callable[[], AsyncIterator[str]]:
+def watch_status(services: Services) -> Callable[[], AsyncIterator[str]]:
     """A handler that tells each visitor when the model is ready, or why it never will be."""
 
     async def tell() -> AsyncIterator[str]:
-        yield head(services)
+        yield current_status(services)
         while not services.current.engine.done():
             await asyncio.sleep(WATCH_SECONDS)
-        yield head(services)
+        yield current_status(services)
 
     return tell

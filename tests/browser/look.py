@@ -83,15 +83,15 @@ class Screen:
         return self.page.locator(f'#chat-{column} [data-testid="user"]').all_inner_texts()
 
     def replies(self, column: str) -> list[str]:
-        """What was said, without the small print."""
+        """What was said, without the captions."""
         bots = self.page.locator(f'#chat-{column} [data-testid="bot"]')
-        return [text for text in bots.filter(has_not=self._small_print()).all_inner_texts() if text]
+        return [text for text in bots.filter(has_not=self._caption()).all_inner_texts() if text]
 
-    def small_print(self, column: str) -> list[str]:
-        return self.page.locator(f"#chat-{column} .small-print").all_inner_texts()
+    def caption(self, column: str) -> list[str]:
+        return self.page.locator(f"#chat-{column} .reply-caption").all_inner_texts()
 
-    def _small_print(self) -> Locator:
-        return self.page.locator(".small-print")
+    def _caption(self) -> Locator:
+        return self.page.locator(".reply-caption")
 
     def reply(self, column: str) -> str:
         return self.replies(column)[-1]

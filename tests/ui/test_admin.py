@@ -124,11 +124,11 @@ def test_the_model_stays_while_it_loads_and_while_a_preset_is_made(services: Ser
         admin(still, models()).change_model(OTHER, "none")
     shop = admin(services, models())
     with answering(services):  # so that the preset isn't done at once
-        making = shop.make("letter", "quick")
+        making = shop.build("letter", "quick")
         with pytest.raises(InputError, match="“Write a letter” is being made"):
             shop.change_model(OTHER, "none")
         with pytest.raises(InputError, match="“Write a letter” is being made"):
-            shop.make("verse", "quick")
+            shop.build("verse", "quick")
         making.cancel.set()
     until(lambda: not making.running)
 
@@ -138,14 +138,14 @@ def test_the_model_stays_while_it_loads_and_while_a_preset_is_made(services: Ser
 
 def test_a_preset_is_made_into_the_user_s_own_folder(services: Services, tmp_path: Path) -> None:
     shop = admin(services, models())
-    before = [item.id for item in shop.makeable()]
+    before = [item.id for item in shop.buildable()]
     assert "letter" in before
     assert "summarise" not in before  # it takes passages, and none ship
     cost = shop.cost("letter", "quick")
     assert cost.prompts == EFFORT.identify_on * (2 * len(services.library.instructions()) + 2)
     assert cost.replies > 0
     assert cost.seconds > 0
-    making = shop.make("letter", "quick")
+    making = shop.build("letter", "quick")
     until(lambda: not making.running)
     assert (making.state, making.problem) == ("done", "")
     assert making.share > 0.8
@@ -153,34 +153,34 @@ def test_a_preset_is_made_into_the_user_s_own_folder(services: Services, tmp_pat
     assert all(card.placements[placement].scores for placement in PLACEMENTS)
     made = list((tmp_path / "own").glob("*/*.json"))
     assert [path.name for path in made] == ["letter.json"]
-    assert "letter" not in [item.id for item in shop.makeable()]
+    assert "letter" not in [item.id for item in shop.buildable()]
 
 
 def test_a_preset_that_was_not_finished_is_still_to_be_made(services: Services) -> None:
     """The tiny library's presets have no scores."""
     shop = admin(services, models())
-    assert "question" in [item.id for item in shop.makeable()]
+    assert "question" in [item.id for item in shop.buildable()]
     assert shop.cost("question", "quick").prompts == 0
 
 
 def test_without_an_sae_nothing_is_begun(services: Services) -> None:
     shop = admin(services, models())
     shop.change_model(OTHER, "none")
-    for attempt in (shop.cost, shop.make):
+    for attempt in (shop.cost, shop.build):
         with pytest.raises(SaeError, match=f"no SAE for {OTHER}"):
             attempt("letter", "quick")
-    assert shop.making is None
+    assert shop.job is None
 
 
 def test_a_cancelled_preset_ends_at_the_next_pass_and_goes_on_later(services: Services) -> None:
     shop = admin(services, models())
     with answering(services):
-        making = shop.make("letter", "quick")
+        making = shop.build("letter", "quick")
         making.cancel.set()
         until(lambda: not making.running, seconds=5)
     assert making.state == "cancelled"
     assert "letter" not in services.cards()[0]
-    again = shop.make("letter", "quick")
+    again = shop.build("letter", "quick")
     until(lambda: not again.running)
     assert again.state == "done"
 
@@ -195,10 +195,10 @@ def test_a_failure_is_explained_and_the_next_attempt_works(
 
     with monkeypatch.context() as broken:
         broken.setattr(build, "make_presets", fail)
-        making = shop.make("letter", "quick")
+        making = shop.build("letter", "quick")
         until(lambda: not making.running)
     assert (making.state, making.problem) == ("failed", "The SAE is damaged. Fetch it again.")
-    again = shop.make("letter", "quick")
+    again = shop.build("letter", "quick")
     again.cancel.set()
     until(lambda: not again.running)
 

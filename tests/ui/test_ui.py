@@ -75,8 +75,8 @@ def test_a_turn_streams_into_both_columns(visitor: Visitor, spy: SpyEngine) -> N
 
 def test_small_print_says_what_was_done(visitor: Visitor) -> None:
     answer = visitor.send("hello", strength=0.5, k=3, layer=3, placement="pre")
-    assert answer.small_print(UNSTEERED) == "not steered · 12 tokens · cut at the token limit"
-    said = answer.small_print(STEERED)
+    assert answer.caption(UNSTEERED) == "not steered · 12 tokens · cut at the token limit"
+    said = answer.caption(STEERED)
     assert said.startswith(
         "Translate french, before the content · layer 3 · 3 latents · dose 0.50 · "
         "12 tokens steered · cut at the token limit · "
@@ -87,7 +87,7 @@ def test_small_print_says_what_was_done(visitor: Visitor) -> None:
 def test_strength_zero_is_called_not_steered_and_gives_the_same_text(visitor: Visitor) -> None:
     answer = visitor.send("hello", strength=0, temperature=0.8)
     assert answer.reply(STEERED) == answer.reply(UNSTEERED)
-    assert answer.small_print(STEERED).startswith("not steered (strength 0)")
+    assert answer.caption(STEERED).startswith("not steered (strength 0)")
 
 
 def test_prompted_column_shows_the_instruction_where_the_placement_says(visitor: Visitor) -> None:
@@ -149,7 +149,7 @@ def test_retry_redoes_the_last_turn_with_the_current_settings(
     again = visitor.retry(strength=2)
     assert again.column(UNSTEERED)[:5] == first.column(UNSTEERED)[:5]
     assert again.reply(STEERED) != first.reply(STEERED)
-    assert "dose 2.00" in again.small_print(STEERED)
+    assert "dose 2.00" in again.caption(STEERED)
     assert [r.messages for r in spy.asked[2]] == [r.messages for r in spy.asked[1]]
 
 
@@ -162,7 +162,7 @@ def test_stop_keeps_what_was_said_and_the_next_message_works(
     visitor.stop()
     answer = Answer(job.result(timeout=10))
     assert answer.reply(STEERED)
-    assert "stopped" in answer.small_print(STEERED)
+    assert "stopped" in answer.caption(STEERED)
     assert "stopped" not in answer.reply(STEERED)
     assert spy.ended.wait(5)
     assert spy.steps_after_cancel <= 2
@@ -255,7 +255,7 @@ def test_a_message_waits_for_the_model_to_load(library: Library, engine: LocalEn
         job = Visitor(url).start("hello")
         while not job.outputs():
             threading.Event().wait(0.05)
-        assert "The model is still loading" in Answer(job.outputs()[0]).small_print(STEERED)
+        assert "The model is still loading" in Answer(job.outputs()[0]).caption(STEERED)
         loading.set_result(engine)
         assert Answer(job.result(timeout=20)).reply(STEERED)
 

@@ -1,10 +1,11 @@
 """The page's parts that need no server."""
 
 import asyncio
+import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from saif.presets.library import Library
 from saif.presets.preset import ConditionScores, Interval, Latent, LoadedPreset, Scores, Selected
 from saif.runtime.language_model import LanguageModel
 from saif.ui import streaming
-from saif.ui.chat_view import Exchange, as_shown, column_view, settled
+from saif.ui.__main__ import main
+from saif.ui.chat_view import Exchange, as_shown, column_view, without_empty
 from saif.ui.choices import first_choice, layer_choices, most_latents
 from saif.ui.describe import (
     dose_line,
@@ -29,7 +31,7 @@ from saif.ui.describe import (
     scores_table,
     status_line,
 )
-from saif.ui.launch import read_options, serve
+from saif.ui.launch import Options, read_options, serve
 from saif.ui.services import Services
 from saif.ui.streaming import newest
 
@@ -134,7 +136,7 @@ def test_small_print_is_not_part_of_the_reply(engine: LocalEngine) -> None:
     user, reply, note = column_view((exchange,), "steered")
     assert user["content"] == "hi"
     assert reply["content"] == as_shown(exchange.state.columns[1].reply.text)
-    assert note["content"].startswith('<span class="small-print">')
+    assert note["content"].startswith('<span class="reply-caption">')
 
 
 def test_a_title_cannot_smuggle_html_into_the_page(engine: LocalEngine) -> None:
@@ -169,7 +171,7 @@ def test_a_turn_stopped_before_its_first_word_is_not_kept(
         for column in exchange.state.columns
     )
     silent = replace(exchange, state=replace(exchange.state, columns=empty))
-    assert settled((exchange, silent)) == ((exchange, silent) if kept else (exchange,))
+    assert without_empty((exchange, silent)) == ((exchange, silent) if kept else (exchange,))
 
 
 # The panel
@@ -256,13 +258,43 @@ def test_a_broken_preset_is_named_and_the_others_are_offered(
 # Starting
 
 
-def test_options_come_from_the_command_line_before_the_environment() -> None:
-    env = {"SAIF_MODEL": "a", "SAIF_PORT": "8000", "SAIF_QUANTIZE": "int8"}
-    options = read_options(["--model", "b"], env)
-    assert (options.model, options.port, options.quantize) == ("b", 8000, "int8")
-    assert options.host == "127.0.0.1"
-    assert not options.zero_gpu
-    assert read_options([], {"SPACES_ZERO_GPU": "true"}).zero_gpu
+@pytest.fixture
+def options(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Options]:
+    """Reads options from a command line and an environment with nothing else in it."""
+
+    def read(argv: list[str], env: dict[str, str]) -> Options:
+        for name in list(os.environ):
+            if name.startswith(("SAIF_", "SPACE")):
+                monkeypatch.delenv(name)
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        return read_options(argv)
+
+    return read
+
+
+def test_options_come_from_the_command_line_before_the_environment(
+    options: Callable[..., Options],
+) -> None:
+    env = {"SAIF_MODEL": "a", "SAIF_PORT": "8000", "SAIF_QUANTIZE": "int8", "SAIF_HOST": ""}
+    found = options(["--model", "b"], env)
+    assert (found.model, found.port, found.quantize) == ("b", 8000, "int8")
+    assert found.host == "127.0.0.1"
+    assert not found.zero_gpu
+    assert options([], {"SPACES_ZERO_GPU": "true"}).zero_gpu
+    assert options([], {"SAIF_HOST": "::1", "SPACE_ID": "you/saif"}).host == "::1"
+    assert options([], {"SAIF_STUDY": "here"}).study == Path("here")
+    assert options([], {"SAIF_STUDY": ""}).study is None
+
+
+def test_help_names_every_option_and_its_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        read_options(["--help"])
+    assert not ended.value.code
+    said = capsys.readouterr().out
+    for name in ("model", "quantize", "host", "port"):
+        assert f"--{name}" in said
+        assert f"SAIF_{name.upper()}" in said
 
 
 @pytest.mark.parametrize(
@@ -278,9 +310,9 @@ def test_options_come_from_the_command_line_before_the_environment() -> None:
     ],
 )
 def test_only_the_machine_s_owner_may_change_its_model(
-    argv: list[str], env: dict[str, str], owner: bool
+    options: Callable[..., Options], argv: list[str], env: dict[str, str], owner: bool
 ) -> None:
-    assert read_options(argv, env).owner is owner
+    assert options(argv, env).owner is owner
 
 
 @pytest.mark.parametrize(
@@ -291,17 +323,22 @@ def test_only_the_machine_s_owner_may_change_its_model(
         (["--port", "70000"], {}, "'70000' is not a port"),
         ([], {"SAIF_PORT": "none"}, "'none' is not a port"),
         (["--quantize", "3bit"], {}, "'3bit' is not a way to quantize"),
-        (["--nonsense"], {}, "Unrecognized arguments: --nonsense"),
+        (["--nonsense"], {}, "No such option: --nonsense"),
         ([], {"SAIF_PRESETS": "/no/such/folder"}, "There is no folder"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(
-    argv: list[str], env: dict[str, str], said: str
+    options: Callable[..., Options], argv: list[str], env: dict[str, str], said: str
 ) -> None:
     with pytest.raises(InputError, match=said) as raised:
-        read_options(argv, env)
+        options(argv, env)
     assert raised.value.hint
     assert "\n" not in raised.value.sentence
+
+
+def test_app_py_exits_with_2_and_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--port", "x"], "app.py") == 2
+    assert capsys.readouterr().err.startswith("app.py: 'x' is not a port. Give a number")
 
 
 def test_a_taken_port_is_named_with_a_way_out() -> None:
@@ -314,8 +351,3 @@ def test_a_taken_port_is_named_with_a_way_out() -> None:
         with pytest.raises(SaifError, match=str(port)) as raised:
             serve(gr.Blocks(), "127.0.0.1", port)
     assert "--port" in raised.value.hint
-
-
-def test_app_py_is_a_short_composition_root() -> None:
-    source = (Path(__file__).parents[2] / "app.py").read_text("utf-8")
-    assert len(source.splitlines()) <= 60

@@ -1,4 +1,4 @@
-"""What the owner's controls do: load another model, tell what a preset costs, make it."""
+"""What the owner's controls do: load another model, tell what a preset costs, build it."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -12,12 +12,12 @@ from saif.presets.instructions import Instruction
 from saif.runtime.catalog import known
 from saif.runtime.load import QuantizeOrAuto
 from saif.ui.admin.panel import AdminPanel
-from saif.ui.admin.service import Admin
+from saif.ui.admin.service import ModelAdmin
 from saif.ui.chat_handlers import ChatHandlers, Updates
 from saif.ui.choices import preset_choices
 from saif.ui.describe import cost_line, model_line, problems_line, progress_line, said
 from saif.ui.errors import as_page_error, explain
-from saif.ui.status import WATCH_SECONDS, head
+from saif.ui.status import WATCH_SECONDS, current_status
 from saif.ui.steering_handlers import SteeringHandlers
 
 if TYPE_CHECKING:
@@ -33,68 +33,74 @@ _WHERE = {
 
 @dataclass(frozen=True)
 class AdminHandlers:
-    admin: Admin
-    tools: AdminPanel
-    turns: ChatHandlers
-    panel: SteeringHandlers
+    admin: ModelAdmin
+    controls: AdminPanel
+    chat: ChatHandlers
+    steering: SteeringHandlers
 
     # Another model
 
     @property
-    def change_outputs(self) -> list[Any]:
-        return [*self.turns.outputs, self.turns.chat.status, self.tools.model.load]
+    def change_model_outputs(self) -> list[Any]:
+        return [*self.chat.outputs, self.chat.chat.status, self.controls.model.load]
 
-    def about(self, name: str | None) -> str:
+    def model_info(self, name: str | None) -> str:
         """What is known of a model before it is loaded; asks no network."""
         from saif.runtime.load import local_source
 
         entry = known((name or "").strip())
         return model_line(entry, _WHERE[local_source(entry.id)] if entry else "")
 
-    async def change(
+    async def change_model(
         self, name: str | None, quantize: QuantizeOrAuto
     ) -> AsyncGenerator[Updates, None]:
         """Load another model; the conversation was this one's and ends with it."""
-        chat, load = self.turns.chat, self.tools.model.load
+        chat, load = self.chat.chat, self.controls.model.load
         services = self.admin.services
         changing = asyncio.ensure_future(
             asyncio.to_thread(self.admin.change_model, name or "", quantize)
         )
         while not changing.done():
-            yield {chat.status: head(services), load: gr.Button("Loading…", interactive=False)}
+            yield {
+                chat.status: current_status(services),
+                load: gr.Button("Loading…", interactive=False),
+            }
             await asyncio.sleep(WATCH_SECONDS)
-        after = {chat.status: head(services), load: gr.Button("Load this model", interactive=True)}
+        after = {
+            chat.status: current_status(services),
+            load: gr.Button("Load this model", interactive=True),
+        }
         error = changing.exception()
         if error is not None:
             problem = as_page_error(error)
             yield {**after, chat.notice: problems_line([problem.message])}
             raise problem from error
-        yield {**self.turns.cleared(), **after}
+        yield {**self.chat.empty_page(), **after}
 
     # A preset that the model lacks
 
     @property
-    def offer_outputs(self) -> list[Any]:
-        making = self.tools.making
-        return [making.instruction, making.make, making.cost, making.fold]
+    def buildable_outputs(self) -> list[Any]:
+        build = self.controls.build
+        return [build.instruction, build.start, build.cost, build.fold]
 
-    def offer(self) -> Updates:
+    def buildable(self) -> Updates:
         """The instructions that the current model has no preset for."""
-        making = self.tools.making
-        choices = _choices(self.admin.makeable())
+        build = self.controls.build
+        choices = _choices(self.admin.buildable())
         cards, _ = self.admin.services.cards()
         return {
-            making.instruction: gr.Dropdown(choices, value=_first(choices)),
-            making.make: gr.Button(interactive=bool(choices)),
-            making.cost: "" if choices else said("This model has every preset there is."),
-            making.fold: gr.Accordion() if cards else gr.Accordion(open=True),
+            build.instruction: gr.Dropdown(choices, value=_first(choices)),
+            build.start: gr.Button(interactive=bool(choices)),
+            build.cost: "" if choices else said("This model has every preset there is."),
+            build.fold: gr.Accordion() if cards else gr.Accordion(open=True),
         }
 
     async def cost(self, name: str | None, effort: Thoroughness) -> AsyncGenerator[Any, None]:
         """What the chosen preset would take, once that has been measured."""
-        name = name or _first(_choices(self.admin.makeable()))  # the page may not know it yet
-        making = self.admin.making
-        if name is None or (making is not None and making.running):
+        name = name or _first(_choices(self.admin.buildable()))  # the page may not know it yet
+        job = self.admin.job
+        if name is None or (job is not None and job.running):
             yield ""
             return
         engine = self.admin.services.current.engine
@@ -109,10 +115,10 @@ class AdminHandlers:
         else:
             yield cost_line(cost.prompts, cost.replies, cost.seconds)
 
-    async def cost_if_without(
+    async def cost_if_none(
         self, name: str | None, effort: Thoroughness
     ) -> AsyncGenerator[Any, None]:
-        """The cost without being asked, where the first thing to do is to make a preset."""
+        """The cost at once, where the first thing to do is to build a preset."""
         if self.admin.services.cards()[0]:
             yield gr.skip()
             return
@@ -120,64 +126,64 @@ class AdminHandlers:
             yield line
 
     @property
-    def making_outputs(self) -> list[Any]:
-        making = self.tools.making
-        preset = self.panel.panel.main.preset
+    def build_outputs(self) -> list[Any]:
+        build = self.controls.build
+        preset = self.steering.panel.main.preset
         return [
-            making.progress,
-            making.cost,
-            making.make,
-            making.cancel,
-            making.instruction,
+            build.progress,
+            build.cost,
+            build.start,
+            build.cancel,
+            build.instruction,
             preset,
-            self.turns.chat.notice,
+            self.chat.chat.notice,
         ]
 
-    async def make(self, name: str | None, effort: Thoroughness) -> AsyncGenerator[Updates, None]:
-        """Make a preset, tell how far it is, and choose it when it is there."""
-        controls = self.tools.making
+    async def build(self, name: str | None, effort: Thoroughness) -> AsyncGenerator[Updates, None]:
+        """Build a preset, tell how far it is, and choose it when it is there."""
+        controls = self.controls.build
         if name is None:
             yield {controls.progress: gr.skip()}
             return
         yield {
             controls.progress: said("Beginning…"),
             controls.cost: "",
-            controls.make: gr.Button(interactive=False),
+            controls.start: gr.Button(interactive=False),
         }
         try:
-            making = await asyncio.to_thread(self.admin.make, name, effort)
+            job = await asyncio.to_thread(self.admin.build, name, effort)
         except Exception as error:
             problem = as_page_error(error)
             yield {
                 controls.progress: problems_line([problem.message]),
-                controls.make: gr.Button(interactive=True),
+                controls.start: gr.Button(interactive=True),
             }
             raise problem from error
-        async for update in self._follow(making):
+        async for update in self._follow(job):
             yield update
-        if making.state == "done":
-            yield {**self._presets(name), self.turns.chat.notice: ""}
+        if job.state == "done":
+            yield {**self._presets(name), self.chat.chat.notice: ""}
 
-    async def follow(self) -> AsyncGenerator[Updates, None]:
-        """For a page that is opened while a preset is being made."""
-        making = self.admin.making
-        if making is None or not making.running:
-            yield {self.tools.making.progress: gr.skip()}  # else gradio would empty the rest
+    async def watch_build(self) -> AsyncGenerator[Updates, None]:
+        """For a page that is opened while a preset is being built."""
+        job = self.admin.job
+        if job is None or not job.running:
+            yield {self.controls.build.progress: gr.skip()}  # else gradio would empty the rest
             return
-        async for update in self._follow(making):
+        async for update in self._follow(job):
             yield update
-        if making.state == "done":
+        if job.state == "done":
             yield self._presets()
 
-    async def _follow(self, making: "BuildJob") -> AsyncGenerator[Updates, None]:
-        controls = self.tools.making
-        while making.running:
-            cancelling = making.cancel.is_set()
+    async def _follow(self, job: "BuildJob") -> AsyncGenerator[Updates, None]:
+        controls = self.controls.build
+        while job.running:
+            cancelling = job.cancel.is_set()
             yield {
                 controls.progress: progress_line(
-                    making.title, making.share, making.seconds_left, paused=making.paused
+                    job.title, job.share, job.seconds_left, paused=job.paused
                 ),
-                controls.make: gr.Button(visible=False),
+                controls.start: gr.Button(visible=False),
                 controls.cancel: gr.Button(
                     "Cancelling…" if cancelling else "Cancel",
                     visible=True,
@@ -186,13 +192,15 @@ class AdminHandlers:
             }
             await asyncio.sleep(2 * WATCH_SECONDS)
         ended = {
-            "done": said(f"{making.title} is ready and chosen above."),
-            "cancelled": said("Cancelled. What was found is kept: making it again goes on there."),
-            "failed": problems_line([making.problem]),
+            "done": said(f"{job.title} is ready and chosen above."),
+            "cancelled": said(
+                "Cancelled. What was found is kept: building it again goes on there."
+            ),
+            "failed": problems_line([job.problem]),
         }
         yield {
-            controls.progress: ended[making.state],
-            controls.make: gr.Button(visible=True, interactive=True),
+            controls.progress: ended[job.state],
+            controls.start: gr.Button(visible=True, interactive=True),
             controls.cancel: gr.Button(visible=False),
         }
 
@@ -200,17 +208,17 @@ class AdminHandlers:
         """The choices once there is one preset more; what is chosen stays unless told."""
         cards, _ = self.admin.services.cards()
         choices = preset_choices(cards)
-        makeable = _choices(self.admin.makeable())
+        buildable = _choices(self.admin.buildable())
         return {
-            self.panel.panel.main.preset: (
+            self.steering.panel.main.preset: (
                 gr.Dropdown(choices, value=chosen) if chosen else gr.Dropdown(choices)
             ),
-            self.tools.making.instruction: gr.Dropdown(makeable, value=_first(makeable)),
+            self.controls.build.instruction: gr.Dropdown(buildable, value=_first(buildable)),
         }
 
     def cancel(self) -> None:
-        if self.admin.making is not None:
-            self.admin.making.cancel.set()
+        if self.admin.job is not None:
+            self.admin.job.cancel.set()
 
 
 def _choices(instructions: Sequence[Instruction]) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Layout of what the machine's owner finds in the panel: another model, a preset in the making.
+"""Layout of what the machine's owner finds in the panel: another model, and building presets.
 Nothing is wired here."""
 
 from dataclasses import dataclass
@@ -26,12 +26,12 @@ class ModelControls:
 
 
 @dataclass(frozen=True)
-class MakingControls:
+class BuildControls:
     fold: gr.Accordion
     instruction: gr.Dropdown
     effort: gr.Radio
     cost: gr.HTML
-    make: gr.Button
+    start: gr.Button
     cancel: gr.Button
     progress: gr.HTML
 
@@ -39,12 +39,12 @@ class MakingControls:
 @dataclass(frozen=True)
 class AdminPanel:
     model: ModelControls
-    making: MakingControls
+    build: BuildControls
 
 
 def admin_panel(model_name: str, *, without_presets: bool) -> AdminPanel:
     with gr.Accordion("Make a preset", open=without_presets, elem_id="make-fold") as fold:
-        making = MakingControls(
+        build = BuildControls(
             fold=fold,
             instruction=gr.Dropdown(
                 [],
@@ -60,7 +60,7 @@ def admin_panel(model_name: str, *, without_presets: bool) -> AdminPanel:
                 elem_id="make-effort",
             ),
             cost=gr.HTML(elem_id="make-cost", padding=False),
-            make=gr.Button("Make this preset", size="sm", elem_id="make"),
+            start=gr.Button("Make this preset", size="sm", elem_id="make"),
             progress=gr.HTML(elem_id="make-progress", padding=False),
             cancel=gr.Button("Cancel", size="sm", visible=False, elem_id="make-cancel"),
         )
@@ -81,4 +81,4 @@ def admin_panel(model_name: str, *, without_presets: bool) -> AdminPanel:
             ),
             load=gr.Button("Load this model", size="sm", elem_id="load"),
         )
-    return AdminPanel(model, making)
+    return AdminPanel(model, build)

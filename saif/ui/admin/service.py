@@ -22,16 +22,16 @@ Load = Callable[[str, QuantizeOrAuto], "Engine"]
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """What making a preset takes. prompts are read, replies are written and judged."""
+class BuildCost:
+    """What building a preset takes. prompts are read, replies are written and judged."""
 
     prompts: int
     replies: int
     seconds: float
 
 
-class Admin:
-    """Changes the model that `services` shows, and makes presets for it.
+class ModelAdmin:
+    """Changes the model that `services` shows, and builds presets for it.
 
     load: a model by name. check: raises SaifError if a model is known not to load, given how many
     bytes the present one will have freed.
@@ -47,11 +47,11 @@ class Admin:
         quantize: QuantizeOrAuto,
     ) -> None:
         self.services = services
-        self.making: BuildJob | None = None
-        self.asked: tuple[str, QuantizeOrAuto] = (name, quantize)
+        self.job: BuildJob | None = None
+        self.loaded: tuple[str, QuantizeOrAuto] = (name, quantize)
         self._load, self._check = load, check
         self._pace: dict[Part, float] | None = None
-        self._one_at_a_time = threading.Lock()
+        self._lock = threading.Lock()
 
     # Another model
 
@@ -60,11 +60,11 @@ class Admin:
 
         Returns when it is there. Raises SaifError saying why it is not.
         """
-        with self._one_at_a_time:
+        with self._lock:
             self._check_idle()
             if self.services.busy:
                 raise InputError("A reply is being written.", hint="Stop it, or wait for its end.")
-            found, before = model_id(name.strip()), self.asked
+            found, before = model_id(name.strip()), self.loaded
             old = self.services.current
             if not old.engine.done():
                 raise InputError("A model is still loading.", hint="Wait until it is there.")
@@ -91,11 +91,11 @@ class Admin:
         except BaseException as error:
             engine.set_exception(error)
             raise
-        self.asked = (name, quantize)
+        self.loaded = (name, quantize)
 
     # Presets that it lacks
 
-    def makeable(self) -> list[Instruction]:
+    def buildable(self) -> list[Instruction]:
         """Instructions that the current model has no finished preset for."""
         from saif.experiments.build import makeable
 
@@ -108,22 +108,26 @@ class Admin:
         library = self.services.library
         return [library.instruction(name) for name in makeable(library) if name not in done]
 
-    def cost(self, name: str, effort: Thoroughness) -> Cost:
-        """What making the preset would take; measures how fast the model is at the first call.
-        Raises SaifError if it can't be made."""
+    def cost(self, name: str, effort: Thoroughness) -> BuildCost:
+        """What building the preset would take; measures how fast the model is at the first call.
+        Raises SaifError if it can't be built."""
         from saif.experiments.time_estimate import seconds_for
 
         work, pace = self._work(name, effort)
-        return Cost(work["prompts"], work["replies"], seconds_for(work, pace))
+        return BuildCost(work["prompts"], work["replies"], seconds_for(work, pace))
 
-    def make(self, name: str, effort: Thoroughness) -> BuildJob:
-        """Begin to make a preset. Raises SaifError if it can't be made."""
+    def build(self, name: str, effort: Thoroughness) -> BuildJob:
+        """Begin to build a preset. Raises SaifError if it can't be built."""
         from saif.experiments.build import make_presets
 
-        with self._one_at_a_time:
+        with self._lock:
             self._check_idle()
             engine, library = self._local_engine(), self.services.library
-            making = BuildJob(name, library.instruction(name).title, *self._work(name, effort))
+            job = BuildJob(
+                name,
+                library.instruction(name).title,
+                *self._work(name, effort),
+            )
 
             def work(heard: "ProgressListener", before_pass: Callable[[], None]) -> None:
                 make_presets(
@@ -137,14 +141,14 @@ class Admin:
                     command=f"python -m saif presets build --preset {name} --effort {effort}",
                 )
 
-            self.making = making
-            making.run(work, engine.wait_until_idle)
-            return making
+            self.job = job
+            job.run(work, engine.wait_until_idle)
+            return job
 
     def _check_idle(self) -> None:
-        if self.making is not None and self.making.running:
+        if self.job is not None and self.job.running:
             raise InputError(
-                f"The preset “{self.making.title}” is being made.",
+                f"The preset “{self.job.title}” is being made.",
                 hint="Wait until it is done, or cancel it.",
             )
 

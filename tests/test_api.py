@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from saif.presets.files import write_preset
 from tiny import MODEL_ID, tiny_model, tiny_preset, tiny_steering
 from torch import Tensor
 from ui_server import owner_library
@@ -20,7 +19,7 @@ from saif.decoding import Sampling
 from saif.engine.local import LocalEngine
 from saif.engine.protocol import Message, Reply, Request, complete
 from saif.errors import InputError, PresetError, SteeringError
-from saif.presets.library import Library
+from saif.presets.library import Library, write_preset
 from saif.runtime.batch import left_pad
 from saif.runtime.language_model import LanguageModel
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from saif.presets.files import write_preset
 from tiny import tiny_model, tiny_preset
 from ui_server import owner_library
 
 import saif
 from saif import api
+from saif.presets.library import write_preset
 from saif.runtime.language_model import LanguageModel
 
 ROOT = Path(__file__).parents[1]

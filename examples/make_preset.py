@@ -13,7 +13,7 @@ for latent in found.preset.placements["post"].layers[-1].latents[:5]:
 
 (preset,) = saif.calibrate(model, ["letter"], effort="quick")
 choice = preset.preset.placements["post"].choice
-print(f"layer {choice.layer}, {choice.k} latents, dose {choice.dose:.2f}")
+print(f"layer {choice.layer}, {choice.latents.k} latents, dose {choice.dose:.2f}")
 
 result = saif.evaluate(model, ["letter"], placement="post", n=10)
 print(result)

@@ -14,4 +14,4 @@ for strength in (0.0, 0.5, 1.0, 2.0):
         prompted=False,
         max_new_tokens=24,
     ).result()
-    print(f"strength {strength}, dose {result.applied.dose:.2f}: {result.steered.text!r}")
+    print(f"strength {strength}, dose {result.steering.total_dose:.2f}: {result.steered.text!r}")

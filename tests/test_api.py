@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import MODEL_ID, tiny_model, tiny_preset, tiny_steering
+from tiny import MODEL_ID, tiny_model, tiny_preset, tiny_steering, together
 from torch import Tensor
 from ui_server import owner_library
 
@@ -69,7 +69,7 @@ def assert_same(model: LanguageModel, tokens: list[int], reply: Reply) -> None:
 def test_generate_inside_steering_writes_the_steered_column(
     model: LanguageModel, span: Span, cached: bool, half_life: int | None
 ) -> None:
-    steering = tiny_steering(span=span) + tiny_steering(3, span=span, seed=1)
+    steering = together(tiny_steering(span=span), tiny_steering(3, span=span, seed=1))
     steering = replace(steering, schedule=Schedule(half_life=half_life))
     replies = [column(model, text, steering) for text in TEXTS]
     assert [r.token_ids for r in replies] != [column(model, t, None).token_ids for t in TEXTS]
@@ -140,7 +140,7 @@ def test_what_a_hook_did_not_change_is_an_error(
 ) -> None:
     from saif.runtime import steering_hook
 
-    monkeypatch.setattr(steering_hook, "pushed", lambda resid, *_, **__: resid)
+    monkeypatch.setattr(steering_hook, "add_direction", lambda resid, *_, **__: resid)
     with (
         pytest.raises(SteeringError, match="positions instead of"),
         saif.steering(model.hf_model, tiny_steering()),
@@ -205,8 +205,8 @@ def test_a_comparison_takes_what_the_command_line_takes(
         ).result()
 
     result = ask(placement="pre", strength=0.5, k=2, layer=3, span="all", prompted=False, seed=3)
-    applied = result.applied
-    assert (applied.layers, applied.k, applied.strength, applied.span) == ((3,), 2, 0.5, "all")
+    used = result.steering
+    assert (used.layers, used.k, used.strength, used.span) == ((3,), 2, 0.5, "all")
     assert result.prompted is None
     assert len(result.columns) == 2
     off = ask(strength=0, temperature=1.0)

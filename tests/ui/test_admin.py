@@ -274,7 +274,7 @@ def test_a_preset_in_the_making_takes_no_pass_while_a_chat_is_answered(
     monkeypatch.setattr(
         model._model, "forward", lambda **given: passes.append(1) or forward(**given)
     )
-    making = shop.make("letter", "quick")
+    making = shop.build("letter", "quick")
     for _ in range(6):
         n = len(passes)
         until(lambda n=n: len(passes) > n + 3 or not making.running)  # type: ignore[misc]

@@ -53,6 +53,10 @@ class LocalEngine:
         with self._changed:
             return self._changed.wait_for(lambda: not self._in_flight, seconds)
 
+    def close(self) -> None:
+        """End whatever still runs, so that the model's memory is free once nobody holds this."""
+        self._reprefills.wait()
+
     def wait_for_reprefills(self) -> None:
         """Wait until the steered replies of the last turns are in the prefix cache."""
         self._reprefills.wait()
@@ -147,6 +151,10 @@ class SharedEngine(LocalEngine):
     def __init__(self, model: LanguageModel, *, cache_bytes: int = CACHE_BYTES) -> None:
         super().__init__(model, cache_bytes=cache_bytes)
         self._scheduler = Scheduler(model, cache=self.prefix_cache)
+
+    def close(self) -> None:
+        self._scheduler.close()
+        super().close()
 
     def _steps(self, rows: Sequence[Row], cancelled: Callable[[], bool]) -> Iterator[Step]:
         return self._scheduler.stream(rows, cancelled=cancelled)

@@ -70,6 +70,8 @@ class ModelAdmin:
                 raise InputError("A model is still loading.", hint="Wait until it is there.")
             worked = old.engine.exception() is None
             self._check(name.strip(), quantize, _memory_of(old.engine.result()) if worked else 0)
+            if worked:
+                _close(old.engine.result())
             del old
             try:
                 self._replace(found, name.strip(), quantize)
@@ -174,6 +176,14 @@ class ModelAdmin:
         if not isinstance(found, LocalEngine):
             raise SaifError("Presets can only be made where the model itself runs.")
         return found
+
+
+def _close(engine: "Engine") -> None:
+    """Its threads hold the model until they end."""
+    from saif.engine.local import LocalEngine
+
+    if isinstance(engine, LocalEngine):
+        engine.close()
 
 
 def _memory_of(engine: "Engine") -> int:

@@ -5,9 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import get_args
 
-from saif.study.data.results import Population, members, missed_checks
+from saif.study.data.results import Members, members
 from saif.study.store.store import Store
 
 HURRIED_MS = 1500
@@ -67,7 +66,8 @@ class Quality:
 
 
 def quality(store: Store) -> Quality:
-    rows = _participants(store)
+    counted = members(store)
+    rows = _participants(store, counted)
     with store.database.reading() as db:
         waits = db.execute(
             "SELECT MAX(ABS(a.ttft_ms - b.ttft_ms)) AS ms, "
@@ -95,8 +95,7 @@ def quality(store: Store) -> Quality:
         }
     return Quality(
         analysed={
-            population: len(voted & members(store, population))
-            for population in get_args(Population)
+            population: len(voted & belonging) for population, belonging in counted.of.items()
         },
         hurried=sum(row.hurried for row in rows),
         waits_ms=waits["ms"],
@@ -111,9 +110,8 @@ def quality(store: Store) -> Quality:
     )
 
 
-def _participants(store: Store) -> list[Row]:
+def _participants(store: Store, counted: Members) -> list[Row]:
     """Everybody, newest first."""
-    missed = missed_checks(store)
     decided: dict[str, list[float]] = {}
     with store.database.reading() as db:
         found = db.execute(
@@ -135,7 +133,7 @@ def _participants(store: Store) -> list[Row]:
             joined_at=row["created_at"],
             voted=row["voted"] or 0,
             trials=row["trials"] or 0,
-            missed_checks=missed.get(row["participant_id"], 0),
+            missed_checks=counted.missed_checks.get(row["participant_id"], 0),
             decision_ms=_median(decided.get(row["participant_id"])),
         )
         for row in found

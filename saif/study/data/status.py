@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from statistics import median
 
-from saif.study.data.results import flow, missed_checks, n_finished_in
+from saif.study.data.results import flow, members, n_finished_in
 from saif.study.durability.backup import backups
 from saif.study.durability.retention import ends_at
 from saif.study.store import outbox
@@ -67,7 +67,7 @@ class Status:
 def status(store: Store) -> Status:
     participants = flow(store)
     del participants["void_trials"]  # told by reason
-    missed = missed_checks(store)
+    missed = members(store).missed_checks
     end = ends_at(store)
     with store.database.reading() as db:
         taken = db.execute("SELECT COUNT(*) FROM cell_pool WHERE state <> 'free'").fetchone()[0]

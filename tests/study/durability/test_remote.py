@@ -16,10 +16,10 @@ from made_up_participants import (
     person,
     rows,
 )
+from stored_votes import votes
 
 from saif.errors import StudyError
 from saif.study.analysis.estimates import estimate
-from saif.study.data.results import votes
 from saif.study.durability import segments
 from saif.study.durability.erasure import withdraw
 from saif.study.durability.housekeeping import Housekeeper

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 from made_up_participants import KEY, Clock, make_store, person, rows
 from made_up_studies import LIBRARY
+from stored_votes import missed_checks, votes
 
 from saif.errors import InputError, StudyError
 from saif.study.analysis.estimates import estimate, icc
 from saif.study.data.export import check_export, export, read_votes
-from saif.study.data.results import flow, missed_checks, votes
+from saif.study.data.results import flow
 from saif.study.design.publish import publish
 from saif.study.design.study_file import read_study
 from saif.study.participation.votes import left_scores, preference_scores

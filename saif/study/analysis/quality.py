@@ -78,9 +78,9 @@ def _flow(data: StudyData) -> Flow:
         erased=counts["erased"],
         complete=counts["complete"],
         missed_checks=sum(
-            members.missed_checks.get(str(row["participant"]), 0) > study.failed_checks
-            for row in data.participants
-            if row["status"] == "complete"
+            members.missed_checks.get(one.number, 0) > study.failed_checks
+            for one in data.participants
+            if one.status == "complete"
         ),
         voted=len({one.participant for one in data.votes["main"] if one.choice != "skip"}),
         per_protocol=len(members.of["per-protocol"]),
@@ -170,7 +170,7 @@ def _times(data: StudyData, votes: Sequence[Vote]) -> Times:
 
 
 def _notes(data: StudyData) -> list[str]:
-    versions = {row["version"] for row in data.participants}
+    versions = {one.version for one in data.participants}
     notes = []
     if len(versions) > 1:
         notes.append(

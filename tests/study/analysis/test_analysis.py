@@ -479,7 +479,7 @@ def test_an_analysis_is_json_and_holds_no_participant_id(tmp_path: Path) -> None
     document = json.loads(as_json(found))
     assert document == json.loads(json.dumps(asdict(found)))
     assert not any(name in as_json(found) for name in ids)
-    typed = from_store(store, profile="full")
+    typed = from_store(store, texts=True)
     assert "a remark of" not in as_json(analyse(typed))
     assert "a remark of 0" in as_json(analyse(typed, texts=True))
 
@@ -506,11 +506,10 @@ def test_what_was_called_off_and_how_far_first_tokens_were_apart() -> None:
 
 def test_two_versions_and_made_up_participants_are_pointed_out() -> None:
     data = data_of(trial_rows(planted(1, 3, 2, 0.6)))
-    people = [dict(row) for row in data.participants]
-    people[0]["version"] = "another"
-    mixed = replace(data, participants=people)
+    changed, *others = data.participants
+    mixed = replace(data, participants=[replace(changed, version="another"), *others])
     assert any("2 versions" in limit for limit in analyse(mixed).limits)
-    bots = [{**row, "source": "bot"} for row in data.participants]
+    bots = [replace(one, source="bot") for one in data.participants]
     found = analyse(replace(data, participants=bots))
     assert found.made_up
     assert any("made up" in limit for limit in found.limits)

@@ -135,7 +135,7 @@ def test_a_side_bias_is_in_its_own_coefficient_and_not_in_the_preset() -> None:
             rows.append(trial_row(made, place + 1))
     found = analyse(data_of(rows))
     terms = {term.name: term for term in model(found, REGRESSION).terms}
-    assert terms["first arm on the left"].odds_low > 2
+    assert terms["first arm on the left"].odds_low > 1.5  # of 5.4
     assert terms[PRESET].odds_low < 1 < terms[PRESET].odds_high
     assert any("position matters" in limit for limit in found.limits)
     assert found.quality.left.value == pytest.approx(0.7, abs=0.06)

@@ -73,13 +73,14 @@ def pair(person: str, first: Choice, second: Choice) -> list:
 
 def test_a_retest_flips_where_the_answer_changes_and_not_where_the_side_does() -> None:
     rows = [*pair("a", "L", "R"), *pair("b", "L", "L"), *pair("c", "tie", "tie")]
+    rows += pair("f", "R", "L")
     alone = pair("e", "L", "R")[1:]
     found = quality(data_of([*rows, *pair("d", "tie", "skip"), *alone])).steadiness
     assert found is not None
-    assert found.flips.value == pytest.approx(1 / 3)
-    assert (found.pairs, found.flips.n_votes) == (3, 3)
-    # By hand: 2 of 3 agree; steered .67/.33, unsteered 0/.33, tie .33/.33 by chance agree 1/3.
-    assert found.kappa == pytest.approx((2 / 3 - 1 / 3) / (1 - 1 / 3))
+    assert found.flips.value == pytest.approx(1 / 4)
+    assert (found.pairs, found.flips.n_votes) == (4, 4)
+    # By hand: 3 of 4 agree; steered .5/.25, unsteered .25/.5, tie .25/.25 agree by chance 5/16.
+    assert found.kappa == pytest.approx((3 / 4 - 5 / 16) / (1 - 5 / 16))
 
 
 def test_bang_s_index_by_his_other_formula() -> None:

@@ -15,11 +15,6 @@ from saif.study.store.store import Store
 TOLD = re.compile(r"--(\w+) (?:(?!--).)*?\(default: ([\d.]+)\)")
 
 
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("saif.study.analysis.outcome._RESAMPLES", 60)
-
-
 @pytest.fixture
 def store(tmp_path) -> Store:
     """A study of two participants of which one is complete, with its version beside its data."""
@@ -184,6 +179,7 @@ def test_the_calculator_tells_how_many_to_recruit(saif, refused):
     told = saif("study", "power", "--rate", 0.65, "--studies", 500)
     assert re.search(r"Recruit \d+\.", told.stdout)
     assert "30 %" in told.stderr
+    assert saif("study", "power", "--rate", 0.65, "--looks", 3).exit_code == 2  # never analysed
     assert "rate of ½" in refused(saif("study", "power", "--rate", 0.5))
     assert "icc must lie" in refused(saif("study", "power", "--rate", 0.6, "--icc", 2))
     assert "studies must lie" in refused(saif("study", "power", "--rate", 0.6, "--studies", 1))

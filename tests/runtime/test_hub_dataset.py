@@ -9,10 +9,10 @@ import pytest
 from hub_server import HubServer, reachable_hub
 from huggingface_hub.utils import get_session
 from made_up_participants import Clock, complete, make_store
+from stored_votes import votes
 
 from saif.errors import StudyError
 from saif.runtime.hub_dataset import HubDataset
-from saif.study.data.results import votes
 from saif.study.design.publish import write_version
 from saif.study.durability.erasure import withdraw
 from saif.study.durability.remote import Copier, is_copied

@@ -6,8 +6,9 @@ from typing import Any
 
 from made_up_participants import published
 
-from saif.study.analysis.data import StudyData, numbered
+from saif.study.analysis.data import StudyData, data_of_tables
 from saif.study.data.tables import TABLES, Row
+from saif.study.data.unblinding import Look
 from saif.study.participation.votes import Vote
 
 STATUSES = ("enrolled", "active", "complete", "screened", "stale", "withdrawn", "erased")
@@ -59,6 +60,8 @@ def data_of(
     trials: Sequence[Row],
     *,
     responses: Sequence[Row] = (),
+    turns: Sequence[Row] = (),
+    looks: Sequence[Look] = (),
     statuses: dict[str, str] | None = None,
     live: bool = False,
     **changes: Any,
@@ -78,12 +81,10 @@ def data_of(
         for name in names
     ]
     counts = {status: sum(row["status"] == status for row in people) for status in STATUSES}
-    return StudyData(
-        version=version,
-        tables=numbered(
-            {"participants": people, "trials": trials, "turns": [], "responses": responses}
-        ),
-        flow={**counts, "void_trials": 0},
-        looks=(),
+    return data_of_tables(
+        version,
+        {"participants": people, "trials": trials, "turns": turns, "responses": responses},
+        {**counts, "void_trials": 0},
+        looks,
         hidden=live and counts["complete"] < version.study.quota.complete,
     )

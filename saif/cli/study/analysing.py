@@ -92,7 +92,7 @@ def _read(
         return from_export(source), False
     if unblind is not None and looked:
         note_look(store, unblind, actor=actor)
-    return from_store(store, profile="full" if texts else "deidentified"), looked
+    return from_store(store, texts=texts), looked
 
 
 def _show_quality(source: Path, json: bool) -> None:

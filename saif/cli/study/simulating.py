@@ -159,9 +159,6 @@ def power(
     presets: Annotated[
         int | None, typer.Option(help="Tested in one family, with Holm (default: 1).")
     ] = None,
-    looks: Annotated[
-        int | None, typer.Option(help="At the outcome, O'Brien and Fleming's (default: 1).")
-    ] = None,
     alpha: Annotated[float | None, _share("alpha", "Of the test (default: 0.05).")] = None,
     target: Annotated[float, _share("target", "Power to reach.")] = 0.8,
     participants: Annotated[
@@ -178,7 +175,7 @@ def power(
 
     given = {
         "votes": votes, "icc": icc, "ties": ties, "random": random, "exclusion": exclusion,
-        "dropout": dropout, "presets": presets, "looks": looks, "alpha": alpha,
+        "dropout": dropout, "presets": presets, "alpha": alpha,
     }  # fmt: skip
     scenario = Scenario(
         rate=rate,

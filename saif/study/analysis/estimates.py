@@ -7,40 +7,45 @@ unit is the participant, or the participant and the prompt where all saw the sam
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from saif.errors import InputError
-from saif.study.participation.votes import Score
+from saif.study.participation.votes import Score, Vote
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    Floats = NDArray[np.float64]
+    Places = NDArray[np.int64]
+
 EXACT_UP_TO = 16
 """Participants for whom all sign flips are tried; above that a sample of them is drawn."""
 
 _DRAWN = 99_999
-_BATCH = 1000
 
 _NO_VARIANCE = 1e-18
 """A variance of shares below this is rounding."""
 
+Clusters = Literal["participants", "participants and prompts"]
+"""What votes are counted as alike within."""
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The mean over participants of each one's mean score, in [0, 1].
-
-    variance: of `value`, with votes clustered; None if there is a single cluster. df: degrees of
-    freedom of that variance. n_votes: votes behind it.
-    """
+    """The mean over participants of each one's mean score, in [0, 1]."""
 
     value: float
     variance: float | None
+    """Of `value`, with votes clustered; None if there is a single cluster."""
     df: int
+    """Degrees of freedom of that variance."""
     n_participants: int
     n_votes: int
+    """Votes behind it."""
+    clusters: Clusters = "participants"
 
     @property
     def design_effect(self) -> float | None:
@@ -133,51 +138,77 @@ def participant_means(scores: Sequence[Score]) -> dict[str, float]:
     return {name: math.fsum(of[name]) / len(of[name]) for name in sorted(of)}
 
 
+def clustered_variances(
+    scores: "Floats", bread: "Floats", clusters: "Sequence[Places]"
+) -> "tuple[Floats, int]":
+    """Sandwich variances of a fit's coefficients, and their degrees of freedom.
+
+    scores: (n, k) what each vote adds to the derivative of the log likelihood. bread: (k, k) the
+    inverse of the information. clusters: one or two groupings of the votes, each (n,). With two
+    (Cameron, Gelbach and Miller, J. Business & Economic Statistics 29 (2011) 238) it is the
+    variance by the first plus that by the second minus that by both, each times G / (G - 1); where
+    this comes out below the larger of the first two, the larger stands. The degrees of freedom are
+    the smaller number of clusters minus 1.
+    """
+    import numpy as np
+    from statsmodels.stats.sandwich_covariance import cov_cluster, cov_cluster_2groups
+
+    fit = (scores, bread)
+    found = (
+        cov_cluster_2groups(fit, *clusters) if len(clusters) > 1 else [cov_cluster(fit, *clusters)]
+    )
+    variances = np.max([np.diag(one) for one in found], axis=0)
+    return variances, min(len(np.unique(one)) for one in clusters) - 1
+
+
+def places(names: Sequence[str | None]) -> "Places":
+    """(n,) place of each name among the sorted different ones."""
+    import numpy as np
+
+    order = {name: place for place, name in enumerate(sorted(map(str, set(names))))}
+    return np.array([order[str(name)] for name in names], dtype=np.int64)
+
+
+def prompts_are_shared(votes: "Sequence[Score] | Sequence[Vote]") -> bool:
+    """Whether votes on one prompt have to count as alike: two participants voted on the same one,
+    and there are at least two of them."""
+    seen_by = Counter(prompt for prompt, _ in {(one.prompt, one.participant) for one in votes})
+    return None not in seen_by and len(seen_by) > 1 and max(seen_by.values()) > 1
+
+
 def estimate(scores: Sequence[Score]) -> Estimate:
     """The estimand with participants as clusters: what to use when prompts are not shared."""
-    means = list(participant_means(scores).values())
+    means = participant_means(scores)
+    value = math.fsum(means.values()) / len(means)
+    if len(means) < 2:
+        return Estimate(value, None, 0, 1, len(scores))
+    squares = math.fsum((mean - value) ** 2 for mean in means.values())
     n = len(means)
-    value = math.fsum(means) / n
-    squares = math.fsum((mean - value) ** 2 for mean in means)
-    variance = squares / (n - 1) / n if n > 1 else None
-    return Estimate(value, variance, n - 1, n, len(scores))
+    return Estimate(value, squares / (n - 1) / n, n - 1, n, len(scores))
 
 
 def estimate_two_way(scores: Sequence[Score]) -> Estimate:
-    """The same value, with votes on the same prompt counted as alike, too.
+    """The same value, with votes on the same prompt counted as alike, too; see
+    `clustered_variances`. Raises InputError where a score names no prompt."""
+    import numpy as np
 
-    Cameron, Gelbach and Miller, J. Business & Economic Statistics 29 (2011) 238: the variance by
-    participant plus that by prompt minus that by both, each times G / (G - 1). Where this comes
-    out below the larger of the first two, the larger stands. df: the smaller number of clusters
-    minus 1. Raises InputError where a score names no prompt.
-    """
     if any(score.prompt is None for score in scores):
         raise InputError("Clustering by prompt needs the prompt of every vote.")
-    one_way = estimate(scores)
-    prompts = {score.prompt for score in scores}
-    if one_way.variance is None or len(prompts) < 2:
-        return Estimate(one_way.value, None, 0, one_way.n_participants, one_way.n_votes)
-    by_participant = _cluster_variance(scores, one_way.value, lambda score: score.participant)
-    by_prompt = _cluster_variance(scores, one_way.value, lambda score: score.prompt)
-    by_both = _cluster_variance(
-        scores, one_way.value, lambda score: (score.participant, score.prompt)
-    )
-    variance = max(by_participant + by_prompt - by_both, by_participant, by_prompt)
-    df = min(one_way.n_participants, len(prompts)) - 1
-    return Estimate(one_way.value, variance, df, one_way.n_participants, one_way.n_votes)
+    value = estimate(scores).value
+    who = places([score.participant for score in scores])
+    what = places([score.prompt for score in scores])
+    n, n_prompts = int(who.max()) + 1, int(what.max()) + 1
+    if n < 2 or n_prompts < 2:
+        return Estimate(value, None, 0, n, len(scores), "participants and prompts")
+    deviations = np.array([score.value for score in scores]) - value
+    weighted = deviations / (n * np.bincount(who)[who])  # each participant weighs the same
+    variances, df = clustered_variances(weighted[:, None], np.eye(1), [who, what])
+    return Estimate(value, float(variances[0]), df, n, len(scores), "participants and prompts")
 
 
-def _cluster_variance(
-    scores: Sequence[Score], value: float, cluster_of: Callable[[Score], Hashable]
-) -> float:
-    """Variance of the mean over participants, with the scores of a cluster summed first."""
-    votes = Counter(score.participant for score in scores)
-    sums: defaultdict[Hashable, list[float]] = defaultdict(list)
-    for score in scores:
-        weight = 1 / (len(votes) * votes[score.participant])
-        sums[cluster_of(score)].append(weight * (score.value - value))
-    squares = math.fsum(math.fsum(parts) ** 2 for parts in sums.values())
-    return squares * len(sums) / (len(sums) - 1)
+def best_estimate(scores: Sequence[Score]) -> Estimate:
+    """Clustered by prompt as well where prompts were shared. Raises InputError without scores."""
+    return estimate_two_way(scores) if prompts_are_shared(scores) else estimate(scores)
 
 
 def icc(scores: Sequence[Score]) -> float | None:
@@ -201,47 +232,30 @@ def icc(scores: Sequence[Score]) -> float | None:
 
 
 def sign_flip_p(scores: Sequence[Score], null: float = 0.5, *, seed: int = 0) -> float:
-    """Two-sided permutation test of mean = `null` that holds for any number of participants.
+    """Two-sided permutation test of mean = `null` with participants as the units.
 
     If the null is true, each participant's mean is as likely above it as below. All 2^N ways of
     flipping are tried up to EXACT_UP_TO participants, 99,999 drawn ones otherwise. The smallest
     possible p is 2 / 2^N: five participants can't reach 0.05.
     """
     import numpy as np
-    from scipy.stats import permutation_test
 
-    # Sorted, so that the random ids of participants change no digit of a drawn sample.
-    deviations = np.sort(list(participant_means(scores).values())) - null
-    if np.abs(deviations).max() < 1e-12 or len(deviations) < 2:
+    deviations = np.array(list(participant_means(scores).values())) - null
+    n = len(deviations)
+    if np.abs(deviations).max() < 1e-12 or n < 2:
         return 1.0
-    deviations = np.where(np.abs(deviations) < 1e-12, 0, deviations)
-    if len(deviations) > EXACT_UP_TO:
-        return _drawn_sign_flip_p(deviations, np.random.default_rng(seed))
-    found = permutation_test(
-        (deviations,),
-        lambda sample, axis: sample.mean(axis=axis),
-        permutation_type="samples",
-        n_resamples=2**EXACT_UP_TO,
-        vectorized=True,
-        batch=10_000,
-    )
-    return float(found.pvalue)
-
-
-def _drawn_sign_flip_p(deviations: "NDArray[np.float64]", rng: "np.random.Generator") -> float:
-    """The share of drawn flips whose sum is as far from 0, the one that was seen included. In
-    batches: SciPy's general test takes half a minute for a thousand participants."""
-    import numpy as np
-
-    seen = abs(float(deviations.sum())) - 1e-9
-    batches, size = divmod(_DRAWN, _BATCH)
-    as_far = 1
-    for n in [_BATCH] * batches + [size]:
-        flips = rng.integers(0, 2, (n, len(deviations)), dtype=np.int8)
-        # A flip of 1 takes a deviation twice from the sum of all.
-        sums = deviations.sum() - 2 * (flips.astype(np.float64) @ deviations)
-        as_far += int((np.abs(sums) >= seen).sum())
-    return as_far / (_DRAWN + 1)
+    seen = abs(math.fsum(deviations)) - 1e-9
+    if n <= EXACT_UP_TO:
+        signs = 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
+        return float((np.abs(signs @ deviations) >= seen).mean())
+    # Participants whose deviations have the same size are flipped together: how many of them stay
+    # is binomial. Rounded and sorted, so that neither ids nor the order of rows change a digit.
+    sizes, counts = np.unique(np.abs(deviations).round(12), return_counts=True)
+    rng = np.random.default_rng(seed)
+    sums = np.zeros(_DRAWN)
+    for size, count in zip(sizes, counts, strict=True):
+        sums += size * (2 * rng.binomial(count, 0.5, _DRAWN) - count)
+    return float(1 + (np.abs(sums) >= seen).sum()) / (_DRAWN + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,13 +288,67 @@ def tost(found: Estimate, *, null: float = 0.5, margin: float = 0.05) -> Equival
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's adjusted p values (Scandinavian J. of Statistics 6 (1979) 65), in the order given.
-    Raises InputError at a p value outside [0, 1]."""
-    for name, p in p_values.items():
-        if not 0 <= p <= 1:  # also refuses NaN
-            raise InputError(f"The p value of {name} must lie between 0 and 1, not {p}.")
-    adjusted, highest = {}, 0.0
-    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[name]))
-        adjusted[name] = highest
-    return {name: adjusted[name] for name in p_values}
+    """Holm's adjusted p values (Scandinavian J. of Statistics 6 (1979) 65), in the order given."""
+    from statsmodels.stats.multitest import multipletests
+
+    if not p_values:
+        return {}
+    adjusted = multipletests(list(p_values.values()), method="holm")[1]
+    return dict(zip(p_values, map(float, adjusted), strict=True))
+
+
+def krippendorffs_alpha(ratings: Mapping[Hashable, Sequence[Hashable]]) -> float | None:
+    """Krippendorff's α for nominal labels: 1 full agreement, 0 what chance gives.
+
+    ratings: item -> its labels, one per rater, in any order; items with one label say nothing.
+    Only meaningful where several people judged the very same two answers. Krippendorff, Content
+    Analysis (2004), chapter 11. None where it is undefined: fewer than two labels on every item,
+    or one and the same label throughout.
+    """
+    pairable = [Counter(labels) for labels in ratings.values() if len(labels) > 1]
+    totals = sum(pairable, Counter[Hashable]())
+    n = totals.total()
+    if len(totals) < 2:
+        return None
+    observed = math.fsum(
+        sum(count * (item.total() - count) for count in item.values()) / (item.total() - 1)
+        for item in pairable
+    )
+    expected = sum(count * (n - count) for count in totals.values()) / (n - 1)
+    return 1 - observed / expected
+
+
+def ratings_of(votes: Sequence[Vote]) -> dict[Hashable, list[Hashable]]:
+    """Votes by fixed prompt and pair of arms, as labels for `krippendorffs_alpha`. Skips and votes
+    in free chat are left out. Only for pairs whose answers were frozen for all participants."""
+    found: defaultdict[Hashable, list[Hashable]] = defaultdict(list)
+    for vote in votes:
+        if vote.prompt is not None and vote.choice != "skip":
+            found[vote.prompt, *sorted((vote.left, vote.right))].append(vote.answer)
+    return dict(found)
+
+
+def bang_index(right: int, wrong: int, unsure: int) -> tuple[float, float, float]:
+    """Bang's blinding index with its 95 % interval: 1 all could tell, 0 blind (or balanced
+    guessing), -1 all guessed the reverse.
+
+    Share that guessed right minus share that guessed wrong; who is unsure counts in n. Bang, Ni and
+    Davis, Controlled Clinical Trials 25 (2004) 143, with their normal interval; where that has no
+    width (all gave the same answer), Wilson's interval of the guesses, with unsure as ½. Raises
+    InputError without guesses.
+    """
+    from scipy.stats import norm
+    from statsmodels.stats.proportion import proportion_confint
+
+    n = right + wrong + unsure
+    if not n:
+        raise InputError("There are no guesses to compute a blinding index from.")
+    value = (right - wrong) / n
+    variance = ((right + wrong) / n - value**2) / n
+    if variance > 1e-12:
+        half = float(norm.ppf(0.975)) * math.sqrt(variance)
+        low, high = value - half, value + half
+    else:
+        bounds = proportion_confint((1 + value) / 2 * n, n, method="wilson")
+        low, high = (2 * float(bound) - 1 for bound in bounds)
+    return value, max(-1.0, min(low, value)), min(1.0, max(high, value))

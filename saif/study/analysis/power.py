@@ -18,30 +18,29 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_PARTICIPANTS = 20_000
-MAX_LOOKS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """What is expected of a study.
 
-    rate: of preferring the arm among votes that are no tie. votes: per participant and preset.
-    icc: of one participant's votes, among those that are no tie. ties: share of votes. random:
-    share of participants who answer by chance. exclusion, dropout: shares of participants who are
-    recruited but don't count. presets: tested in one family, so each at alpha / presets, which is
-    Holm's strictest step. looks: how often the outcome is looked at, evenly spaced, with
-    O'Brien–Fleming bounds.
+    exclusion, dropout: shares of participants who are recruited but don't count.
     """
 
     rate: float
+    """Of preferring the arm, among votes that are no tie."""
     votes: int = 10
+    """Per participant and preset."""
     icc: float = 0.15
+    """Of one participant's votes, among those that are no tie."""
     ties: float = 0.0
+    """Share of votes."""
     random: float = 0.0
+    """Share of participants who answer by chance."""
     exclusion: float = 0.0
     dropout: float = 0.0
     presets: int = 1
-    looks: int = 1
+    """Tested in one family, so each at alpha / presets, which is Holm's strictest step."""
     alpha: float = 0.05
 
     def __post_init__(self) -> None:
@@ -54,7 +53,6 @@ class Scenario:
             ("exclusion", self.exclusion, 0, 0.95),
             ("dropout", self.dropout, 0, 0.95),
             ("presets", self.presets, 1, 100),
-            ("looks", self.looks, 1, MAX_LOOKS),
             ("alpha", self.alpha, 0.0001, 0.2),
         ]
         for name, value, low, high in limits:
@@ -82,14 +80,9 @@ def power(
 ) -> tuple[float, float]:
     """The share of simulated studies whose test comes out significant, and its standard error.
 
-    participants: whose data count, after exclusions and dropouts. Raises InputError below two, or
-    where the looks leave fewer than two for the first.
+    participants: whose data count, after exclusions and dropouts. Raises InputError below two.
     """
-    if not max(2, 2 * scenario.looks) <= participants <= MAX_PARTICIPANTS:
-        raise InputError(
-            f"participants must lie between {max(2, 2 * scenario.looks)} and {MAX_PARTICIPANTS}, "
-            f"not {participants}."
-        )
+    check_between("participants", participants, 2, MAX_PARTICIPANTS)
     means = _participant_means(scenario, participants, studies, seed)
     share = _significant(scenario, means, participants)
     return share, math.sqrt(share * (1 - share) / studies)
@@ -121,7 +114,7 @@ def participants_needed(
             tell(participants)
         return _significant(scenario, means, participants) >= target
 
-    low, high = 2 * scenario.looks, max(16, 4 * scenario.looks)
+    low, high = 2, 16
     means = _participant_means(scenario, high, studies, seed)
     while not reaches(means, high):
         low, high = high, high * 2
@@ -141,39 +134,6 @@ def participants_needed(
         power=share,
         error=math.sqrt(share * (1 - share) / studies),
     )
-
-
-def obrien_fleming(looks: int, alpha: float = 0.05) -> list[float]:
-    """The bound on |z| at each of `looks` evenly spaced looks: c √(looks / k) at look k.
-
-    O'Brien and Fleming, Biometrics 35 (1979) 549; c makes the chance of crossing any bound alpha.
-    Raises InputError outside 1 to MAX_LOOKS looks.
-    """
-    import numpy as np
-    from scipy.optimize import brentq
-    from scipy.stats import multivariate_normal, norm
-
-    check_between("looks", looks, 1, MAX_LOOKS)
-    if looks == 1:
-        return [float(norm.isf(alpha / 2))]
-    k = np.arange(1, looks + 1)
-    correlation = np.sqrt(np.minimum.outer(k, k) / np.maximum.outer(k, k))
-    shape = np.sqrt(looks / k)
-
-    def excess(c: float) -> float:
-        inside = multivariate_normal.cdf(
-            c * shape,
-            mean=np.zeros(looks),
-            cov=correlation,
-            lower_limit=-c * shape,
-            abseps=2e-5,
-            releps=2e-5,
-            rng=np.random.default_rng(0),
-        )
-        return float(1 - inside - alpha)
-
-    c = brentq(excess, norm.isf(alpha / 2) - 1e-3, norm.isf(alpha / 2 / looks) + 1e-3, xtol=1e-4)
-    return [float(c * bound) for bound in shape]
 
 
 def _participant_means(
@@ -196,17 +156,11 @@ def _participant_means(
 
 
 def _significant(scenario: Scenario, means: "NDArray[np.float64]", participants: int) -> float:
-    """The share of studies whose first `participants` give p below alpha at any look."""
+    """The share of studies whose first `participants` give p below alpha."""
     import numpy as np
-    from scipy.stats import norm, t
+    from scipy.stats import t
 
-    crossed = np.zeros(len(means), dtype=bool)
-    alpha = scenario.alpha / scenario.presets
-    for look, bound in enumerate(obrien_fleming(scenario.looks, alpha), 1):
-        n = participants * look // scenario.looks
-        seen = means[:, :n] - 0.5
-        error = seen.std(axis=1, ddof=1) / math.sqrt(n)
-        centre = seen.mean(axis=1)
-        critical = t.isf(norm.sf(bound), n - 1)
-        crossed |= np.abs(centre) > np.maximum(error, 1e-12) * critical
-    return float(crossed.mean())
+    seen = means[:, :participants] - 0.5
+    error = seen.std(axis=1, ddof=1) / math.sqrt(participants)
+    critical = t.isf(scenario.alpha / scenario.presets / 2, participants - 1)
+    return float((np.abs(seen.mean(axis=1)) > np.maximum(error, 1e-12) * critical).mean())

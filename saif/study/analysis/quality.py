@@ -3,29 +3,27 @@
 Nothing here says which arm was preferred, so it may be looked at while a study runs.
 """
 
-import json
 import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
+from saif.core.statistics import cohens_kappa
 from saif.study.analysis.data import StudyData
-from saif.study.analysis.observations import (
-    Observation,
-    keeps_to_protocol,
-    missed,
-    observations,
-    retest_pairs,
-    voted,
-    votes_of,
+from saif.study.analysis.estimates import bang_index, best_estimate, estimate
+from saif.study.analysis.results import (
+    Attention,
+    Bin,
+    Blinding,
+    Flow,
+    Quality,
+    Share,
+    Steadiness,
+    Times,
 )
-from saif.study.analysis.reliability import Guess, bang_index, retest
-from saif.study.analysis.results import Attention, Bin, Blinding, Flow, Quality, Steadiness, Times
-from saif.study.analysis.shares import share
-from saif.study.data.tables import Row
 from saif.study.design.study_file import Study
-from saif.study.participation.votes import Score, left_scores
+from saif.study.participation.votes import Score, Vote, left_scores
 
 SECONDS = (1, 2, 3, 5, 10, 20, 30, 60)
 """Edges of the histogram of response times."""
@@ -33,30 +31,43 @@ SECONDS = (1, 2, 3, 5, 10, 20, 30, 60)
 
 def quality(data: StudyData) -> Quality:
     """What may be shown of any study at any time."""
-    seen = observations(data)
-    votes = votes_of(seen)
+    votes = data.votes["main"]
     choices = Counter(vote.choice for vote in votes)
     return Quality(
-        flow=_flow(data, seen),
+        flow=_flow(data),
         votes=len(votes),
         ties=choices["tie"],
         both_bad=choices["both_bad"],
         skips=choices["skip"],
-        voids=_voids(data),
+        voids=dict(sorted(Counter(reason for _, reason in data.voids).items())),
         left=share(left_scores(votes)),
         steadiness=_steadiness(data),
         blinding=_blinding(data),
         attention=_attention(data),
-        times=_times(data, seen),
+        times=_times(data, votes),
         notes=tuple(_notes(data)),
     )
 
 
-def _flow(data: StudyData, seen: Sequence[Observation]) -> Flow:
-    counts = data.flow
-    study = data.version.study
-    complete = [row for row in data.tables["participants"] if row["status"] == "complete"]
-    wrong = missed(data)
+def share(scores: Sequence[Score], *, prompts: bool = True) -> Share:
+    """The mean over participants with the interval that fits how the votes hang together. prompts:
+    cluster by prompt as well, where they were shared."""
+    if not scores:
+        return Share(
+            None, None, None, "none", "participants", 0, 0, None, None, "There are no votes."
+        )
+    found = best_estimate(scores) if prompts else estimate(scores)
+    sizes = (found.clusters, found.n_participants, found.n_votes)
+    if found.variance is None:
+        note = "One participant alone has no interval."
+        return Share(found.value, None, None, "none", *sizes, None, None, note)
+    method = "Clopper–Pearson on n_eff" if found.exact else "Wilson on n_eff"
+    low, high = found.headline()
+    return Share(found.value, low, high, method, *sizes, found.n_eff(), found.design_effect)
+
+
+def _flow(data: StudyData) -> Flow:
+    counts, study, members = data.flow, data.version.study, data.members
     gone = ("enrolled", "active", "complete", "screened", "stale", "withdrawn", "erased")
     return Flow(
         consented=sum(counts[status] for status in gone),
@@ -67,43 +78,28 @@ def _flow(data: StudyData, seen: Sequence[Observation]) -> Flow:
         erased=counts["erased"],
         complete=counts["complete"],
         missed_checks=sum(
-            wrong.get(str(row["participant"]), 0) > study.failed_checks for row in complete
+            members.missed_checks.get(one.number, 0) > study.failed_checks
+            for one in data.participants
+            if one.status == "complete"
         ),
-        voted=len({one.vote.participant for one in seen if one.vote.choice != "skip"}),
-        per_protocol=len(keeps_to_protocol(data)),
+        voted=len({one.participant for one in data.votes["main"] if one.choice != "skip"}),
+        per_protocol=len(members.of["per-protocol"]),
         planned=study.quota.complete,
     )
 
 
-def _voids(data: StudyData) -> dict[str, int]:
-    found = Counter(
-        str(row["void_reason"])
-        for row in data.tables["trials"]
-        if row["state"] == "void" and row["kind"] == "main"
-    )
-    return dict(sorted(found.items()))
-
-
 def _steadiness(data: StudyData) -> Steadiness | None:
-    pairs = [pair for pair in retest_pairs(data) if "skip" not in (pair[0].choice, pair[1].choice)]
+    """What was answered again, sides swapped; pairs with a skip are left out."""
+    pairs = [pair for pair in data.retests if "skip" not in (pair[0].choice, pair[1].choice)]
     if not pairs:
         return None
-    found = retest(pairs)
-    flips = share(
-        [
-            Score(
-                one.participant,
-                one.prompt,
-                float((one.preferred or one.choice) != (two.preferred or two.choice)),
-            )
-            for one, two in pairs
-        ],
-        prompts=False,
-    )
-    kappa = found.kappa
+    changed = [
+        Score(one.participant, one.prompt, float(one.answer != two.answer)) for one, two in pairs
+    ]
+    kappa = cohens_kappa([one.answer for one, _ in pairs], [two.answer for _, two in pairs])
     return Steadiness(
         pairs=len(pairs),
-        flips=flips,
+        flips=share(changed, prompts=False),
         kappa=kappa.value if kappa else None,
         kappa_low=kappa.low if kappa else None,
         kappa_high=kappa.high if kappa else None,
@@ -126,44 +122,38 @@ def _blinding(data: StudyData) -> Blinding:
     if question is None or changed is None:
         why = "Nobody was asked." if question is None else "Both arms were steered."
         return Blinding(None, None, None, 0, 0, 0, why)
-    last: dict[str, Row] = {}
-    for row in voted(data, "main"):  # in the order of positions
-        last[str(row["participant"])] = row
-    guesses: dict[str, Guess] = {}
-    for row in data.tables["responses"]:
-        who = str(row["participant"])
-        guess = json.loads(str(row["value"])) if row["item"] == question.id else None
-        if guess is None or who not in last:
-            continue
-        side = "L" if last[who]["left_arm"] == changed else "R"
-        guesses[who] = "unsure" if guess == "unsure" else "right" if guess == side else "wrong"
+    last = {vote.participant: vote for vote in data.votes["main"]}  # in the order of positions
+    guesses: dict[str, str] = {}
+    for one in data.responses:
+        if one.question == question.id and one.value is not None and one.participant in last:
+            side = "L" if last[one.participant].left == changed else "R"
+            told = "unsure" if one.value == "unsure" else "right" if one.value == side else "wrong"
+            guesses[one.participant] = told
     counts = Counter(guesses.values())
-    told = counts["right"], counts["wrong"], counts["unsure"]
+    n = counts["right"], counts["wrong"], counts["unsure"]
     if not guesses:
-        return Blinding(None, None, None, *told, "Nobody has answered yet.")
-    found = bang_index(guesses)
-    return Blinding(found.value, found.low, found.high, *told)
+        return Blinding(None, None, None, *n, "Nobody has answered yet.")
+    return Blinding(*bang_index(*n), *n)
 
 
 def _attention(data: StudyData) -> tuple[Attention, ...]:
-    answered: Counter[str] = Counter()
-    wrong: Counter[str] = Counter()
-    right = {check.id: check.answer for check in data.version.study.attention}
-    for row in voted(data, "attention"):
-        name = str(row["attention_check"])
-        answered[name] += 1
-        wrong[name] += row["choice"] != right.get(name)
-    return tuple(Attention(name, answered[name], wrong[name]) for name in right)
+    answered = Counter((check, choice) for _, check, choice in data.checks)
+    found = []
+    for check in data.version.study.attention:
+        n = sum(count for (name, _), count in answered.items() if name == check.id)
+        found.append(Attention(check.id, n, n - answered[check.id, check.answer]))
+    return tuple(found)
 
 
-def _times(data: StudyData, seen: Sequence[Observation]) -> Times:
-    seconds = sorted(one.decided_ms / 1000 for one in seen if one.decided_ms is not None)
+def _times(data: StudyData, votes: Sequence[Vote]) -> Times:
+    seconds = sorted(one.decided_ms / 1000 for one in votes if one.decided_ms is not None)
     labels = [
         f"<{SECONDS[0]}",
         *(f"{low}–{high}" for low, high in pairwise(SECONDS)),
         f"≥{SECONDS[-1]}",
     ]
     edges = (-math.inf, *SECONDS, math.inf)
+    gaps = data.first_token_gaps
     quarters = statistics.quantiles(seconds, method="inclusive") if len(seconds) > 1 else None
     return Times(
         n=len(seconds),
@@ -175,28 +165,18 @@ def _times(data: StudyData, seen: Sequence[Observation]) -> Times:
             Bin(label, sum(low <= one < high for one in seconds))
             for label, (low, high) in zip(labels, pairwise(edges), strict=True)
         ),
-        first_token_gap_ms=_first_token_gap(data),
+        first_token_gap_ms=(statistics.median(gaps), max(gaps)) if gaps else None,
     )
 
 
-def _first_token_gap(data: StudyData) -> tuple[float, float] | None:
-    gaps = [
-        abs(float(left) - float(right))
-        for row in data.tables["turns"]
-        if (left := row["left_ttft_ms"]) is not None and (right := row["right_ttft_ms"]) is not None
-    ]
-    return (statistics.median(gaps), max(gaps)) if gaps else None
-
-
 def _notes(data: StudyData) -> list[str]:
-    rows = data.tables["participants"]
-    versions = {row["version"] for row in rows}
+    versions = {one.version for one in data.participants}
     notes = []
     if len(versions) > 1:
         notes.append(
             f"Participants took part in {len(versions)} versions of the study; they are analysed "
             "together."
         )
-    if {row["source"] for row in rows} == {"bot"}:
+    if data.made_up:
         notes.append("The participants are made up.")
     return notes

@@ -1,4 +1,8 @@
-"""Regressions of the vote: what a preset does with side, position and length held even."""
+"""Logistic regressions of the vote: what a preset does with side, position and length held even.
+
+Averaged over people and prompts, with the covariance clustered as the headline's is. A mixed model,
+for who wants the odds of a typical person, is in the R script of an export.
+"""
 
 import math
 import warnings
@@ -6,133 +10,123 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from saif.study.analysis.data import StudyData
-from saif.study.analysis.design_matrix import Design, design
-from saif.study.analysis.mixed import fit_mixed, population_share
-from saif.study.analysis.observations import Observation, observations
+from saif.study.analysis.estimates import clustered_variances, places, prompts_are_shared
 from saif.study.analysis.results import Model, Term
+from saif.study.participation.votes import Vote
 
 if TYPE_CHECKING:
-    from saif.study.analysis.design_matrix import Floats
-
-FEW_CLUSTERS = 40
-"""Participants below which the covariance is corrected as Mancl and DeRouen do."""
+    from saif.study.analysis.estimates import Floats
 
 _TOO_FAR = 8.0
 """A coefficient beyond this (odds of 3,000 to 1) is running off to infinity."""
 
-_AVERAGED = (
-    "Generalised estimating equations, exchangeable within participants: what holds on average "
-    "over people."
-)
-_SHARED = (
-    " It does not allow for votes on one prompt being alike, so where prompts were shared its "
-    "intervals are too narrow."
+_ABOUT = (
+    "What holds on average over people and prompts. Its covariance takes votes of one participant "
+    "for alike{too}; its t has {df} degrees of freedom."
 )
 _WITH_LENGTH = (
     "The same with the difference in length. Where steering itself changes the length, this takes "
     "part of its effect away: a sensitivity analysis."
 )
-_WITHIN = (
-    "A logistic regression with a level for each participant and each prompt, by Laplace's "
-    "approximation. Odds are those of a typical participant on a typical prompt, probabilities are "
-    "averaged over them. It has no participant-by-preset levels and takes the spread that it finds "
-    "as known; a preset's interval therefore uses t with as many degrees of freedom as there are "
-    "participants, or prompts if these are fewer, minus 1. With under ten prompts it is still a "
-    "little narrow."
-)
 
 
 def models(data: StudyData) -> tuple[Model, ...]:
     """All of them; one that can't be fitted says so in its note."""
-    seen = [one for one in observations(data) if one.vote.choice != "skip"]
+    votes = [vote for vote in data.votes["main"] if vote.choice != "skip"]
     first = data.version.study.arms[0]
-    why = _hopeless(seen)
-    unmeasured = any(None in (one.tokens_first, one.tokens_second) for one in seen)
-    made = None if why else design(seen, first, length=False)
-    longer = None if why or unmeasured else design(seen, first, length=True)
-    if not why and unmeasured:
-        no_length = "The lengths of some answers are not known."
-    elif longer and made and longer.names == made.names:
-        longer, no_length = None, "The answers do not differ in length."
-    else:
-        no_length = why
-    few = len({one.vote.participant for one in seen}) < FEW_CLUSTERS
-    corrected = (
-        " Its covariance is corrected for few participants (Mancl and DeRouen 2001)." if few else ""
-    )
-    corrected += _SHARED if made is not None and made.n_prompts else ""
-    return (
-        _averaged("GEE", _AVERAGED + corrected, made, why),
-        _averaged("GEE with length", _WITH_LENGTH + corrected, longer, no_length),
-        _within("GLMM", _WITHIN, made, why),
-    )
+    name, longer = "logistic regression", "logistic regression with length"
+    why = _hopeless(votes)
+    if why:
+        return Model(name, "", (), 0, why), Model(longer, _WITH_LENGTH, (), 0, why)
+    plain = _fitted(name, votes, first, length=False)
+    if any(None in (vote.tokens_left, vote.tokens_right) for vote in votes):
+        return plain, Model(
+            longer, _WITH_LENGTH, (), 0, "The lengths of some answers are not known."
+        )
+    if all(vote.tokens_left == vote.tokens_right for vote in votes):
+        return plain, Model(longer, _WITH_LENGTH, (), 0, "The answers do not differ in length.")
+    return plain, _fitted(longer, votes, first, length=True)
 
 
-def _hopeless(seen: Sequence[Observation]) -> str:
+def _hopeless(votes: Sequence[Vote]) -> str:
     """Why no regression can be fitted to these votes; empty if nothing speaks against it."""
-    if len({one.vote.participant for one in seen}) < 2:
+    if len({vote.participant for vote in votes}) < 2:
         return "It needs votes of at least two participants."
-    for preset in dict.fromkeys(one.preset for one in seen):
-        preferred = {one.vote.preferred for one in seen if one.preset == preset}
-        if len(preferred) == 1:
-            what = "a tie" if preferred == {None} else "for the same arm"
+    preferred: dict[str, set[str | None]] = {}
+    for vote in votes:
+        preferred.setdefault(vote.preset, set()).add(vote.preferred)
+    for preset, arms in preferred.items():
+        if len(arms) == 1:
+            what = "a tie" if arms == {None} else "for the same arm"
             return f"Every vote on {preset} is {what}, so there is nothing to fit."
     return ""
 
 
-def _averaged(name: str, about: str, made: Design | None, why: str) -> Model:
-    import numpy as np
-    from statsmodels.genmod.cov_struct import Exchangeable, Independence
-    from statsmodels.genmod.families import Binomial
-    from statsmodels.genmod.generalized_estimating_equations import GEE
+def design(votes: Sequence[Vote], first: str, *, length: bool) -> "tuple[Floats, tuple[str, ...]]":
+    """(n, k) numbers that a regression sees, and the names of its columns: one for each preset,
+    then what may have moved the vote.
 
-    if made is None:
-        return Model(name, about, (), {}, 0, why)
-    alike = np.bincount(made.participants).max() > 1
-    n = made.n_participants
+    A preset's column is 1 on its votes, and everything else is 0 at the middle, so that a preset's
+    coefficient is the log odds of preferring the first arm, sides and position being even. A column
+    that the others determine is left out. length: with the difference of the answers' log lengths,
+    for which every vote needs its tokens.
+    """
+    import numpy as np
+
+    presets = list(dict.fromkeys(vote.preset for vote in votes))
+    columns = {name: np.array([float(vote.preset == name) for vote in votes]) for name in presets}
+    position = np.array([vote.position / 10 for vote in votes])
+    optional = {
+        "first arm on the left": np.array([0.5 if vote.left == first else -0.5 for vote in votes]),
+        "ten trials later": position - position.mean(),
+    }
+    if length:
+        optional["twice as long"] = np.array([_log_ratio(vote, first) for vote in votes])
+    for name, column in optional.items():
+        wider = np.column_stack([*columns.values(), column])
+        if np.linalg.matrix_rank(wider.T @ wider) == len(columns) + 1:
+            columns[name] = column
+    return np.column_stack(list(columns.values())), tuple(columns)
+
+
+def _log_ratio(vote: Vote, first: str) -> float:
+    """log2 of the first arm's length over the second's; an empty answer counts as one token."""
+    ratio = math.log2(max(1, vote.tokens_left or 0) / max(1, vote.tokens_right or 0))
+    return ratio if vote.left == first else -ratio
+
+
+def _fitted(name: str, votes: Sequence[Vote], first: str, *, length: bool) -> Model:
+    import numpy as np
+    from statsmodels.genmod.families import Binomial
+    from statsmodels.genmod.generalized_linear_model import GLM
+
+    y = np.array([0.5 if v.preferred is None else float(v.preferred == first) for v in votes])
+    x, names = design(votes, first, length=length)
+    clusters = [places([vote.participant for vote in votes])]
+    if prompts_are_shared(votes):
+        clusters.append(places([vote.prompt for vote in votes]))
+    about = _WITH_LENGTH if length else ""
+    if len(y) <= len(names):
+        return Model(name, about, (), len(y), "There are not more votes than coefficients.")
     try:
         with warnings.catch_warnings():
-            # What they warn of (no convergence, a singular matrix) shows in the numbers below.
+            # What they warn of (no convergence, separation) shows in the numbers below.
             warnings.simplefilter("ignore")
-            structure = Exchangeable() if alike else Independence()
-            model = GEE(made.y, made.x, made.participants, family=Binomial(), cov_struct=structure)
-            fit = model.fit(maxiter=200, cov_type="bias_reduced" if n < FEW_CLUSTERS else "robust")
+            fit = GLM(y, x, family=Binomial()).fit()
+        variances, df = clustered_variances(
+            x * (y - fit.mu)[:, None], np.asarray(fit.normalized_cov_params), clusters
+        )
     except (np.linalg.LinAlgError, ValueError, FloatingPointError) as error:
-        return Model(name, about, (), {}, len(made.y), f"It could not be fitted: {error}.")
-    errors = np.sqrt(np.clip(np.diag(fit.cov_params()), 0, None))
-    df = n - made.x.shape[1]
-    wrong = _wrong(fit.params, errors, converged=bool(fit.converged)) or (
-        "There are not more participants than coefficients." if df < 1 else ""
-    )
+        return Model(name, about, (), len(y), f"It could not be fitted: {error}.")
+    errors = np.sqrt(np.clip(variances, 0, None))
+    wrong = _wrong(fit.params, errors, converged=bool(fit.converged))
     if wrong:
-        return Model(name, about, (), {}, len(made.y), wrong)
-    correlation = float(structure.dep_params) if alike else 0.0
-    terms = _terms(made, fit.params, errors, np.full(len(errors), df), spread=0.0)
-    return Model(name, about, terms, {"correlation within participants": correlation}, len(made.y))
-
-
-def _within(name: str, about: str, made: Design | None, why: str) -> Model:
-    import numpy as np
-
-    if made is None:
-        return Model(name, about, (), {}, 0, why)
-    try:
-        fit = fit_mixed(made)
-    except np.linalg.LinAlgError as error:
-        return Model(name, about, (), {}, len(made.y), f"It could not be fitted: {error}.")
-    errors = np.sqrt(np.clip(np.diag(fit.covariance), 0, None))
-    wrong = _wrong(fit.coefficients, errors, converged=fit.converged)
-    if wrong:
-        return Model(name, about, (), {}, len(made.y), wrong)
-    spread = math.hypot(fit.sd_participants, fit.sd_prompts)
-    # A preset is compared between levels, side and position within them.
-    levels = min(made.n_participants, made.n_prompts or made.n_participants)
-    df = np.where(np.arange(len(errors)) < made.n_presets, max(1, levels - 1), np.inf)
-    terms = _terms(made, fit.coefficients, errors, df, spread=spread)
-    sds = {"sd of participants, log odds": fit.sd_participants}
-    if made.n_prompts:
-        sds["sd of prompts, log odds"] = fit.sd_prompts
-    return Model(name, about, terms, sds, len(made.y))
+        return Model(name, about, (), len(y), wrong)
+    if not length:
+        too = ", and votes on one prompt, too" if len(clusters) > 1 else ""
+        about = _ABOUT.format(too=too, df=df)
+    n_presets = len({vote.preset for vote in votes})
+    return Model(name, about, _terms(names, n_presets, fit.params, errors, df), len(y))
 
 
 def _wrong(coefficients: "Floats", errors: "Floats", *, converged: bool) -> str:
@@ -146,42 +140,36 @@ def _wrong(coefficients: "Floats", errors: "Floats", *, converged: bool) -> str:
             "Its odds run off to infinity: something separates the votes, or it reaches far beyond "
             "the data."
         )
-    if errors.min() <= 1e-9:
+    if errors.min() <= 1e-6:
         return "The votes do not vary enough to tell how sure it is."
     return "" if converged else "The search for its solution did not end."
 
 
 def _terms(
-    made: Design, coefficients: "Floats", errors: "Floats", df: "Floats", *, spread: float
+    names: Sequence[str], n_presets: int, coefficients: "Floats", errors: "Floats", df: int
 ) -> tuple[Term, ...]:
-    """df: degrees of freedom of each coefficient's t. spread: over which probabilities are
-    averaged."""
-    import numpy as np
+    """The first `n_presets` coefficients are log odds, so they are shares as well."""
+    from scipy.special import expit
     from scipy.stats import t
 
-    p_values = 2 * t.sf(np.abs(coefficients / errors), df)
-    halves = t.ppf(0.975, df) * errors
     found = []
-    for place, name in enumerate(made.names):
-        value, half = float(coefficients[place]), float(halves[place])
-        ends = (value, value - half, value + half)
-        odds, odds_low, odds_high = (math.exp(max(-50.0, min(50.0, end))) for end in ends)
-        preset = place < made.n_presets
-        share, share_low, share_high = (
-            population_share(end, spread) if preset else None for end in ends
-        )
+    for place, (name, value, error) in enumerate(zip(names, coefficients, errors, strict=True)):
+        half = float(t.ppf(0.975, df)) * error
+        ends = [float(end) for end in (value, value - half, value + half)]
+        odds = [math.exp(max(-50.0, min(50.0, end))) for end in ends]
+        shares = [float(expit(end)) if place < n_presets else None for end in ends]
         found.append(
             Term(
                 name=name,
-                log_odds=value,
-                error=float(errors[place]),
-                odds=odds,
-                odds_low=odds_low,
-                odds_high=odds_high,
-                probability=share,
-                probability_low=share_low,
-                probability_high=share_high,
-                p=float(p_values[place]),
+                log_odds=ends[0],
+                error=float(error),
+                odds=odds[0],
+                odds_low=odds[1],
+                odds_high=odds[2],
+                probability=shares[0],
+                probability_low=shares[1],
+                probability_high=shares[2],
+                p=2 * float(t.sf(abs(value / error), df)),
             )
         )
     return tuple(found)

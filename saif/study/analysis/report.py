@@ -1,19 +1,28 @@
-"""A study's report: one page with everything in it, and the numbers beside it as JSON."""
+"""A study's report: one page with everything in it, its pictures each with a text alternative, and
+the numbers beside it as JSON."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib.axes import Axes
+
 from saif.files import replace_file
 from saif.report.page import page_environment
-from saif.report.style import WIDTH, Picture
-from saif.study.analysis import figures
+from saif.report.plots import heading, row_label, row_value, rows
+from saif.report.style import INK, SOFT, WIDTH, Picture, Sheet, darker, paler
 from saif.study.analysis.analyse import as_json
-from saif.study.analysis.results import Analysis, Flow
+from saif.study.analysis.results import Analysis, Bin, BySide, Flow, PresetOutcome, Share, Times
 from saif.study.analysis.wording import interval, p_value, percent
 
 PAGE = "report.html"
 NUMBERS = "analysis.json"
+
+FIRST, SECOND, NEITHER, BAD = "#0072b2", "#d55e00", "#b5bcc6", "#7d8692"
+"""Colours of votes for the first arm, for the second, of ties and of both bad."""
+
+_ROW = 30
+_LEFT, _RIGHT = 132, 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +61,11 @@ def render(found: Analysis) -> str:
 
 def _pictures(found: Analysis) -> dict[str, Picture]:
     drawn: Sequence[Picture | None] = [
-        figures.forest(found.presets, found.arms[0]),
-        figures.people(found.presets, found.arms[0]),
-        figures.by_side(found.presets, found.arms),
-        figures.strengths(found.presets, found.arms),
-        figures.times(found.quality.times),
+        forest(found.presets, found.arms[0]),
+        people(found.presets, found.arms[0]),
+        by_side(found.presets, found.arms),
+        clarity(found.presets, found.arms),
+        times(found.quality.times),
     ]
     return {picture.name: picture for picture in drawn if picture}
 
@@ -81,3 +90,206 @@ def flow_steps(flow: Flow) -> tuple[Step, ...]:
         ),
         Step("per protocol", flow.per_protocol),
     )
+
+
+def forest(presets: Sequence[PresetOutcome], first: str) -> Picture | None:
+    """The estimate of each preset with its interval; paler, the same without ties and per protocol.
+    None where there is no estimate."""
+    lines: list[str | tuple[str, Share, bool]] = []
+    for one in presets:
+        if one.share.value is not None:
+            lines += [one.preset, ("everyone", one.share, True)]
+            lines += [
+                (name, one.sensitivities[name], False)
+                for name in ("ties dropped", "per protocol")
+                if one.sensitivities[name].value is not None
+            ]
+    if not lines:
+        return None
+    height = 86 + 24 * len(lines)
+    title = f"Votes for '{first}'"
+    told = []
+    with Sheet(title, height, left=_LEFT, right=_RIGHT) as sheet:
+        axes = sheet.axes
+        axes.axvline(50, color=SOFT, linewidth=1)
+        for place, line in enumerate(lines):
+            if isinstance(line, str):
+                heading(axes, place, line)
+                told.append(line)
+                continue
+            name, share, headline = line
+            _estimate(axes, place, share, headline)
+            row_label(axes, place, name, strong=headline)
+            told.append(f"{name} {percent(share.value)} ({interval(share)})")
+        rows(axes, len(lines))
+        sheet.percent_axis("x", "share of votes, %, with 95 % interval; line: no preference")
+        return Picture("forest", f"{title}. {'; '.join(told)}.", sheet.png(), height)
+
+
+def _estimate(axes: Axes, place: int, share: Share, headline: bool) -> None:
+    assert share.value is not None, "rows without a value are left out"
+    value, colour = 100 * share.value, FIRST if headline else paler(FIRST)
+    if share.low is not None and share.high is not None:
+        ends = [100 * share.low, 100 * share.high]
+        axes.plot(ends, [place, place], color=colour, linewidth=2.4 if headline else 1.4)
+    marker = "s" if headline else "o"
+    axes.plot(value, place, marker, color=colour, markersize=7 if headline else 4, clip_on=False)
+    told = f"{value:.0f} %"
+    if share.low is not None and share.high is not None:
+        told += f" ({100 * share.low:.0f} to {100 * share.high:.0f})"
+    row_value(axes, place, told, strong=headline)
+
+
+def people(presets: Sequence[PresetOutcome], first: str) -> Picture | None:
+    """A dot for each participant; equal shares are stacked. None where nobody voted."""
+    shown = [one for one in presets if one.participants]
+    if not shown:
+        return None
+    room = 92
+    height = 78 + room * len(shown)
+    title = f"Each participant's share of votes for '{first}'"
+    with Sheet(title, height, left=24, right=24) as sheet:
+        axes = sheet.axes
+        axes.axvline(50, color=SOFT, linewidth=1)
+        for place, one in enumerate(shown):
+            heading(axes, place - 0.42, one.preset)
+            _dots(axes, place + 0.08, [person.share for person in one.participants])
+            if one.share.value is not None:
+                value = 100 * one.share.value
+                axes.plot([value, value], [place + 0.44, place - 0.28], color=FIRST, linewidth=1.6)
+        axes.set_ylim(len(shown) - 0.5, -0.58)
+        axes.set_yticks([])
+        sheet.percent_axis("x", "share of votes, %; a dot is a participant, blue: their mean")
+        return Picture("people", _people_in_words(title, shown), sheet.png(), height)
+
+
+def _dots(axes: Axes, place: float, shares: Sequence[float]) -> None:
+    """Shares within two points of each other are stacked, as close as their number demands."""
+    stacks: dict[int, int] = {}
+    for share in shares:
+        stacks[round(share * 50)] = stacks.get(round(share * 50), 0) + 1
+    gap = min(0.1, 0.66 / max(stacks.values()))
+    for where, n in stacks.items():
+        heights = [place + gap * (level - (n - 1) / 2) for level in range(n)]
+        axes.plot(
+            [2 * where] * n, heights, "o", color=INK, alpha=0.55, markersize=4.2,
+            markeredgewidth=0, clip_on=False,
+        )  # fmt: skip
+
+
+def _people_in_words(title: str, shown: Sequence[PresetOutcome]) -> str:
+    told = []
+    for one in shown:
+        shares = [person.share for person in one.participants]
+        above, below = sum(share > 0.5 for share in shares), sum(share < 0.5 for share in shares)
+        told.append(
+            f"{one.preset}: {above} of {len(shares)} above one half, {below} below, "
+            f"from {percent(min(shares))} to {percent(max(shares))}"
+        )
+    return f"Dot plot. {title}. {'; '.join(told)}."
+
+
+def by_side(presets: Sequence[PresetOutcome], arms: Sequence[str]) -> Picture | None:
+    """How the votes fell with the first arm on the left, and on the right."""
+    lines: list[str | BySide] = []
+    for one in presets:
+        if one.counts.votes:
+            lines += [one.preset, *one.by_side]
+    if not lines:
+        return None
+    height = 96 + _ROW * len(lines)
+    title = f"Votes by the side of '{arms[0]}'"
+    told = []
+    with Sheet(title, height, left=96, right=24) as sheet:
+        axes = sheet.axes
+        for place, line in enumerate(lines):
+            if isinstance(line, str):
+                heading(axes, place, line)
+                told.append(line)
+                continue
+            _stacked(axes, place, [line.first, line.tie, line.both_bad, line.second])
+            row_label(axes, place, f"on the {line.first_arm_on}")
+            told.append(
+                f"{arms[0]} on the {line.first_arm_on}: {line.first} for {arms[0]}, {line.tie} "
+                f"ties, {line.both_bad} both bad, {line.second} for {arms[1]}"
+            )
+        rows(axes, len(lines), margin=0.35)
+        sheet.percent_axis("x", "votes, %")
+        _legend(axes, [(arms[0], FIRST), ("tie", NEITHER), ("both bad", BAD), (arms[1], SECOND)])
+        return Picture("sides", f"Stacked bars. {title}. {'; '.join(told)}.", sheet.png(), height)
+
+
+def _stacked(axes: Axes, place: int, counts: Sequence[int]) -> None:
+    total, start = sum(counts), 0.0
+    for n, colour in zip(counts, (FIRST, NEITHER, BAD, SECOND), strict=True):
+        if not n:
+            continue
+        width = 100 * n / total
+        axes.barh(place, width, left=start, height=0.62, color=colour, linewidth=0)
+        if width > 5:
+            dark = colour in (FIRST, SECOND, BAD)
+            axes.text(
+                start + width / 2, place, str(n), ha="center", va="center", fontsize=8,
+                color="white" if dark else INK,
+            )  # fmt: skip
+        start += width
+
+
+def _legend(axes: Axes, entries: Sequence[tuple[str, str]]) -> None:
+    handles = [axes.barh(0, 0, color=colour, label=name) for name, colour in entries]
+    axes.legend(
+        handles=handles, loc="lower right", bbox_to_anchor=(1.02, 0.99), ncols=len(entries),
+        frameon=False, fontsize=7.5, handlelength=0.9, handleheight=0.9, columnspacing=1.1,
+        handletextpad=0.4, borderaxespad=0.1,
+    )  # fmt: skip
+
+
+def times(found: Times) -> Picture | None:
+    """How long participants took to decide."""
+    if not found.n:
+        return None
+    return _columns("times", "Seconds until the vote", found.histogram, [("votes", FIRST)])
+
+
+def clarity(presets: Sequence[PresetOutcome], arms: Sequence[str]) -> Picture | None:
+    """How clear preferences were, over all presets, for either arm."""
+    labels = list(dict.fromkeys(one.label for preset in presets for one in preset.strengths))
+    summed = []
+    for label in labels:
+        same = [one for preset in presets for one in preset.strengths if one.label == label]
+        summed.append(Bin(label, sum(one.n for one in same), sum(one.second or 0 for one in same)))
+    if not any(one.n + (one.second or 0) for one in summed):
+        return None
+    pairs = [(f"for {arms[0]}", FIRST), (f"for {arms[1]}", SECOND)]
+    return _columns("strengths", "Strength of preference", summed, pairs)
+
+
+def _columns(
+    name: str, title: str, bins: Sequence[Bin], kinds: Sequence[tuple[str, str]]
+) -> Picture:
+    height = 240
+    width = 0.8 / len(kinds)
+    with Sheet(title, height, left=44, right=16) as sheet:
+        axes = sheet.axes
+        for place, one in enumerate(bins):
+            for nth, (_, colour) in enumerate(kinds):
+                n = (one.n, one.second or 0)[nth]
+                at = place + (nth - (len(kinds) - 1) / 2) * width
+                axes.bar(at, n, width=width * 0.94, color=colour, linewidth=0)
+                if n:
+                    axes.text(
+                        at, n, f"{n}", ha="center", va="bottom", fontsize=7.5, color=darker(colour)
+                    )
+        axes.set_xticks(range(len(bins)), [one.label for one in bins], fontsize=7.5)
+        axes.set_yticks([])
+        axes.margins(y=0.12)
+        if len(kinds) > 1:
+            handles = [axes.bar(0, 0, color=colour, label=kind) for kind, colour in kinds]
+            axes.legend(handles=handles, frameon=False, fontsize=8, loc="upper right",
+                        bbox_to_anchor=(1.0, 1.16), ncols=2, handlelength=0.9)  # fmt: skip
+        told = [
+            f"{one.label}: {one.n}" + ("" if one.second is None else f" and {one.second}")
+            for one in bins
+        ]
+        what = " and ".join(kind for kind, _ in kinds)
+        return Picture(name, f"Bars. {title}, {what}. {'; '.join(told)}.", sheet.png(), height)

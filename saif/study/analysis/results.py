@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from saif.study.analysis.estimates import Clusters
 from saif.study.data.unblinding import Look
-
-Clusters = Literal["participants", "participants and prompts"]
-"""What votes are counted as alike within."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +148,12 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A regression. about: the estimator and its limits. spread: what it found of how alike votes
-    are. note: why it was not fitted; then there are no terms."""
+    """A regression. about: the estimator and its limits. note: why it was not fitted; then there
+    are no terms."""
 
     name: str
     about: str
     terms: tuple[Term, ...]
-    spread: Mapping[str, float]
     n_votes: int
     note: str = ""
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 
 from saif.study.analysis.data import StudyData
-from saif.study.analysis.outcome import answers_are_shared
 from saif.study.analysis.results import PresetOutcome, Quality, Share
 from saif.study.design.study_file import FreeChat, Study
 
@@ -74,8 +73,7 @@ def limits(found: Sequence[PresetOutcome], seen: Quality, data: StudyData) -> It
     """What a reader has to know before believing the summary."""
     study, flow = data.version.study, seen.flow
     yield from seen.notes
-    made_up = {row["source"] for row in data.tables["participants"]} == {"bot"}
-    if flow.complete < flow.planned and not made_up:
+    if flow.complete < flow.planned and not data.made_up:
         yield (
             f"Interim: {flow.complete} of {flow.planned} planned participants are complete. "
             "Deciding by such a look whether to go on would make its p values too small."
@@ -100,7 +98,7 @@ def limits(found: Sequence[PresetOutcome], seen: Quality, data: StudyData) -> It
         )
     if isinstance(study.prompts, FreeChat):
         yield "Participants wrote their own messages, so they judged different answers."
-    elif answers_are_shared(study):
+    elif data.answers_are_shared:
         yield (
             "All judged the same answers, written without chance: the result is about these "
             "answers as much as about the arms."

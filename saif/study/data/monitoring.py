@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from statistics import median
-from typing import get_args
 
-from saif.study.data.results import Population, flow, members, missed_checks, n_finished_in
+from saif.study.data.results import Members, flow, members, n_finished_in
 from saif.study.durability.backup import backups
 from saif.study.durability.remote import n_uncopied
 from saif.study.durability.retention import ends_at
@@ -131,7 +130,7 @@ class Quality:
 def status(store: Store) -> Status:
     participants = flow(store)
     del participants["void_trials"]  # told by reason
-    missed = missed_checks(store)
+    missed = members(store).missed_checks
     end = ends_at(store)
     with store.database.snapshot() as db:
         taken = db.execute("SELECT COUNT(*) FROM cell_pool WHERE state <> 'free'").fetchone()[0]
@@ -183,7 +182,8 @@ def _stamp(seconds: float) -> str:
 
 
 def quality(store: Store) -> Quality:
-    rows = _participants(store)
+    counted = members(store)
+    rows = _participants(store, counted)
     with store.database.snapshot() as db:
         waits = db.execute(
             "SELECT MAX(ABS(a.ttft_ms - b.ttft_ms)) AS ms, "
@@ -211,8 +211,7 @@ def quality(store: Store) -> Quality:
         }
     return Quality(
         analysed={
-            population: len(voted & members(store, population))
-            for population in get_args(Population)
+            population: len(voted & belonging) for population, belonging in counted.of.items()
         },
         hurried=sum(row.hurried for row in rows),
         waits_ms=waits["ms"],
@@ -227,9 +226,8 @@ def quality(store: Store) -> Quality:
     )
 
 
-def _participants(store: Store) -> list[Row]:
+def _participants(store: Store, counted: Members) -> list[Row]:
     """Everybody, newest first."""
-    missed = missed_checks(store)
     decided: dict[str, list[float]] = {}
     with store.database.snapshot() as db:
         found = db.execute(
@@ -248,7 +246,7 @@ def _participants(store: Store) -> list[Row]:
             joined_at=row["created_at"],
             voted=row["voted"] or 0,
             trials=row["trials"] or 0,
-            missed_checks=missed.get(row["participant_id"], 0),
+            missed_checks=counted.missed_checks.get(row["participant_id"], 0),
             decision_ms=_median(decided.get(row["participant_id"])),
         )
         for row in found

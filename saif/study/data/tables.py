@@ -8,7 +8,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from saif.study.design.study_file import Study
 from saif.study.participation.votes import Vote
@@ -233,18 +233,19 @@ def codebook() -> dict[str, dict[str, dict[str, object]]]:
     }
 
 
-def prompts_of(row: Mapping[str, Value]) -> list[str]:
-    """The prompt ids of a row of `trials`."""
-    return list(json.loads(str(row["prompts"])))
-
-
-def vote_of(row: Mapping[str, Value]) -> Vote:
-    """The vote of a row of `trials`, whose trial was voted on."""
+def vote_of(row: Mapping[str, Any], participant: str | None = None) -> Vote:
+    """The vote of a row of `trials`, whose trial was voted on. participant: another name of who."""
     return Vote(
-        trial=str(row["trial"]),
-        participant=str(row["participant"]),
-        prompt=next(iter(prompts_of(row)), None),
-        left=str(row["left_arm"]),
-        right=str(row["right_arm"]),
-        choice=row["choice"],  # type: ignore[arg-type]  # the schema allows no other
+        trial=row["trial"],
+        participant=participant or row["participant"],
+        prompt=next(iter(json.loads(row["prompts"])), None),
+        left=row["left_arm"],
+        right=row["right_arm"],
+        choice=row["choice"],
+        preset=row["preset"] or "",
+        position=row["position"] or 0,
+        clarity=row["strength"],
+        decided_ms=row["decided_ms"],
+        tokens_left=row["tokens_left"],
+        tokens_right=row["tokens_right"],
     )

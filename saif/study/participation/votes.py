@@ -16,20 +16,36 @@ TieRule = Literal["half", "drop"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vote:
-    """One valid vote. left, right: the arms that were shown there. prompt: the id of a fixed
-    prompt, None in free chat."""
+    """One valid vote, and what may have moved it."""
 
     trial: str
     participant: str
     prompt: str | None
+    """Id of a fixed prompt, the first where a trial has several; None in free chat."""
     left: str
+    """The arm whose answer was shown on the left."""
     right: str
     choice: Choice
+    preset: str = ""
+    position: int = 0
+    """Place of the trial in the participant's plan, from 1."""
+    clarity: int | None = None
+    """How clear the preference was, 1 is the weakest; None where that was not asked."""
+    decided_ms: int | None = None
+    tokens_left: int | None = None
+    """Length of the answer on the left; None where it was not counted."""
+    tokens_right: int | None = None
 
     @property
     def preferred(self) -> str | None:
         """The arm that was chosen; None where none was."""
-        return {"L": self.left, "R": self.right}.get(self.choice)
+        return self.left if self.choice == "L" else self.right if self.choice == "R" else None
+
+    @property
+    def answer(self) -> str:
+        """The arm that was chosen, or else the choice: what should stay when the sides are
+        swapped."""
+        return self.preferred or self.choice
 
 
 @dataclass(frozen=True, slots=True)

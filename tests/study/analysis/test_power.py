@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from saif.errors import InputError
-from saif.study.analysis.power import Scenario, obrien_fleming, participants_needed, power
+from saif.study.analysis.power import Scenario, participants_needed, power
 
 
 @pytest.mark.parametrize(
@@ -61,26 +61,6 @@ def test_exclusions_and_dropouts_are_made_up_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("looks", "c"),  # Jennison and Turnbull (2000), table 2.3
-    [(1, 1.960), (2, 1.977), (3, 2.004), (5, 2.040)],
-)
-def test_obrien_fleming_bounds_are_the_published_ones(looks: int, c: float) -> None:
-    bounds = obrien_fleming(looks)
-    assert bounds[-1] == pytest.approx(c, abs=0.002)
-    assert bounds[0] == pytest.approx(c * np.sqrt(looks), abs=0.005)
-
-
-def test_looks_do_not_raise_the_false_alarms() -> None:
-    share, _ = power(Scenario(rate=0.5, looks=4), 80)
-    assert share == pytest.approx(0.05, abs=0.015)
-    # The same looks without bounds, as a researcher would who peeks.
-    rng = np.random.default_rng(0)
-    means = rng.binomial(10, 0.5, (2000, 80)) / 10
-    peeked = [stats.ttest_1samp(means[:, :n], 0.5, axis=1).pvalue < 0.05 for n in (20, 40, 60, 80)]
-    assert np.any(peeked, axis=0).mean() > 0.1
-
-
-@pytest.mark.parametrize(
     "wrong",
     [
         {"rate": 0.0},
@@ -89,7 +69,6 @@ def test_looks_do_not_raise_the_false_alarms() -> None:
         {"icc": 1.0},
         {"ties": 1.0},
         {"presets": 0},
-        {"looks": 9},
         {"alpha": 0.0},
         {"dropout": 1.0},
     ],

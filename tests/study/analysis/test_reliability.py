@@ -5,11 +5,13 @@ import math
 import random
 
 import pytest
+from made_up_data import data_of, trial_row
 from made_up_votes import vote
 
 from saif.errors import InputError
-from saif.study.analysis.reliability import bang_index, krippendorffs_alpha, ratings_of, retest
-from saif.study.participation.votes import Vote
+from saif.study.analysis.estimates import bang_index, krippendorffs_alpha, ratings_of
+from saif.study.analysis.quality import quality
+from saif.study.participation.votes import Choice
 
 # Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), part C: four observers, twelve
 # units, missing values left out. It gives α = 0.743 for nominal data.
@@ -60,68 +62,56 @@ def test_ratings_name_the_arm_and_not_the_side() -> None:
     assert ratings_of(votes) == {("q", "steered", "unsteered"): ["steered", "steered", "tie"]}
 
 
-def pair(person: str, first: str, second: str) -> tuple[Vote, Vote]:
-    """The second time, the sides are swapped."""
-    return (
-        vote(f"{person}-1-{first}", person, first),
-        vote(f"{person}-2-{second}", person, second, left="unsteered", right="steered"),
-    )
+def pair(person: str, first: Choice, second: Choice) -> list:
+    """Rows of a trial and of its retest, in which the sides are swapped."""
+    again = vote(f"{person}-2", person, second, left="unsteered", right="steered")
+    return [
+        trial_row(vote(f"{person}-1", person, first), 1),
+        trial_row(again, 2, kind="retest", retest_of=1),
+    ]
 
 
 def test_a_retest_flips_where_the_answer_changes_and_not_where_the_side_does() -> None:
-    steady, flipped = pair("a", "L", "R"), pair("b", "L", "L")
-    found = retest([steady, flipped, pair("c", "tie", "tie"), pair("d", "tie", "skip")])
-    assert found.flips.value == pytest.approx(1 / 3)
-    assert found.flips.n_votes == 3
-    assert found.kappa is not None
-    # By hand: 2 of 3 agree; steered .67/.33, unsteered 0/.33, tie .33/.33 by chance agree 1/3.
-    assert found.kappa.value == pytest.approx((2 / 3 - 1 / 3) / (1 - 1 / 3))
-
-
-def test_a_retest_is_of_one_person_on_the_same_arms() -> None:
-    with pytest.raises(InputError, match="no retest pair"):
-        retest([(vote("1", "a"), vote("2", "b"))])
-    with pytest.raises(InputError, match="no retest pair"):
-        retest([(vote("1", "a"), vote("2", "a", right="prompted"))])
-    with pytest.raises(InputError, match="no votes"):
-        retest([])
-
-
-def guesses(right: int, wrong: int, unsure: int) -> dict[str, str]:
-    told = ["right"] * right + ["wrong"] * wrong + ["unsure"] * unsure
-    return {f"p{i}": guess for i, guess in enumerate(told)}
+    rows = [*pair("a", "L", "R"), *pair("b", "L", "L"), *pair("c", "tie", "tie")]
+    rows += pair("f", "R", "L")
+    alone = pair("e", "L", "R")[1:]
+    found = quality(data_of([*rows, *pair("d", "tie", "skip"), *alone])).steadiness
+    assert found is not None
+    assert found.flips.value == pytest.approx(1 / 4)
+    assert (found.pairs, found.flips.n_votes) == (4, 4)
+    # By hand: 3 of 4 agree; steered .5/.25, unsteered .25/.5, tie .25/.25 agree by chance 5/16.
+    assert found.kappa == pytest.approx((3 / 4 - 5 / 16) / (1 - 5 / 16))
 
 
 def test_bang_s_index_by_his_other_formula() -> None:
     """(2 · right / (right + wrong) - 1) · (right + wrong) / n, with its multinomial variance."""
     right, wrong, unsure = 30, 12, 18
-    found = bang_index(guesses(right, wrong, unsure))
+    value, low, high = bang_index(right, wrong, unsure)
     share = right / (right + wrong)
-    assert found.value == pytest.approx((2 * share - 1) * 42 / 60, abs=1e-12)
+    assert value == pytest.approx((2 * share - 1) * 42 / 60, abs=1e-12)
     p, q = right / 60, wrong / 60
     spread = 1.959963985 * math.sqrt((p + q - (p - q) ** 2) / 60)
-    assert (found.low, found.high) == pytest.approx((found.value - spread, found.value + spread))
-    assert found.n == 60
+    assert (low, high) == pytest.approx((value - spread, value + spread))
 
 
 def test_balanced_guessing_is_blind() -> None:
-    found = bang_index(guesses(25, 25, 10))
-    assert found.value == 0
-    assert found.low == -found.high
+    value, low, high = bang_index(25, 25, 10)
+    assert value == 0
+    assert low == -high
 
 
 @pytest.mark.parametrize(
-    ("counts", "value"), [((20, 0, 0), 1), ((0, 20, 0), -1), ((0, 0, 20), 0), ((1, 0, 0), 1)]
+    ("counts", "wanted"), [((20, 0, 0), 1), ((0, 20, 0), -1), ((0, 0, 20), 0), ((1, 0, 0), 1)]
 )
 def test_where_all_guess_alike_the_interval_has_width(
-    counts: tuple[int, int, int], value: float
+    counts: tuple[int, int, int], wanted: float
 ) -> None:
-    found = bang_index(guesses(*counts))
-    assert found.value == value
-    assert -1 <= found.low <= value <= found.high <= 1
-    assert found.high - found.low > 0.1
+    value, low, high = bang_index(*counts)
+    assert value == wanted
+    assert -1 <= low <= value <= high <= 1
+    assert high - low > 0.1
 
 
 def test_no_guesses_are_refused() -> None:
     with pytest.raises(InputError, match="no guesses"):
-        bang_index({})
+        bang_index(0, 0, 0)

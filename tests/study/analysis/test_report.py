@@ -9,17 +9,11 @@ from made_up_data import data_of, empty_row, trial_rows
 from made_up_votes import planted
 
 from saif.study.analysis.analyse import analyse, as_json
-from saif.study.analysis.data import StudyData
 from saif.study.analysis.report import NUMBERS, PAGE, flow_steps, render, write_page
 from saif.study.analysis.results import Analysis
 from saif.study.data.unblinding import Look
 
 ATTACK = "<script>alert('x')</script><img src=http://evil.example/a.png onerror=alert(1)>"
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("saif.study.analysis.outcome._RESAMPLES", 60)
 
 
 def attacked(seed: int = 1) -> Analysis:
@@ -31,10 +25,9 @@ def attacked(seed: int = 1) -> Analysis:
     ]
     data = data_of(
         rows, responses=responses, title=f"Title {ATTACK}"[:120],
-        preference__strength=[ATTACK[:100], "$x^2$"],
+        preference__strength=[ATTACK[:100], "$x^2$"], looks=[Look("2026", 3, ATTACK)],
     )  # fmt: skip
-    looked = StudyData(data.version, data.tables, data.flow, (Look("2026", 3, ATTACK),), False)
-    return analyse(looked, texts=True)
+    return analyse(data, texts=True)
 
 
 def test_nothing_runs_and_nothing_is_asked_from_outside() -> None:

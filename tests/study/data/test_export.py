@@ -20,6 +20,7 @@ from made_up_participants import (
     walk,
 )
 from read_exports import check_sums, read_votes
+from stored_votes import votes
 
 from saif.errors import InputError, StudyError
 from saif.study.analysis.estimates import estimate, estimate_two_way, icc, sign_flip_p
@@ -31,7 +32,6 @@ from saif.study.data.export import (
     read_table,
     sums_of,
 )
-from saif.study.data.results import votes
 from saif.study.data.tables import TABLES, Column, codebook
 from saif.study.durability.erasure import withdraw
 from saif.study.participation.events import note_event

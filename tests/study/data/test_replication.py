@@ -19,8 +19,7 @@ from made_up_participants import (
 )
 
 from saif.study.analysis.data import from_export
-from saif.study.analysis.observations import observations, votes_of
-from saif.study.analysis.shares import best_estimate
+from saif.study.analysis.estimates import best_estimate
 from saif.study.data.comparator import comparator, score
 from saif.study.data.export import export
 from saif.study.data.tables import TABLES
@@ -61,8 +60,8 @@ def test_the_script_in_the_export_gives_the_same_numbers(
     store = make_store(tmp_path, trials__main=6, trials__retest=1, **changes)
     simulate(store, n, crowd, seed=2)
     export(store, tmp_path / "out", actor="me")
-    votes = votes_of(observations(from_export(tmp_path / "out")))
-    wanted, _ = best_estimate(preference_scores(votes, "steered"))
+    votes = from_export(tmp_path / "out").votes["main"]
+    wanted = best_estimate(preference_scores(votes, "steered"))
     (found,) = redone(tmp_path / "out").values()
     assert found["share"] == pytest.approx(wanted.value, **SAME)
     assert (found["participants"], found["votes"]) == (wanted.n_participants, wanted.n_votes)
@@ -88,7 +87,8 @@ def test_the_scripts_need_no_saif(tmp_path: Path) -> None:
         assert "trials.csv" in text
     with (tmp_path / "out" / "trials.csv").open(encoding="utf-8", newline="") as file:
         columns = set(next(csv.reader(file)))
-    used = {"kind", "state", "prefers_first", "prompts", "participant", "preset"}
+    used = {"kind", "state", "prefers_first", "prompts", "participant", "preset", "position"}
+    used |= {"choice", "left_arm", "right_arm"}  # by the mixed model in R
     assert used <= columns
 
 

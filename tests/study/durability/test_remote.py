@@ -18,10 +18,10 @@ from made_up_participants import (
     person,
     rows,
 )
+from stored_votes import votes
 
 from saif.errors import StudyError
 from saif.study.analysis.estimates import estimate
-from saif.study.data.results import votes
 from saif.study.durability.erasure import erase_rows, withdraw
 from saif.study.durability.housekeeping import Housekeeper
 from saif.study.durability.remote import SNAPSHOTS_AT_MOST, Copier, is_copied, n_uncopied, rebuild

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 from made_up_participants import cast, made_ready, make_store, person, rows, walk
+from stored_votes import votes
 
 from saif.errors import StudyError
-from saif.study.data.results import votes
 from saif.study.participation.next_page import NextPage, next_page
 from saif.study.participation.steps import (
     Ballot,

@@ -9,8 +9,7 @@ import httpx
 import pytest
 from made_up_participants import rows
 from running_study import FREE, PID, PROLIFIC, Running, census, served
-
-from saif.study.data.results import votes
+from stored_votes import votes
 
 
 @pytest.fixture

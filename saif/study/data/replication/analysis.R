@@ -1,6 +1,6 @@
 # Redoes the main estimate of this export from trials.csv: Rscript analysis.R
 #
-# Needs R alone. For each preset: the mean over participants of their share of votes for the study's
+# Needs R alone; with lme4 installed it also fits a mixed model. For each preset: the mean over participants of their share of votes for the study's
 # first arm (a tie or both bad counts 1/2), with a 95 % interval and a t test against 1/2. Votes of
 # one participant count as alike; where prompts were shared, votes on one prompt do, too.
 
@@ -63,3 +63,23 @@ estimate <- function(votes) {
 }
 
 print(do.call(rbind, lapply(split(trials, trials$preset), estimate)), row.names = FALSE)
+
+# The odds of a typical participant on a typical prompt: a level for each of them, as far as there
+# are several. A tie is half a vote for either arm, which glmer takes, with a warning that is left out.
+mixed <- function(votes) {
+  right <- votes$choice == "R" & votes$score == 1
+  first <- c(votes$left_arm[votes$choice == "L" & votes$score == 1], votes$right_arm[right])[1]
+  votes$side <- ifelse(votes$left_arm == first, 0.5, -0.5)
+  votes$place <- as.numeric(votes$position) / 10
+  votes$place <- votes$place - mean(votes$place)
+  presets <- if (length(unique(votes$preset)) > 1) "0 + preset" else "1"
+  levels <- c("participant", if (!anyNA(votes$prompt)) "prompt")
+  levels <- Filter(function(name) length(unique(votes[[name]])) > 1, levels)
+  terms <- c(presets, "side", "place", sprintf("(1 | %s)", levels))
+  suppressWarnings(lme4::glmer(reformulate(terms, "score"), data = votes, family = binomial))
+}
+
+if (requireNamespace("lme4", quietly = TRUE)) {
+  fitted <- tryCatch(summary(mixed(trials)), error = function(problem) conditionMessage(problem))
+  print(fitted)
+}

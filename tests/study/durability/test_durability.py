@@ -41,7 +41,7 @@ from saif.study.store.database import connect
 from saif.study.store.store import Store
 from saif.study.store.trials import Trial
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def sound(store: Store) -> None:

@@ -153,7 +153,7 @@ def test_a_bug_is_told_by_its_place_and_not_by_what_it_was_about(
     with caplog.at_level(logging.DEBUG):
         keeper.tick()
     told = troubles(store)["copy"]["problem"]
-    assert told.startswith("A bug: KeyError in test_study_keeping.py:")
+    assert told.startswith("A bug: KeyError in test_housekeeping.py:")
     assert "CANARY" not in caplog.text + told
 
 

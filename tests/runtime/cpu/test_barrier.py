@@ -5,10 +5,13 @@ import resource
 import threading
 import time
 
+import pytest
 import torch
 from step_models import PROMPTS, logits_of, native, steering
 
 from saif.runtime.batch import Batch, RowStart
+
+pytestmark = pytest.mark.serial
 
 
 def test_two_models_step_at_once(library: ctypes.CDLL) -> None:

@@ -10,12 +10,11 @@ PYTEST := HF_HUB_OFFLINE=1 $(PY) -m pytest
 # A file stays with one worker, which shares its servers and models; the longest come first. A
 # worker with torch takes a gigabyte, so there are four at most.
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-# $(call run,marks) runs what shares the cores, then what wants them alone. pytest ends with 5 where
-# there was nothing to run.
-run = { $(PYTEST) $(PARALLEL) --costs=20 -m "($(1)) and not serial" $(ARGS) || [ $$? -eq 5 ]; } && \
-  { $(PYTEST) --costs=20 -m "($(1)) and serial" $(ARGS) || [ $$? -eq 5 ]; }
-FAST := not extended and not browser and not slow and not gpu
-REST := (extended or browser) and not slow and not gpu
+# pytest ends with 5 where ARGS left it nothing to run.
+run = { $(PYTEST) $(1) --costs=20 $(ARGS) || [ $$? -eq 5 ]; }
+FAST := $(PARALLEL) -m "not (extended or browser or serial or slow or gpu)"
+REST := $(PARALLEL) -m "(extended or browser) and not (serial or slow or gpu)"
+SERIAL := -m "serial and not (slow or gpu)"
 
 .PHONY: help setup dev chat test test-all test-rest check fix slow gpu durations lock
 
@@ -49,6 +48,7 @@ test-all: test test-rest
 test-rest: dev
 	@command -v chromium >/dev/null || echo "Chromium was not found: the browser tests are skipped."
 	@$(call run,$(REST))
+	@$(call run,$(SERIAL))
 
 check: dev
 	@$(PY) -m ruff format --check .
@@ -66,10 +66,12 @@ slow: dev
 gpu: dev
 	@$(PYTEST) -m gpu $(ARGS)
 
-durations: ARGS += --save-durations
+durations: override ARGS += --save-durations
 durations: dev
 	@rm -f tests/durations.json
-	@$(call run,$(FAST) or $(REST))
+	@$(call run,$(FAST))
+	@$(call run,$(REST))
+	@$(call run,$(SERIAL))
 
 # A local version such as +cpu names one machine's build, so it is cut off.
 lock: dev

@@ -8,7 +8,7 @@ process did. tests/durations.json holds the latter; `make durations` writes it.
 import json
 import os
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,9 +101,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Longest file first where workers share the files, so that none begins a long one last."""
     if hasattr(config, "workerinput"):
         known = _read()
-        seconds: Counter[str] = Counter()
+        seconds: defaultdict[str, float] = defaultdict(float)
         for name in {_function(item.nodeid) for item in items}:
-            seconds[_file(name)] += known.get(name, 0.0)  # type: ignore[assignment]
+            seconds[_file(name)] += known.get(name, 0.0)
         items.sort(key=lambda item: -seconds[_file(item.nodeid)])
 
 
@@ -145,10 +145,11 @@ class Account:
         count = self.config.getoption("--costs")
         if count and self.costs:
             terminalreporter.section("cost in processor seconds")
-            by_tier: Counter[str] = Counter()
+            by_tier: defaultdict[str, float] = defaultdict(float)
             for name, cost in self.costs.items():
-                by_tier[self.tiers[name]] += cost.cpu  # type: ignore[assignment]
-            tiers = ", ".join(f"{tier} {cpu:.0f}" for tier, cpu in by_tier.most_common())
+                by_tier[self.tiers[name]] += cost.cpu
+            ranked = sorted(by_tier.items(), key=lambda pair: -pair[1])
+            tiers = ", ".join(f"{tier} {cpu:.0f}" for tier, cpu in ranked)
             say(f"{self.total.cpu:.0f} in all: {tiers}")
             dearest = sorted(self.costs.items(), key=lambda pair: -max(pair[1].cpu, pair[1].wall))
             for name, cost in dearest[:count]:
@@ -172,14 +173,15 @@ def _file(nodeid: str) -> str:
 
 
 def _read() -> dict[str, float]:
-    return json.loads(FILE.read_text("utf-8")) if FILE.exists() else {}  # type: ignore[no-any-return]
+    found: dict[str, float] = json.loads(FILE.read_text("utf-8")) if FILE.exists() else {}
+    return found
 
 
 def _write(costs: dict[str, Cost]) -> None:
     """Replace what was measured, and keep the rest as far as its file is still there."""
-    spent: Counter[str] = Counter()
+    spent: defaultdict[str, float] = defaultdict(float)
     for nodeid, cost in costs.items():
-        spent[_function(nodeid)] += cost.wall  # type: ignore[assignment]
+        spent[_function(nodeid)] += cost.wall
     root = FILE.parents[1]
     kept = {k: v for k, v in _read().items() if k not in spent and (root / _file(k)).exists()}
     known = kept | {name: round(s, 2) for name, s in spent.items() if s >= LEAST}

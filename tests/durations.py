@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 FILE = Path(__file__).with_name("durations.json")
-LEAST = 0.05
+LEAST = 0.2
 """Seconds; tests that take less are not listed."""
 TIERS = ("slow", "extended", "browser", "smoke", "contract")
 """Marks that name a tier; a test with none of them is `fast`."""

@@ -29,8 +29,8 @@ def suite(tmp_path: Path) -> Path:
         shutil.copy(HERE / name, tests)
     shutil.copy(HERE.parent / "pyproject.toml", tmp_path)
     (tests / "test_a.py").write_text(BUSY.format(seconds=0))
-    (tests / "test_b.py").write_text(BUSY.format(seconds=0.3))
-    (tests / "smoke" / "test_c.py").write_text(BUSY.format(seconds=0.1))
+    (tests / "test_b.py").write_text(BUSY.format(seconds=0.4))
+    (tests / "smoke" / "test_c.py").write_text(BUSY.format(seconds=0.3))
     return tmp_path
 
 
@@ -50,7 +50,7 @@ def test_a_run_above_its_budget_fails_and_says_what_to_do(suite: Path) -> None:
     assert "fast 0, smoke 0" in costs[1]
     assert ["test_b" in costs[2], "test_c" in costs[3]] == [True, True]  # the dearest, and only two
     assert "test_a" not in "".join(costs)
-    above = run(suite, "--budget=0.35")  # no test alone, but all together
+    above = run(suite, "--budget=0.5")  # no test alone, but all together
     assert above.returncode == 1
     assert "3 passed" in above.stdout
     assert "their budget is" in above.stdout
@@ -63,7 +63,7 @@ def test_durations_are_kept_and_order_the_files_of_the_next_run(suite: Path) -> 
     assert run(suite, "tests/smoke", "--save-durations").returncode == 0
     saved = json.loads(file.read_text())
     assert set(saved) == {"tests/smoke/test_c.py::test_it", "tests/test_b.py::test_it"}
-    assert saved["tests/smoke/test_c.py::test_it"] == pytest.approx(0.1, abs=0.09)
+    assert 0.25 < saved["tests/smoke/test_c.py::test_it"] < 0.6
     workers = ("-n", "1", "--dist", "loadfile", "--no-loadscope-reorder", "-vv")
     said = [line for line in run(suite, *workers).stdout.splitlines() if "PASSED" in line]
     assert [line.partition("test_")[2][0] for line in said] == ["b", "c", "a"], said

@@ -39,7 +39,8 @@ def run(suite: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     known = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
-        cwd=suite, env=known, capture_output=True, text=True, check=False,
+        cwd=suite, env=known | {"PYTHONPATH": str(HERE.parent)}, capture_output=True, text=True,
+        check=False,
     )  # fmt: skip
 
 

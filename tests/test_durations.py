@@ -76,11 +76,3 @@ def test_a_test_in_a_tier_s_folder_has_its_mark(suite: Path) -> None:
     for marks, found in (("smoke", "test_c"), ("extended", "test_d")):
         listed = run(suite, "--collect-only", "-m", marks).stdout
         assert [name in listed for name in ("test_a", "test_b", found)] == [False, False, True]
-
-
-def test_every_file_with_a_duration_is_there() -> None:
-    known = json.loads((HERE / "durations.json").read_text("utf-8"))
-    gone = {name.partition("::")[0] for name in known} - {
-        path.relative_to(HERE.parent).as_posix() for path in HERE.rglob("test_*.py")
-    }
-    assert not gone, "make durations measures anew"

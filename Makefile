@@ -7,19 +7,29 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check --constraint requirements.lock
 # Tests never ask the hub for a model.
 PYTEST := HF_HUB_OFFLINE=1 $(PY) -m pytest
+# A file stays with one worker, which shares its servers and models; the longest come first. A
+# worker with torch takes a gigabyte, so there are four at most.
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# pytest ends with 5 where ARGS left it nothing to run.
+run = { $(PYTEST) $(1) --costs=20 $(ARGS) || [ $$? -eq 5 ]; }
+FAST := $(PARALLEL) -m "not (extended or browser or serial or slow or gpu)"
+REST := $(PARALLEL) -m "(extended or browser) and not (serial or slow or gpu)"
+SERIAL := -m "serial and not (slow or gpu)"
 
-.PHONY: help setup dev chat test check fix slow gpu lock
+.PHONY: help setup dev chat test test-all test-rest check fix slow gpu durations lock
 
 help:
 	@echo "make chat    set up, then start the chat on the embedded model"
-	@echo "make test    set up, then run the tests"
+	@echo "make test    set up, then run the tests: five minutes on two cores"
 	@echo "make setup   create .venv, install everything, convert the embedded model once,"
 	@echo "             compile the decoding step where there is a C compiler (SAIF_COMPILE=0: don't)"
-	@echo "make check   format check, lint, types and tests"
+	@echo "make check   format check, lint, types and 'make test'"
 	@echo "make fix     format, and repair what the linter can"
-	@echo "make slow    the tests that take minutes"
-	@echo "make gpu     the tests that need a CUDA device"
-	@echo "make lock    write requirements.lock from what is installed"
+	@echo "make test-all   the long tests and those in a browser as well: what CI runs"
+	@echo "make slow       the tests that take minutes each, before a release"
+	@echo "make gpu        the tests that need a CUDA device"
+	@echo "make durations  measure what the tests take, on an otherwise idle machine"
+	@echo "make lock       write requirements.lock from what is installed"
 
 # It looks for itself whether anything is left to convert or to compile.
 setup: $(VENV)/.installed
@@ -31,14 +41,20 @@ chat: setup
 	@$(PY) app.py $(ARGS)
 
 test: dev
+	@$(call run,$(FAST))
+
+test-all: test test-rest
+
+test-rest: dev
 	@command -v chromium >/dev/null || echo "Chromium was not found: the browser tests are skipped."
-	@$(PYTEST) $(ARGS)
+	@$(call run,$(REST))
+	@$(call run,$(SERIAL))
 
 check: dev
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
-	@$(PYTEST) $(ARGS)
+	@$(call run,$(FAST))
 
 fix: dev
 	@$(PY) -m ruff check --fix .
@@ -49,6 +65,13 @@ slow: dev
 
 gpu: dev
 	@$(PYTEST) -m gpu $(ARGS)
+
+durations: override ARGS += --save-durations
+durations: dev
+	@rm -f tests/durations.json
+	@$(call run,$(FAST))
+	@$(call run,$(REST))
+	@$(call run,$(SERIAL))
 
 # A local version such as +cpu names one machine's build, so it is cut off.
 lock: dev

@@ -163,7 +163,7 @@ class Visitor:
     """One browser tab's worth of calls."""
 
     def __init__(self, url: str) -> None:
-        self.client = Client(url, verbose=False)
+        self.client = Client(url, verbose=False, httpx_kwargs={"timeout": 60})
 
     def send(self, text: str, **changed: Any) -> "Answer":
         return Answer(self.client.predict(text, *_values(changed), api_name="/ask"))

@@ -68,6 +68,7 @@ def test_a_preset_is_made_in_the_page_and_used_at_once(owner: Screen) -> None:
     assert not page.locator("#make-cancel").is_visible()
 
 
+@pytest.mark.serial  # the second page has to open before the preset is made
 def test_a_preset_in_the_making_can_be_cancelled_also_from_a_page_opened_meanwhile(
     owner: Screen, browser: Browser
 ) -> None:

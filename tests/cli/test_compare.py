@@ -1,9 +1,6 @@
 """`compare`: the JSON that scripts rely on, the columns that people read."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +12,6 @@ from saif.decoding import Sampling
 from saif.runtime import load
 
 TEXT = "The weather is lovely today."
-ROOT = Path(__file__).parents[2]
 
 
 def columns_of(result: Any) -> dict[str, dict[str, Any]]:
@@ -149,18 +145,6 @@ def test_what_libraries_print_does_not_spoil_the_json(compare, monkeypatch):
     assert json.loads(result.stdout)["model"] == "tiny-llama"
     assert "Loading weights" in result.stderr
     assert "slow kernel" in result.stderr
-
-
-def test_a_real_process_prints_the_json_and_nothing_else(files):
-    command = [
-        sys.executable, "-m", "saif", "compare", TEXT, "--preset", "translate-french", "--json",
-        "--model", str(files.model), "--presets", str(files.presets), "--max-new-tokens", "4",
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\n") == 1
-    assert len(json.loads(done.stdout)["columns"]) == 3
-    assert done.stderr == ""
 
 
 # What a person reads

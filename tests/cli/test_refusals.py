@@ -57,10 +57,15 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
         ((TEXT, "--quantize", "2bit"), "--quantize"),
     ],
 )
-@pytest.mark.parametrize("form", ["text", "json"])
-def test_compare_refuses_in_one_line(compare, refused, arguments, words, form):
-    line = refused(compare(*arguments, *(["--json"] if form == "json" else [])))
+def test_compare_refuses_in_one_line(compare, refused, arguments, words):
+    line = refused(compare(*arguments))
     assert re.search(words, line), line
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize("options", [("--preset", "nix"), ("--k", 0), ("--placement", "middle")])
+def test_who_asks_for_json_is_refused_in_the_same_line(compare, refused, options):
+    assert refused(compare(TEXT, *options, "--json")) == refused(compare(TEXT, *options))
 
 
 @pytest.mark.usefixtures("no_model")

@@ -20,6 +20,8 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFas
 
 from saif.presets.library import SHIPPED, Library
 
+pytestmark = pytest.mark.extended
+
 MODEL = "google/gemma-2-2b"
 SAE = "gemma-scope-2b-pt-res-canonical/layer_25/width_16k/canonical"
 D_MODEL, D_SAE, N_LAYERS, LAYER = 2304, 16_384, 26, 25

@@ -11,6 +11,8 @@ from step_models import PROMPTS, compiled, logits_of, steering
 
 from saif.runtime.batch import Batch, Row
 
+pytestmark = pytest.mark.serial
+
 
 def test_two_models_step_at_once(c_library: ctypes.CDLL) -> None:
     torch.set_num_threads(2)

@@ -113,13 +113,13 @@ def check_kills(folder: Path, kills: int) -> None:
     assert finished
 
 
-def test_a_kill_loses_no_acknowledged_vote_and_doubles_none(tmp_path: Path) -> None:
-    check_kills(tmp_path, 12)
+def test_a_kill_loses_no_acknowledged_vote_and_doubles_none(disk_path: Path) -> None:
+    check_kills(disk_path, 12)
 
 
 @pytest.mark.slow
-def test_a_hundred_kills_lose_no_acknowledged_vote(tmp_path: Path) -> None:
-    check_kills(tmp_path, 100)
+def test_a_hundred_kills_lose_no_acknowledged_vote(disk_path: Path) -> None:
+    check_kills(disk_path, 100)
 
 
 # Crowds

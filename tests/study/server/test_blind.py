@@ -46,6 +46,7 @@ def watched(folder: Path, n: int) -> list[Seen]:
         return collected(running, n)
 
 
+@pytest.mark.extended
 def test_a_classifier_of_all_but_the_text_can_only_guess(tmp_path: Path) -> None:
     seen = watched(tmp_path, 240)
     assert 0.4 < accuracy(seen) < 0.6  # three standard deviations of guessing

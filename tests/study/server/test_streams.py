@@ -207,6 +207,7 @@ def returned(running: Running) -> tuple[Visitor, str]:
     return visitor, visitor.ask("begin")["trial"]["id"]
 
 
+@pytest.mark.serial
 def test_votes_are_stored_at_once_while_all_streams_are_taken(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ from saif.study.design.publish import versions
 from saif.study.store import audit
 from saif.study.store.store import Store
 
-ROOT = Path(__file__).parents[3]
+TESTS = Path(__file__).parents[1]
 PATIENCE = 300.0
 """Seconds for a server to be back; a busy machine takes its time."""
 MOST_TRIES = 200
@@ -100,11 +100,12 @@ class KilledServer:
         self.start()
 
     def start(self) -> None:
-        here = Path(__file__).parent
-        path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", here.parent, here)))
+        script = Path(__file__).with_name("serve_tiny.py")
+        folders = (TESTS.parent, TESTS, TESTS / "study", TESTS / "study" / "server")
+        path = os.pathsep.join(map(str, folders))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(here / "serve_tiny.py"), str(self.folder), str(self.port)],
+                [sys.executable, str(script), str(self.folder), str(self.port)],
                 env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
                 stdout=log,
                 stderr=log,
@@ -201,13 +202,13 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def test_a_server_that_is_killed_loses_no_vote_and_no_visitor(tmp_path: Path) -> None:
-    check(tmp_path, free_port(), kills=2, visitors=8)
+def test_a_server_that_is_killed_loses_no_vote_and_no_visitor(disk_path: Path) -> None:
+    check(disk_path, free_port(), kills=2, visitors=8)
 
 
 @pytest.mark.slow
-def test_a_server_that_is_killed_a_hundred_times_loses_nothing(tmp_path: Path) -> None:
-    check(tmp_path, free_port(), kills=100, visitors=500)
+def test_a_server_that_is_killed_a_hundred_times_loses_nothing(disk_path: Path) -> None:
+    check(disk_path, free_port(), kills=100, visitors=500)
 
 
 def test_nobody_is_stuck_however_they_reload(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def asked(*extras: str) -> dict[str, Requirement]:
 @pytest.mark.parametrize(
     ("file", "extras"),
     [
-        ("requirements.txt", ["app", "quantize", "study"]),
+        ("requirements.txt", ["app", "judge", "quantize", "study"]),
         ("requirements-dev.txt", ["dev"]),
     ],
 )

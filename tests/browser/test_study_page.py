@@ -42,7 +42,9 @@ def test_a_whole_study_by_mouse_or_by_keyboard_alone(
     votes = rows(running.store, "SELECT choice, strength, shown_ms, decided_ms FROM vote")
     assert len(votes) == 5
     assert sorted(vote[0] for vote in votes) == ["L", "R", "R", "R", "R"]
-    assert all(shown > 0 and decided > 0 for _, _, shown, decided in votes)
+    # A check's answers are in the file, so they may be shown within the same millisecond.
+    assert all(shown >= 0 and decided > 0 for _, _, shown, decided in votes)
+    assert sum(shown > 0 for _, _, shown, _ in votes) >= 4
     kinds = {row[0] for row in rows(running.store, "SELECT kind FROM event")}
     assert kinds >= {"shown", "first_token", "complete", "first_click"}
     assert (bot.problems, bot.strangers) == ([], [])

@@ -68,7 +68,7 @@ def test_a_participant_walks_through_a_study(tmp_path: Path) -> None:
         visitor = running.visitor()
         visitor.enter()
         visitor.agree()
-        assert visitor.walk()["way_out"]["code"]
+        assert visitor.walk()["completion"]["code"]
 
 
 def test_a_researcher_logs_in_and_reads_how_a_study_goes(tmp_path: Path) -> None:

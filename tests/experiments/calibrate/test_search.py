@@ -219,7 +219,7 @@ def test_mean_difference_goes_through_the_same_rounds(search: Any) -> None:
         for layer in (1, 3):
             doses = {p.dose for p in rounds.pushes[initial_grid] if p.layers == (layer,)}
             assert doses == {0.3, 0.5, 0.75}
-        assert {p.shape for p in rounds.pushes[initial_grid] + rounds.pushes[middle]} == {FADING}
+        assert {p.schedule for p in rounds.pushes[initial_grid] + rounds.pushes[middle]} == {FADING}
     assert {p.layers for p in rounds.pushes[RIVALS[1]]} == {(1,), (3,)}
     tried = {(p.layers, p.dose) for p in rounds.pushes[RIVALS[1]]}
     assert {dose for layers, dose in tried if layers == (3,)} == {0.375, 0.5, 0.65}

@@ -142,9 +142,8 @@ def check_presets(found: Version, library: Library) -> None:
 def check_fingerprint(found: Version, fingerprint: str) -> None:
     """Raises StudyError unless the loaded model's weights are those of the published version."""
     if fingerprint != found.fingerprint:
-        raise StudyError(
-            f"The loaded weights of {found.study.model} are not those the study was published with."
-        )
+        loaded = f"The loaded weights of {found.study.model}"
+        raise StudyError(f"{loaded} are not those the study was published with.")
 
 
 def hash_text(text: str) -> str:

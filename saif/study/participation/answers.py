@@ -16,16 +16,12 @@ from saif.errors import ModelError, SteeringError, StudyError
 from saif.presets.controls import Controls
 from saif.presets.instructions import place
 from saif.presets.library import Library
-from saif.presets.preset import LoadedPreset
 from saif.study.design.check import uses_of
-from saif.study.design.study_file import PresetUse, Study
+from saif.study.design.study_file import Study
 from saif.study.participation.steps import Answer
 from saif.study.store.trials import Exchange, Trial
 
 Side = Literal["L", "R"]
-SIDES: tuple[Side, Side] = ("L", "R")
-
-
 EMPTY_FROM_ATTEMPT = 3
 """A trial that was issued so often is shown even where an answer is empty: without sampling, it
 would be empty for ever, and saying nothing is an answer that can be voted on."""
@@ -54,11 +50,11 @@ class AnswerGenerator:
         self.engine = engine
         self._study = study
         self._library = library
-        self._presets: dict[str, LoadedPreset] = {}
         self._uses = {use.label: use for use in uses_of(study)}
-        for name in {use.preset for use in self._uses.values()}:
-            self._presets[name] = library.preset(study.model, name)
-            self._presets[name].check_model(engine.model)
+        names = {use.preset for use in self._uses.values()}
+        self._presets = {name: library.preset(study.model, name) for name in names}
+        for preset in self._presets.values():
+            preset.check_model(engine.model)
 
     def pair(
         self,
@@ -81,7 +77,8 @@ class AnswerGenerator:
         self, trial: Trial, arm: str, messages: Sequence[str], replies: Sequence[str]
     ) -> Request:
         """One arm's request, with its own history."""
-        use = self._use(trial, arm)
+        use = self._study.other if arm == "other" else self._uses.get(trial.preset or "")
+        assert use is not None, "the study file was checked, and an attention check has no answers"
         steering = None
         if arm in ("steered", "other"):
             controls = Controls(placement=use.placement, strength=use.strength)
@@ -102,13 +99,6 @@ class AnswerGenerator:
         )
         return Request(messages=tuple(conversation), steering=steering, sampling=sampling)
 
-    def _use(self, trial: Trial, arm: str) -> PresetUse:
-        if arm == "other":
-            assert self._study.other is not None, "the study file was checked"
-            return self._study.other
-        assert trial.preset is not None, "an attention check has no answers to make"
-        return self._uses[trial.preset]
-
 
 class AnswerPair:
     """Both answers to one message. Iterating yields what is released; `answers` has both whole
@@ -125,10 +115,8 @@ class AnswerPair:
         requests: Sequence[Request],
         cancelled: Callable[[], bool],
     ) -> None:
-        self._engine = engine
-        self._trial = trial
-        self._requests = requests
-        self._cancelled = cancelled
+        self._engine, self._trial = engine, trial
+        self._requests, self._cancelled = requests, cancelled
         self._builders = [ReplyBuilder() for _ in requests]
         self._released_at: float | None = None
         self._began = self._ended = 0.0
@@ -152,7 +140,12 @@ class AnswerPair:
             shown = [len(builder.text) for builder in self._builders]
             yield Released(*grown)
         self._ended = time.perf_counter()
-        self._check()
+        # What was steered was steered, and what was not was not.
+        for builder, request in zip(self._builders, self._requests, strict=True):
+            if builder.stop in (None, "cancelled"):
+                raise ModelError("The answer was not finished.")
+            if (builder.steered > 0) != (request.steering is not None):
+                raise SteeringError("Steering did not reach the answer that it was meant for.")
 
     def _showable(self, place: int) -> bool:
         """Whether an answer has text. Raises EmptyAnswerError where it has ended without any."""
@@ -164,14 +157,6 @@ class AnswerPair:
             raise EmptyAnswerError("An answer ended before it had any text.")
         return True
 
-    def _check(self) -> None:
-        """What was steered was steered, and what was not was not."""
-        for builder, request in zip(self._builders, self._requests, strict=True):
-            if builder.stop in (None, "cancelled"):
-                raise ModelError("The answer was not finished.")
-            if (builder.steered > 0) != (request.steering is not None):
-                raise SteeringError("Steering did not reach the answer that it was meant for.")
-
     @property
     def is_row_independent(self) -> bool:
         """Whether each answer, made alone, is token for token what it was beside the other."""
@@ -182,22 +167,20 @@ class AnswerPair:
 
     def answers(self) -> list[Answer]:
         """Both answers as they are stored, left first."""
-        arms = (self._trial.left, self._trial.right)
-        return [
-            Answer(
-                arm=arm,
-                side=side,
-                text=reply.text,
-                n_tokens=len(reply.token_ids),
-                stop=reply.stop,
-                ttft_ms=self._ms(self._released_at),
-                total_ms=self._ms(self._ended),
-                details=self._details(place, reply),
-            )
-            for place, (side, arm, reply) in enumerate(
-                zip(SIDES, arms, (builder.reply() for builder in self._builders), strict=True)
-            )
-        ]
+        return [self._answer(0, "L", self._trial.left), self._answer(1, "R", self._trial.right)]
+
+    def _answer(self, place: int, side: Side, arm: str) -> Answer:
+        reply = self._builders[place].reply()
+        return Answer(
+            arm=arm,
+            side=side,
+            text=reply.text,
+            n_tokens=len(reply.token_ids),
+            stop=reply.stop,
+            ttft_ms=self._ms(self._released_at),
+            total_ms=self._ms(self._ended),
+            details=self._details(place, reply),
+        )
 
     def _details(self, place: int, reply: Reply) -> dict[str, object]:
         """What was done to make an answer. text_at_step: when it had text of its own; both were

@@ -128,12 +128,10 @@ class Streams:
             async for line in self._slot():
                 yield _line(line)
             try:
-                if asked.stored is not None:
-                    async for line in _replayed(asked.stored):
-                        yield _line(line)
-                else:
-                    async for line in self._make(token, asked, gone):
-                        yield _line(line)
+                known = asked.stored
+                made = _replayed(known) if known else self._make(token, asked, gone)
+                async for line in made:
+                    yield _line(line)
                 shown = len(asked.history) + 1
                 yield _line({"done": True, **next_in(self._store, asked.trial, shown)})
             except Exception as error:  # noqa: BLE001 - the page must be told, whatever it is
@@ -178,15 +176,8 @@ class Streams:
                 updated = time.monotonic()
             if released is None:
                 break
-        await loop.run_in_executor(
-            None,
-            add_exchange,
-            self._store,
-            token,
-            asked.trial.trial_id,
-            made.answers(),
-            asked.message,
-        )
+        row = (token, asked.trial.trial_id, made.answers(), asked.message)
+        await asyncio.to_thread(add_exchange, self._store, *row)
         if next(self._n_messages) % CANARY_EVERY == 0:
             self._threads.submit(self._canary, asked, made)
 
@@ -202,9 +193,8 @@ class Streams:
             reason = type(error).__name__
             _logger.error("A study's answer failed", exc_info=error)
         with suppress(StudyError):  # it is void already, or the database is away: issued again then
-            await asyncio.get_running_loop().run_in_executor(
-                None, call_off, self._store, token, asked.trial.trial_id, "failed", reason
-            )
+            trial = asked.trial.trial_id
+            await asyncio.to_thread(call_off, self._store, token, trial, "failed", reason)
         return {"failed": _FAILED}
 
     def _canary(self, asked: RequestedExchange, made: AnswerPair) -> None:

@@ -31,16 +31,11 @@ def assign(
     """Hold the oldest free place for a participant; its block and arm order."""
     found = _oldest_free(db, version_id)
     if found is None:
-        newest = db.execute(
-            "SELECT COALESCE(MAX(block), 0) FROM cell_pool WHERE version_id = ?", (version_id,)
-        ).fetchone()[0]
+        newest = "SELECT COALESCE(MAX(block), 0) FROM cell_pool WHERE version_id = ?"
+        number = 1 + db.execute(newest, (version_id,)).fetchone()[0]
         db.executemany(
-            "INSERT INTO cell_pool(version_id, block, place, cell, state) "
-            "VALUES (?, ?, ?, ?, 'free')",
-            [
-                (version_id, newest + 1, place, arm_order)
-                for place, arm_order in enumerate(block(study, newest + 1))
-            ],
+            "INSERT INTO cell_pool VALUES (?, ?, ?, ?, 'free', NULL, NULL)",
+            [(version_id, number, *each) for each in enumerate(block(study, number))],
         )
         found = _oldest_free(db, version_id)
     assert found is not None, "a block holds at least one arm order"
@@ -88,12 +83,8 @@ def release(db: sqlite3.Connection, participant: str) -> None:
 
 def overdue(db: sqlite3.Connection, now: str) -> list[str]:
     """Participants who hold a place and have been away for too long."""
-    rows = db.execute(
-        "SELECT participant_id FROM cell_pool WHERE state = 'held' AND held_until < ? "
-        "ORDER BY participant_id",
-        (now,),
-    )
-    return [row[0] for row in rows]
+    away = "SELECT participant_id FROM cell_pool WHERE state = 'held' AND held_until < ? ORDER BY 1"
+    return [row[0] for row in db.execute(away, (now,))]
 
 
 def check_may_join(db: sqlite3.Connection, study: Study, now: str) -> None:

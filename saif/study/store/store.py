@@ -98,29 +98,21 @@ class Store:
         self.identities = Database(folder / "identities.db", (IDENTITIES,), connect)
         self._key = key
         self._clock = clock
-        self._open_version()
+        with self.database.transaction() as db:
+            others = "SELECT study_id FROM study_version WHERE study_id <> ?"
+            if other := db.execute(others, (self.study.id,)).fetchone():
+                raise StudyError(f"{folder} holds the data of the study '{other[0]}'.")
+            if key is None:
+                return
+            check_may_open(db, key, self.study.id)
+            row = (version.id, self.study.id, version.number, canonical(version), self.now())
+            added = db.execute("INSERT OR IGNORE INTO study_version VALUES (?, ?, ?, ?, ?)", row)
+            if added.rowcount:
+                self.note(db, None, "open", version.id, {"number": version.number})
 
     def close(self) -> None:
         self.database.close()
         self.identities.close()
-
-    def _open_version(self) -> None:
-        with self.database.transaction() as db:
-            other = db.execute(
-                "SELECT study_id FROM study_version WHERE study_id <> ?", (self.study.id,)
-            ).fetchone()
-            if other:
-                raise StudyError(f"{self.folder} holds the data of the study '{other[0]}'.")
-            if self._key is None:
-                return
-            check_may_open(db, self._key, self.study.id)
-            version = self.version
-            added = db.execute(
-                "INSERT OR IGNORE INTO study_version VALUES (?, ?, ?, ?, ?)",
-                (version.id, self.study.id, version.number, canonical(version), self.now()),
-            )
-            if added.rowcount:
-                self.note(db, None, "open", self.version.id, {"number": self.version.number})
 
     # Time, and the trail
 
@@ -198,9 +190,8 @@ class Store:
 
     def participant(self, db: sqlite3.Connection, token: str) -> Participant:
         """Whose token this is. Raises DisconnectedError where it is nobody's."""
-        row = db.execute(
-            "SELECT * FROM participant WHERE token_hash = ?", (token_hash(token),)
-        ).fetchone()
+        found = "SELECT * FROM participant WHERE token_hash = ?"
+        row = db.execute(found, (token_hash(token),)).fetchone()
         if row is None:
             raise DisconnectedError(
                 "This page is no longer connected to your session.",
@@ -215,19 +206,16 @@ class Store:
         return participant_of(row)
 
     def _known(self, db: sqlite3.Connection, pid_hmac: bytes) -> sqlite3.Row | None:
-        row: sqlite3.Row | None = db.execute(
-            "SELECT * FROM participant WHERE study_id = ? AND pid_hmac = ?",
-            (self.study.id, pid_hmac),
-        ).fetchone()
+        found = "SELECT * FROM participant WHERE study_id = ? AND pid_hmac = ?"
+        row: sqlite3.Row | None = db.execute(found, (self.study.id, pid_hmac)).fetchone()
         return row
 
     def _new(
         self, db: sqlite3.Connection, person: Person, pid_hmac: bytes, share_text: bool
     ) -> Entry:
         name, token, salt = secrets.token_hex(8), secrets.token_urlsafe(32), secrets.token_bytes(32)
-        block, arm_order = allocation.assign(
-            db, self.study, self.version.id, name, self._hold_until()
-        )
+        until = self._hold_until()
+        block, arm_order = allocation.assign(db, self.study, self.version.id, name, until)
         seed = plan_seed(self.study, block, arm_order)
         where, hashed = (self.version.id, seed, arm_order), token_hash(token)
         db.execute(
@@ -243,9 +231,8 @@ class Store:
         db.execute("INSERT INTO consent VALUES (?, ?, ?, ?, ?)", (name, *consent.values()))
         trials.issue(db, name, draw_plan(self.study, seed))
         who = Participant(name, "enrolled", seed, salt)
-        self.note(
-            db, who, "enrol", name, {"plan_seed": seed, "version": self.version.id, **consent}
-        )
+        begun = {"plan_seed": seed, "version": self.version.id, **consent}
+        self.note(db, who, "enrol", name, begun)
         return Entry(name, "enrolled", token, self.receipt(name), returning=False)
 
     def _again(self, db: sqlite3.Connection, row: sqlite3.Row) -> Entry:
@@ -258,12 +245,10 @@ class Store:
                     if trial.state != "planned":
                         trials.void(db, trial, "restarted", who.plan_seed)
                 self.note(db, who, "restart", who.id, {})
-            allocation.extend(db, who.id, self._hold_until())
+            self.keep_place(db, who)
         token = secrets.token_urlsafe(32)
-        db.execute(
-            "UPDATE participant SET token_hash = ? WHERE participant_id = ?",
-            (token_hash(token), who.id),
-        )
+        renew = "UPDATE participant SET token_hash = ? WHERE participant_id = ?"
+        db.execute(renew, (token_hash(token), who.id))
         self.note(db, who, "enter", who.id, {})
         return Entry(who.id, who.status, token, self.receipt(who.id), returning=True)
 
@@ -275,10 +260,8 @@ class Store:
     def leave(self, db: sqlite3.Connection, who: Participant, status: Status) -> None:
         """Set how someone ended; unless they are complete, their place is free again."""
         db.execute("UPDATE participant SET status = ? WHERE participant_id = ?", (status, who.id))
-        if status == "complete":
-            allocation.complete(db, who.id)
-        else:
-            allocation.release(db, who.id)
+        end = allocation.complete if status == "complete" else allocation.release
+        end(db, who.id)
         self.note(db, who, status, who.id, {})
 
     def _hold_until(self) -> str:

@@ -7,12 +7,12 @@ complete and stored, can be voted on.
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
 from saif.errors import StudyError
 from saif.study.design.plan import PlannedTrial, gen_seed
-from saif.study.design.study_file import FixedPrompts, Kind, Study
+from saif.study.design.study_file import FixedPrompts, Study
 
 State = Literal["planned", "running", "ready", "voted", "void"]
 
@@ -29,27 +29,15 @@ MOVES: dict[State, set[State]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """One attempt at one position of a plan; see `saif.study.design.plan.PlannedTrial` for the
-    rest.
-
-    vote_id: made when it starts; a vote that is sent twice carries it twice.
-    """
+class Trial(PlannedTrial):
+    """One attempt at one position of a plan."""
 
     trial_id: str
     participant_id: str
-    position: int
     attempt: int
-    kind: Kind
-    retest_of: int | None
-    check_id: str | None
-    preset: str | None
-    prompts: tuple[str, ...]
-    left: str
-    right: str
-    gen_seed: int
     state: State
     vote_id: str | None
+    """Made when it starts; a vote that is sent twice carries it twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +79,8 @@ def trial_id(participant: str, position: int, attempt: int) -> str:
 
 def current(db: sqlite3.Connection, participant: str) -> Trial | None:
     """The trial that is to be voted on next; None after the last."""
-    return _one(
-        db,
-        "participant_id = ? AND state IN ('planned', 'running', 'ready') ORDER BY position LIMIT 1",
-        participant,
-    )
+    due = "state IN ('planned', 'running', 'ready') ORDER BY position LIMIT 1"
+    return _one(db, f"participant_id = ? AND {due}", participant)
 
 
 def by_id(db: sqlite3.Connection, trial: str) -> Trial | None:
@@ -158,15 +143,12 @@ def void(
             "WHERE participant_id = ? AND retest_of = ? AND state = 'planned'",
             (seed, trial.participant_id, trial.position),
         )
+    again = trial_id(trial.participant_id, trial.position, trial.attempt + 1)
     db.execute(
         f"INSERT INTO trial({_COLUMNS}) "
         "SELECT ?, participant_id, position, attempt + 1, kind, retest_of, check_id, "
         "preset, prompts_json, left_arm, right_arm, ?, 'planned' FROM trial WHERE trial_id = ?",
-        (
-            trial_id(trial.participant_id, trial.position, trial.attempt + 1),
-            seed,
-            trial.trial_id,
-        ),
+        (again, seed, trial.trial_id),
     )
 
 
@@ -181,11 +163,8 @@ def drop_retests(db: sqlite3.Connection, trial: Trial) -> None:
 
 def all_of(db: sqlite3.Connection, participant: str) -> list[Trial]:
     """Every trial of a participant that isn't void, in order."""
-    rows = db.execute(
-        "SELECT * FROM trial WHERE participant_id = ? AND state <> 'void' ORDER BY position",
-        (participant,),
-    )
-    return [_trial(row) for row in rows]
+    own = "SELECT * FROM trial WHERE participant_id = ? AND state <> 'void' ORDER BY position"
+    return [_trial(row) for row in db.execute(own, (participant,))]
 
 
 def n_planned(db: sqlite3.Connection, participant: str) -> int:
@@ -226,6 +205,6 @@ def _one(db: sqlite3.Connection, where: str, value: str) -> Trial | None:
 
 
 def _trial(row: sqlite3.Row) -> Trial:
-    same = {name: row[name] for name in Trial.__slots__ if name in row.keys()}  # noqa: SIM118
-    prompts = tuple(json.loads(row["prompts_json"]))
-    return Trial(**same, prompts=prompts, left=row["left_arm"], right=row["right_arm"])
+    own = {"left": row["left_arm"], "right": row["right_arm"], "check": row["check_id"]}
+    own["prompts"] = tuple(json.loads(row["prompts_json"]))
+    return Trial(**own, **{one.name: row[one.name] for one in fields(Trial) if one.name not in own})

@@ -104,15 +104,12 @@ class TextQuestion(_Asked):
         return is_text(value) and len(str(value)) <= self.max_length
 
 
-class GuessQuestion(StudyPart):
+class GuessQuestion(_Asked):
     """Asked once at the end: on which side was the changed answer of the last main trial? Bang's
     blinding index is computed from it."""
 
     kind: Literal["guess"]
-    id: Id
-    text: Text
     when: Literal["end"] = "end"
-    required: bool = True
 
     def accepts(self, value: object) -> bool:
         return value in ("L", "R", "unsure")

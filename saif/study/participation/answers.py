@@ -11,7 +11,7 @@ from typing import Literal
 
 from saif.core.steering import Steering
 from saif.decoding import Sampling, never
-from saif.engine.protocol import Engine, Message, Reply, ReplyBuilder, Request, complete
+from saif.engine.protocol import Engine, Message, ReplyBuilder, Request, complete
 from saif.errors import ModelError, SteeringError, StudyError
 from saif.presets.controls import Controls
 from saif.presets.instructions import place
@@ -40,11 +40,8 @@ class Released:
 
 
 class AnswerGenerator:
-    """Generates the answers of a study's trials with one engine. Reads all presets at once, so that
-    one that doesn't fit the model is refused before anyone takes part.
-
-    Raises PresetError where one doesn't fit.
-    """
+    """Generates the answers of a study's trials with one engine. Reads all presets at once, and
+    raises PresetError where one doesn't fit the model, before anyone takes part."""
 
     def __init__(self, study: Study, library: Library, engine: Engine) -> None:
         self.engine = engine
@@ -65,13 +62,10 @@ class AnswerGenerator:
         cancelled: Callable[[], bool] = never,
     ) -> "AnswerPair":
         """The answers to `message` after the exchanges in `history`; iterate to generate them."""
-        said = [(exchange.left, exchange.right) for exchange in history]
         messages = [*(exchange.message for exchange in history), message]
-        requests = [
-            self._request(trial, arm, messages, [replies[side] for replies in said])
-            for side, arm in enumerate((trial.left, trial.right))
-        ]
-        return AnswerPair(self.engine, trial, requests, cancelled)
+        left = self._request(trial, trial.left, messages, [one.left for one in history])
+        right = self._request(trial, trial.right, messages, [one.right for one in history])
+        return AnswerPair(self.engine, trial, (left, right), cancelled)
 
     def _request(
         self, trial: Trial, arm: str, messages: Sequence[str], replies: Sequence[str]
@@ -90,23 +84,14 @@ class AnswerGenerator:
         conversation = [Message("user", messages[0])]
         for reply, message in zip(replies, messages[1:], strict=True):
             conversation += [Message("assistant", reply), Message("user", message)]
-        wanted = self._study.generation
-        sampling = Sampling(
-            max_new_tokens=wanted.max_new_tokens,
-            temperature=wanted.temperature,
-            top_p=wanted.top_p,
-            seed=trial.gen_seed,
-        )
+        wanted = self._study.generation.model_dump(exclude={"quantize"})
+        sampling = Sampling(**wanted, seed=trial.gen_seed)
         return Request(messages=tuple(conversation), steering=steering, sampling=sampling)
 
 
 class AnswerPair:
     """Both answers to one message. Iterating yields what is released; `answers` has both whole
-    at the end.
-
-    Raises EmptyAnswerError, ModelError or SteeringError where either answer fails: then neither
-    counts.
-    """
+    at the end. Raises EmptyAnswerError, ModelError or SteeringError where either answer fails."""
 
     def __init__(
         self,
@@ -170,7 +155,8 @@ class AnswerPair:
         return [self._answer(0, "L", self._trial.left), self._answer(1, "R", self._trial.right)]
 
     def _answer(self, place: int, side: Side, arm: str) -> Answer:
-        reply = self._builders[place].reply()
+        """text_at_step: when it had text of its own; both were shown from the later of the two."""
+        reply, request = self._builders[place].reply(), self._requests[place]
         return Answer(
             arm=arm,
             side=side,
@@ -179,21 +165,15 @@ class AnswerPair:
             stop=reply.stop,
             ttft_ms=self._ms(self._released_at),
             total_ms=self._ms(self._ended),
-            details=self._details(place, reply),
+            details={
+                "model": self._engine.model.id,
+                "engine": self._engine.about,
+                "steered_positions": reply.steered,
+                "applied": _applied(request.steering) if request.steering else None,
+                "sampling": asdict(request.sampling),
+                "text_at_step": self._text_at.get(place),
+            },
         )
-
-    def _details(self, place: int, reply: Reply) -> dict[str, object]:
-        """What was done to make an answer. text_at_step: when it had text of its own; both were
-        shown from the later of the two on."""
-        request = self._requests[place]
-        return {
-            "model": self._engine.model.id,
-            "engine": self._engine.about,
-            "steered_positions": reply.steered,
-            "applied": _applied(request.steering) if request.steering else None,
-            "sampling": asdict(request.sampling),
-            "text_at_step": self._text_at.get(place),
-        }
 
     def _ms(self, at: float | None) -> float | None:
         return None if at is None else round(1000 * (at - self._began), 1)

@@ -42,10 +42,8 @@ def names_nobody(study: Study, query: Mapping[str, str]) -> bool:
 
 
 def person_of(study: Study, query: Mapping[str, str]) -> Person:
-    """Who opened the link, from its query. Raises InputError where it doesn't say, or not validly.
-
-    The kind of recruitment is the study's and never the link's.
-    """
+    """Who opened the link, from its query, read as the study recruits. Raises InputError where it
+    doesn't say, or not validly."""
     kind = study.recruitment.kind
     pid, session = PARAMETERS[kind]
     return Person(kind, query.get(pid, ""), query.get(session) if session else None)

@@ -57,20 +57,16 @@ class Ballot:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A vote that is on disk."""
+    """A vote that is on disk. repeated: whether it was before."""
 
     vote_id: str
     revision: int
     repeated: bool
-    """Whether it was before."""
 
 
 def begin(store: Store, token: str) -> Trial | None:
-    """The trial that is due, started; None after the last.
-
-    One whose answers are complete comes back as it was. One that was interrupted before is called
-    off and issued again, with a new sampling seed.
-    """
+    """The trial that is due, started; None after the last. One whose answers are complete comes
+    back as it was; one that was interrupted is called off and issued again, with a new seed."""
     with store.database.transaction() as db:
         who = active_participant(store, db, token)
         if is_paused(db):
@@ -97,11 +93,8 @@ def begin(store: Store, token: str) -> Trial | None:
 def add_exchange(
     store: Store, token: str, trial_id: str, answers: Sequence[Answer], text: str | None = None
 ) -> Trial:
-    """Store an exchange of a running trial: the message and both answers, which are complete.
-
-    text: what was typed in free chat; a fixed prompt is known here. The last one makes the trial
-    ready for its vote.
-    """
+    """Store an exchange of a running trial: the message and both answers, which are complete. The
+    last one makes the trial ready for its vote. text: what was typed in free chat."""
     with store.database.transaction() as db:
         who = active_participant(store, db, token)
         trial = own_trial(db, who, trial_id)
@@ -124,9 +117,7 @@ def add_exchange(
         if k + 1 == store.study.trials.turns:
             trials.move(db, trial, "ready")
         store.keep_place(db, who)
-        found = trials.by_id(db, trial_id)
-        assert found is not None, "it was read in this transaction"
-        return found
+        return own_trial(db, who, trial_id)
 
 
 def call_off(store: Store, token: str, trial_id: str, reason: VoidReason, detail: str = "") -> None:
@@ -140,10 +131,7 @@ def call_off(store: Store, token: str, trial_id: str, reason: VoidReason, detail
 
 
 def vote(store: Store, token: str, ballot: Ballot) -> Saved:
-    """Cast a vote. The same vote id again is acknowledged and changes nothing, whatever it says.
-
-    The vote, the trial's state and the audit trail are written together.
-    """
+    """Cast a vote. The same vote id again is acknowledged and changes nothing, whatever it says."""
     with store.database.transaction() as db:
         who = store.participant(db, token)
         done = db.execute(
@@ -166,10 +154,7 @@ def vote(store: Store, token: str, ballot: Ballot) -> Saved:
 
 def report(store: Store, token: str, trial_id: str, reason: str = "") -> None:
     """The participant won't go on with a comparison, wherever it stands: it counts as skipped, and
-    neither it nor a retest of it comes again.
-
-    Again is acknowledged and changes nothing. reason: in their words, cut at MAX_REASON characters.
-    """
+    neither it nor a retest of it comes again. Again changes nothing. reason: in their words."""
     with store.database.transaction() as db:
         who = active_participant(store, db, token)
         trial = own_trial(db, who, trial_id)
@@ -186,9 +171,7 @@ def report(store: Store, token: str, trial_id: str, reason: str = "") -> None:
 
 def reopen(store: Store, token: str, trial_id: str) -> str:
     """A new vote id for a trial that was voted on: the next vote is a revision, the first is kept.
-
-    Only until the next trial begins, so that nobody votes on answers they no longer see.
-    """
+    Only until the next trial begins, so that nobody votes on answers they no longer see."""
     with store.database.transaction() as db:
         who = active_participant(store, db, token)
         trial = own_trial(db, who, trial_id)
@@ -205,11 +188,8 @@ def respond(
     store: Store, token: str, question_id: str, value: object, *, trial_id: str | None = None
 ) -> int:
     """Answer a question; its revision. The same answer again changes nothing, unless the vote that
-    it was given for has changed.
-
-    trial_id: of a question that is asked after every trial. Who answers that they don't fit is
-    screened out. Raises InputError where the value is no answer.
-    """
+    it was given for has changed. Who answers that they don't fit is screened out. trial_id: of a
+    question that is asked after every trial. Raises InputError where the value is no answer."""
     question = next((one for one in store.study.questions if one.id == question_id), None)
     if question is None or (question.when == "trial") != (trial_id is not None):
         raise StudyError(f"There is no question '{question_id}' here.")
@@ -243,10 +223,8 @@ def respond(
 
 
 def finish(store: Store, token: str) -> str:
-    """Everything is answered: the completion code. Again, for who lost it: the same code.
-
-    Raises StudyError naming what is missing.
-    """
+    """Everything is answered: the completion code, as often as it is asked for. Raises StudyError
+    naming what is missing."""
     with store.database.transaction() as db:
         who = store.participant(db, token)
         if who.status != "complete":
@@ -275,10 +253,8 @@ def stop_early(store: Store, token: str) -> str:
 
 def came_to(db: sqlite3.Connection, who: Participant) -> Status:
     """How far someone came, whatever they have withdrawn since: it costs nobody their code."""
-    row = db.execute(
-        "SELECT action FROM audit WHERE object = ? AND action IN ('complete', 'screened')",
-        (who.id,),
-    ).fetchone()
+    ends = "SELECT action FROM audit WHERE object = ? AND action IN ('complete', 'screened')"
+    row = db.execute(ends, (who.id,)).fetchone()
     return who.status if row is None else row["action"]
 
 
@@ -315,15 +291,12 @@ def own_trial(db: sqlite3.Connection, who: Participant, trial_id: str) -> Trial:
 
 def _show_again(db: sqlite3.Connection, trial: Trial) -> None:
     """Give a retest the messages and answers that its main trial had, sides swapped."""
-    first = db.execute(
-        "SELECT trial_id FROM trial WHERE participant_id = ? AND position = ? AND state = 'voted'",
-        (trial.participant_id, trial.retest_of),
-    ).fetchone()["trial_id"]
-    db.execute(
-        "INSERT INTO turn(trial_id, k, user_text) SELECT ?, k, user_text FROM turn "
-        "WHERE trial_id = ?",
-        (trial.trial_id, first),
+    main = (
+        "SELECT trial_id FROM trial WHERE participant_id = ? AND position = ? AND state = 'voted'"
     )
+    [first] = db.execute(main, (trial.participant_id, trial.retest_of)).fetchone()
+    same = "INSERT INTO turn(trial_id, k, user_text) SELECT ?, k, user_text FROM turn"
+    db.execute(f"{same} WHERE trial_id = ?", (trial.trial_id, first))
     db.execute(
         "INSERT INTO generation SELECT new.turn_id, arm, CASE side WHEN 'L' THEN 'R' ELSE 'L' END, "
         "output_text, n_tokens, stop_reason, ttft_ms, total_ms, details_json "

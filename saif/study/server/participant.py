@@ -45,9 +45,6 @@ def _token(authorization: Annotated[str, Header()] = "") -> str:
 Token = Annotated[str, Depends(_token)]
 
 
-# Before anything is known of anyone
-
-
 @router.get("", response_class=HTMLResponse)
 def page(context: Context) -> str:
     """The same bytes for everyone: nothing in it is about one participant or one arm."""
@@ -104,9 +101,6 @@ def consent(body: schemas.Consent, context: Context) -> Answer:
 def decline(context: Context) -> Answer:
     """Nothing is stored of who says no."""
     return {"completion": recruitment.declined(context.store.study)}
-
-
-# A participant's steps
 
 
 @router.post("/next")

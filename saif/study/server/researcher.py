@@ -152,8 +152,6 @@ class _Pages:
             loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
 
-    # What can be seen
-
     def front(self, request: Request) -> Response:
         session = self._session(request)
         if session is None:
@@ -167,8 +165,6 @@ class _Pages:
             raise HTTPException(401)
         return self._page("figures.html", self._figures())
 
-    # What can be done
-
     async def login(self, request: Request) -> Response:
         if not is_own_page(request):
             raise HTTPException(403)
@@ -180,31 +176,29 @@ class _Pages:
         if session is None:
             return self._login_page("That is not the secret.", 401)
         request.session.update(session)
-        return _back()
+        return _back(request.session)
 
     async def logout(self, request: Request) -> Response:
         await self._sent(request)
         self._sessions.log_out()
         request.session.clear()
-        return _back()
+        return RedirectResponse(PREFIX, status_code=303)
 
     async def take_step(self, request: Request) -> Response:
         """Do what a form asks for, and show on the page what came of it."""
         session, form = await self._sent(request)
         step = self.steps[request.url.path.rpartition("/")[2]]
         try:
-            _tell(session, await run_in_threadpool(step, form))
+            return _back(session, await run_in_threadpool(step, form))
         except SaifError as error:
-            _tell(session, error.sentence)
-        return _back()
+            return _back(session, error.sentence)
 
     async def export(self, request: Request) -> Response:
         session, form = await self._sent(request)
         try:
             content = await run_in_threadpool(self._zip, form)
         except SaifError as error:
-            _tell(session, error.sentence)
-            return _back()
+            return _back(session, error.sentence)
         name = f"{self._store.study.id}-{form['profile']}.zip"
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}
         return Response(content, media_type="application/zip", headers=headers)
@@ -220,9 +214,8 @@ class _Pages:
     def _erase(self, form: Form) -> str:
         who, scope = form.get("who", "").strip(), form.get("scope", "")
         if scope not in get_args(Scope) or form.get("sure") != "yes":
-            raise InputError(
-                "Nothing was changed.", hint="Choose what to do, and say you are sure."
-            )
+            hint = "Choose what to do, and say you are sure."
+            raise InputError("Nothing was changed.", hint=hint)
         name = self._store.of_receipt(who) if "-" in who else who
         withdraw(self._store, name, scope, actor=ACTOR)  # type: ignore[arg-type]  # looked at above
         self._context.finished()  # so that the copy forgets it now, too
@@ -243,8 +236,6 @@ class _Pages:
                 for path in sorted(folder.iterdir()):
                     file.write(path, f"{folder.name}/{path.name}")
         return packed.getvalue()
-
-    # How
 
     async def _sent(self, request: Request) -> tuple[SessionData, Form]:
         """The session and the form of a request that changes something; refused unless it was sent
@@ -289,10 +280,7 @@ async def _form(request: Request) -> Form:
     return {name: values[-1] for name, values in fields.items()}
 
 
-def _back() -> RedirectResponse:
-    return RedirectResponse(PREFIX, status_code=303)
-
-
-def _tell(session: SessionData, notice: str) -> None:
-    """Show this on the next page."""
+def _back(session: SessionData, notice: str = "") -> RedirectResponse:
+    """To the page, which shows the notice."""
     session["notice"] = notice[:MAX_NOTICE]
+    return RedirectResponse(PREFIX, status_code=303)

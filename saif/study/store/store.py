@@ -76,10 +76,9 @@ def utc_now() -> datetime:
 class Store:
     """The store of one published version of a study, in `folder`.
 
-    key: of the identities' hashes, see `saif.study.store.identities`; None to look only. clock:
-    tells the time, with a time zone. Raises StudyError where the files are of another study, or
-    damaged or made by a newer saif, where the key is not theirs, and where the data were deleted
-    when due.
+    key: of the identities' hashes; None to look only. clock: tells the time, with a time zone.
+    Raises StudyError where the files are of another study or key, damaged or made by a newer saif,
+    and where the data were deleted when due.
     """
 
     def __init__(
@@ -114,8 +113,6 @@ class Store:
         self.database.close()
         self.identities.close()
 
-    # Time, and the trail
-
     def now(self, plus: timedelta = timedelta()) -> str:
         """UTC in ISO 8601 with microseconds, so that text sorts as time."""
         return (self._clock() + plus).astimezone(UTC).isoformat(timespec="microseconds")
@@ -131,17 +128,9 @@ class Store:
         actor: str = "study",
     ) -> None:
         """Write to the audit trail, in the transaction that makes it true."""
-        audit.append(
-            db,
-            at=self.now(),
-            actor=who.id if who else actor,
-            action=action,
-            about=about,
-            payload=payload,
-            salt=who.salt if who else b"",
-        )
-
-    # Coming in
+        named = {"at": self.now(), "actor": who.id if who else actor, "action": action}
+        salt = who.salt if who else b""
+        audit.append(db, **named, about=about, payload=payload, salt=salt)
 
     def enrol(self, person: Person, *, share_text: bool) -> Entry:
         """Someone consents: they get a place, a plan and a token. share_text: their texts may be
@@ -153,20 +142,18 @@ class Store:
         with self.database.transaction() as db:
             self.expire(db)
             known = self._known(db, pid_hmac)
-            if known is None:
+            if known:
+                entry = self._again(db, known)
+            else:
                 allocation.check_not_mixed(db, person.source)
                 allocation.check_may_join(db, self.study, self.now())
                 entry = self._new(db, person, pid_hmac, share_text)
-            else:
-                entry = self._again(db, known)
         record_identity(self.identities, pid_hmac, person, self.study.id)
         return entry
 
     def enter(self, person: Person) -> Entry | None:
-        """Someone opens the link: where they were, or None if they have not consented yet.
-
-        Raises StudyError where the study's rules for coming back don't let them go on.
-        """
+        """Someone opens the link: where they were, or None if they have not consented yet. Raises
+        StudyError where the study's rules for coming back don't let them go on."""
         pid_hmac = self._hmac(person)
         with self.database.snapshot() as db:
             if self._known(db, pid_hmac) is None:
@@ -222,12 +209,8 @@ class Store:
             "INSERT INTO participant VALUES (?, ?, ?, ?, ?, ?, ?, 'enrolled', ?, ?, ?)",
             (name, self.study.id, pid_hmac, person.source, *where, hashed, salt, self.now()),
         )
-        consent = {
-            "consent_sha": self.version.consent_sha256,
-            "locale": self.study.consent.locale,
-            "given_at": self.now(),
-            "share_text": int(share_text),
-        }
+        agreed = {"consent_sha": self.version.consent_sha256, "locale": self.study.consent.locale}
+        consent = {**agreed, "given_at": self.now(), "share_text": int(share_text)}
         db.execute("INSERT INTO consent VALUES (?, ?, ?, ?, ?)", (name, *consent.values()))
         trials.issue(db, name, draw_plan(self.study, seed))
         who = Participant(name, "enrolled", seed, salt)
@@ -277,8 +260,6 @@ class Store:
             value = "yes" if paused else "no"
             change(db, PAUSED, value)
             self.note(db, None, "pause", self.study.id, {"paused": value}, actor=actor)
-
-    # Keys
 
     def _hmac(self, person: Person) -> bytes:
         return keyed_hash(self._key, "person", self.study.id, person.source, person.pid)

@@ -95,10 +95,8 @@ def by_vote(db: sqlite3.Connection, vote_id: str) -> Trial | None:
 def begin(db: sqlite3.Connection, trial: Trial, vote_id: str, now: str) -> None:
     """Start a planned trial. An attention check has no answers to wait for: it is ready at once."""
     move(db, trial, "running")
-    db.execute(
-        "UPDATE trial SET vote_id = ?, started_at = ? WHERE trial_id = ?",
-        (vote_id, now, trial.trial_id),
-    )
+    start = "UPDATE trial SET vote_id = ?, started_at = ? WHERE trial_id = ?"
+    db.execute(start, (vote_id, now, trial.trial_id))
     if trial.kind == "attention":
         db.execute("UPDATE trial SET state = 'ready' WHERE trial_id = ?", (trial.trial_id,))
 
@@ -107,22 +105,16 @@ def move(db: sqlite3.Connection, trial: Trial, state: State) -> None:
     """Raises StudyError where the trial can't go from its state to this one."""
     if state not in MOVES[trial.state]:
         raise StudyError(f"This comparison is {trial.state}, so it can't become {state}.")
-    done = db.execute(
-        "UPDATE trial SET state = ? WHERE trial_id = ? AND state = ?",
-        (state, trial.trial_id, trial.state),
-    )
-    if done.rowcount != 1:
+    change = "UPDATE trial SET state = ? WHERE trial_id = ? AND state = ?"
+    if db.execute(change, (state, trial.trial_id, trial.state)).rowcount != 1:
         raise StudyError("This comparison has changed meanwhile.", hint="Please reload the page.")
 
 
 def void(
     db: sqlite3.Connection, trial: Trial, reason: VoidReason, plan_seed: str, *, detail: str = ""
 ) -> None:
-    """Call off a trial and issue it again, with a new sampling seed. What was written of it stays.
-    detail: what was said about it.
-
-    A retest will show the answers that count by then, so it has their seed.
-    """
+    """Call off a trial and issue it again, with a new sampling seed; a retest, with the seed of the
+    answers that it will show. What was written of it stays. detail: what was said about it."""
     if "void" not in MOVES[trial.state] or (trial.state == "voted" and reason != "restarted"):
         raise StudyError(f"This comparison is {trial.state}, so it can't be called off.")
     db.execute(
@@ -130,19 +122,14 @@ def void(
         "WHERE trial_id = ?",
         (reason, detail or None, trial.trial_id),
     )
+    own = "participant_id = ? AND state"
     if trial.retest_of is not None:
-        [seed] = db.execute(
-            "SELECT gen_seed FROM trial "
-            "WHERE participant_id = ? AND position = ? AND state <> 'void'",
-            (trial.participant_id, trial.retest_of),
-        ).fetchone()
+        counts = f"SELECT gen_seed FROM trial WHERE {own} <> 'void' AND position = ?"
+        [seed] = db.execute(counts, (trial.participant_id, trial.retest_of)).fetchone()
     else:
         seed = gen_seed(plan_seed, trial.position, trial.attempt + 1)
-        db.execute(
-            "UPDATE trial SET gen_seed = ? "
-            "WHERE participant_id = ? AND retest_of = ? AND state = 'planned'",
-            (seed, trial.participant_id, trial.position),
-        )
+        retests = f"UPDATE trial SET gen_seed = ? WHERE {own} = 'planned' AND retest_of = ?"
+        db.execute(retests, (seed, trial.participant_id, trial.position))
     again = trial_id(trial.participant_id, trial.position, trial.attempt + 1)
     db.execute(
         f"INSERT INTO trial({_COLUMNS}) "
@@ -154,11 +141,9 @@ def void(
 
 def drop_retests(db: sqlite3.Connection, trial: Trial) -> None:
     """Leave out the retests of a trial that its participant doesn't want to see again."""
-    db.execute(
-        "UPDATE trial SET state = 'void', void_reason = 'reported' "
-        "WHERE participant_id = ? AND retest_of = ? AND state = 'planned'",
-        (trial.participant_id, trial.position),
-    )
+    retests = "participant_id = ? AND retest_of = ? AND state = 'planned'"
+    drop = f"UPDATE trial SET state = 'void', void_reason = 'reported' WHERE {retests}"
+    db.execute(drop, (trial.participant_id, trial.position))
 
 
 def all_of(db: sqlite3.Connection, participant: str) -> list[Trial]:

@@ -8,7 +8,6 @@ from typing import Literal
 
 from saif.errors import PresetError
 from saif.presets.library import Library
-from saif.study.design.questions import Question
 from saif.study.design.study_file import (
     FixedPrompts,
     FreeChat,
@@ -55,9 +54,7 @@ def check(study: Study, library: Library) -> list[Finding]:
     found = [
         *_presets(study, library),
         *_blinding(study),
-        *_consent(study),
-        *_trials(study),
-        *_recruitment(study),
+        *(Finding("doubtful", field, doubt) for is_so, field, doubt in _doubts(study) if is_so),
     ]
     return sorted(found, key=lambda finding: finding.severity != "wrong")
 
@@ -78,15 +75,13 @@ def _presets(study: Study, library: Library) -> Iterator[Finding]:
         if preset.model.id != study.model:
             yield Finding("wrong", field, f"It was made for {preset.model.id}, not {study.model}.")
         if preset.placements[use.placement].scores is None:
-            yield Finding(
-                "doubtful", field, "It was never scored, so nobody knows whether it works."
-            )
+            unknown = "It was never scored, so nobody knows whether it works."
+            yield Finding("doubtful", field, unknown)
     if study.other in study.presets:
         yield Finding("wrong", "other", "Both arms would be the same preset.")
     if study.arms[0] == "unsteered":
-        yield Finding(
-            "doubtful", "arms", "The unsteered arm stands first, so its share of wins is estimated."
-        )
+        first = "The unsteered arm stands first, so its share of wins is estimated."
+        yield Finding("doubtful", "arms", first)
 
 
 def _blinding(study: Study) -> Iterator[Finding]:
@@ -98,9 +93,8 @@ def _blinding(study: Study) -> Iterator[Finding]:
         telltale = TELLTALE.search(text)
         named = next((name for name in sorted(secrets) if name in text.lower()), None)
         if telltale:
-            yield Finding(
-                "wrong", field, f"'{telltale.group()}' tells participants what is compared."
-            )
+            tells = f"'{telltale.group()}' tells participants what is compared."
+            yield Finding("wrong", field, tells)
         elif named:  # a preset may be called by an ordinary word, such as `question`
             severity: Severity = "wrong" if field == "id" else "doubtful"
             yield Finding(severity, field, f"It holds the name of the preset '{named}'.")
@@ -110,11 +104,8 @@ def _blinding(study: Study) -> Iterator[Finding]:
         elif hint := re.search(rf"\b({about})", text, re.IGNORECASE):
             yield Finding("doubtful", field, f"'{hint.group()}' may tell what is compared.")
     if not any(question.kind == "guess" for question in study.questions):
-        yield Finding(
-            "doubtful",
-            "questions",
-            "Without one of kind 'guess', nobody knows afterwards whether the blinding held.",
-        )
+        unknown = "Without one of kind 'guess', nobody knows afterwards whether the blinding held."
+        yield Finding("doubtful", "questions", unknown)
 
 
 def _seen_before_the_votes(study: Study) -> Iterator[tuple[str, str]]:
@@ -129,71 +120,49 @@ def _seen_before_the_votes(study: Study) -> Iterator[tuple[str, str]]:
         yield "prompts.task", study.prompts.task
     for question in study.questions:
         if question.when != "end":
-            yield f"questions '{question.id}'", " / ".join([question.text, *_options(question)])
+            words = [question.text]
+            if question.kind == "choice":
+                words += question.options
+            elif question.kind == "likert":
+                words += [question.low, question.high]
+            yield f"questions '{question.id}'", " / ".join(words)
     for attention in study.attention:
         yield f"attention '{attention.id}'", attention.text
 
 
-def _options(question: Question) -> Iterator[str]:
-    if question.kind == "choice":
-        yield from question.options
-    elif question.kind == "likert":
-        yield from (question.low, question.high)
-
-
-def _consent(study: Study) -> Iterator[Finding]:
+def _doubts(study: Study) -> Iterator[tuple[bool, str, str]]:
+    """Whether each doubt applies, the field that it is about, and the doubt."""
+    trials, prompts, n_checks = study.trials, study.prompts, len(study.attention)
     if study.consent.locale.startswith("en"):
         for what, words in CONSENT_SAYS.items():
-            if not re.search(words, study.consent.text, re.IGNORECASE):
-                yield Finding("doubtful", "consent.text", f"It doesn't seem to say {what}.")
-        if not re.search(r"steer|chang|differ", study.debrief, re.IGNORECASE):
-            yield Finding("doubtful", "debrief", "It doesn't seem to say what was compared.")
-    if isinstance(study.prompts, FreeChat) and not study.consent.ask_to_share:
-        yield Finding(
-            "doubtful",
-            "consent.ask_to_share",
-            "What participants type can't be published unless they are asked.",
+            said = re.search(words, study.consent.text, re.IGNORECASE)
+            yield not said, "consent.text", f"It doesn't seem to say {what}."
+        told = re.search(r"steer|chang|differ", study.debrief, re.IGNORECASE)
+        yield not told, "debrief", "It doesn't seem to say what was compared."
+    yield (
+        isinstance(prompts, FreeChat) and not study.consent.ask_to_share,
+        "consent.ask_to_share",
+        "What participants type can't be published unless they are asked.",
+    )
+    yield study.ethics.irb is None, "ethics.irb", "No ethics approval is named."
+    n = trials.main if trials.presets == "between" else trials.main // len(study.presets)
+    unequal = f"{n} trials per preset can't put each arm on the left equally often."
+    yield n % 2 == 1, "trials.main", unequal
+    yield not trials.practice, "trials.practice", "The first vote would be a first try."
+    unsteady = "Without a retest, nobody knows how steady the votes are."
+    yield not trials.retest, "trials.retest", unsteady
+    if isinstance(prompts, FixedPrompts):
+        few = (
+            f"With only {len(prompts.items)} prompts, the interval has to allow for how much they "
+            "differ; more prompts narrow it."
         )
-    if study.ethics.irb is None:
-        yield Finding("doubtful", "ethics.irb", "No ethics approval is named.")
-
-
-def _trials(study: Study) -> Iterator[Finding]:
-    trials = study.trials
-    per_preset = trials.main if trials.presets == "between" else trials.main // len(study.presets)
-    if per_preset % 2:
-        yield Finding(
-            "doubtful",
-            "trials.main",
-            f"{per_preset} trials per preset can't put each arm on the left equally often.",
-        )
-    if not trials.practice:
-        yield Finding("doubtful", "trials.practice", "The first vote would be a first try.")
-    if not trials.retest:
-        yield Finding(
-            "doubtful", "trials.retest", "Without a retest, nobody knows how steady the votes are."
-        )
-    if isinstance(study.prompts, FixedPrompts) and len(study.prompts.items) < 10:
-        yield Finding(
-            "doubtful",
-            "prompts.items",
-            f"With only {len(study.prompts.items)} prompts, the interval has to allow for how much "
-            "they differ; more prompts narrow it.",
-        )
-    if isinstance(study.prompts, FixedPrompts):
-        for text, n in Counter(item.text.strip() for item in study.prompts.items).items():
-            if n > 1:
-                yield Finding("doubtful", "prompts.items", f"'{text[:60]}' is there {n} times.")
-    if not study.attention:
-        yield Finding("doubtful", "attention", "Nothing would show who votes without reading.")
-
-
-def _recruitment(study: Study) -> Iterator[Finding]:
-    if isinstance(study.recruitment, ProlificRecruitment) and len(study.attention) == 1:
-        yield Finding("doubtful", "attention", "Prolific rejects nobody for a single failed check.")
-    if study.failed_checks >= len(study.attention) > 0:
-        yield Finding("doubtful", "failed_checks", "So many may be missed that none matters.")
-    if study.quota.complete < 15:
-        yield Finding(
-            "doubtful", "quota.complete", "Fewer than 15 participants show only large effects."
-        )
+        yield len(prompts.items) < 10, "prompts.items", few
+        for text, n in Counter(item.text.strip() for item in prompts.items).items():
+            yield n > 1, "prompts.items", f"'{text[:60]}' is there {n} times."
+    yield not n_checks, "attention", "Nothing would show who votes without reading."
+    if isinstance(study.recruitment, ProlificRecruitment):
+        yield n_checks == 1, "attention", "Prolific rejects nobody for a single failed check."
+    lenient = study.failed_checks >= n_checks > 0
+    yield lenient, "failed_checks", "So many may be missed that none matters."
+    few = "Fewer than 15 participants show only large effects."
+    yield study.quota.complete < 15, "quota.complete", few

@@ -43,7 +43,9 @@ class PlannedTrial:
 
 def arm_orders(study: Study) -> list[str]:
     """The labels of all arm orders: a row's number and `a` or `b` for the side."""
-    return [f"{row}{side}" for row in range(_n_rows(study)) for side in "ab"]
+    n = len(study.presets)
+    n_rows = n if study.trials.presets == "between" else len(williams(n))
+    return [f"{row}{side}" for row in range(n_rows) for side in "ab"]
 
 
 def block(study: Study, number: int) -> list[str]:
@@ -71,20 +73,18 @@ def draw_plan(study: Study, seed: str) -> list[PlannedTrial]:
     them, or as near to half as an odd number allows. Raises StudyError for the seed of an arm
     order that this study does not have.
     """
-    number, arm_order = _parts(study, seed)
-    row, flipped = int(arm_order[:-1]), arm_order.endswith("b")
+    own, _, rest = seed.partition("/")
+    block, _, arm_order = rest.partition("/")
+    if own != str(study.seed) or not block.isdigit() or arm_order not in arm_orders(study):
+        raise StudyError(f"'{seed[:80]}' is not the seed of a plan of this study.")
+    number, row, flipped = int(block), int(arm_order[:-1]), arm_order.endswith("b")
     main = _main(study, number, row)
     trials = [*_practice(study, number, row), *_with_checks(study, main)]
     placed = [replace(trial, position=position) for position, trial in enumerate(trials, 1)]
     for again in _retests(study, number, row, [one for one in placed if one.kind == "main"]):
         placed.append(replace(again, position=len(placed) + 1))
-    return [
-        replace(
-            _flipped(trial) if flipped else trial,
-            gen_seed=gen_seed(seed, trial.retest_of or trial.position),
-        )
-        for trial in placed
-    ]
+    sided = [_flipped(trial) if flipped else trial for trial in placed]
+    return [replace(one, gen_seed=gen_seed(seed, one.retest_of or one.position)) for one in sided]
 
 
 def _flipped(trial: PlannedTrial) -> PlannedTrial:
@@ -121,7 +121,8 @@ def _trial(
     """A trial without its position and seed, which follow from the whole plan."""
     first, second = study.arms
     left, right = (first, second) if first_left else (second, first)
-    own = _prompt_ids(study, prompts, place)
+    n = study.trials.turns
+    own = tuple(prompt.id for prompt in prompts[place * n : (place + 1) * n])
     return PlannedTrial(kind=kind, preset=preset, prompts=own, left=left, right=right)
 
 
@@ -131,26 +132,17 @@ def _with_checks(study: Study, main: Sequence[PlannedTrial]) -> Iterator[Planned
         yield trial
         for check in study.attention:
             if check.after == n_done:
-                yield PlannedTrial(
-                    kind="attention", left=CHECK_ARM, right=CHECK_ARM, check=check.id
-                )
+                arm = CHECK_ARM
+                yield PlannedTrial(kind="attention", check=check.id, left=arm, right=arm)
 
 
-def _retests(
-    study: Study, number: int, row: int, main: Sequence[PlannedTrial]
-) -> list[PlannedTrial]:
+def _retests(study: Study, number: int, row: int, main: list[PlannedTrial]) -> list[PlannedTrial]:
     """Some main trials again, sides swapped; not the last one if that can be helped, which would
     be remembered."""
     rng = _rng(study, "retest", number, row)
     n = study.trials.retest
     chosen = rng.sample(main[:-1] if n < len(main) else main, n)
     return [_flipped(replace(one, kind="retest", retest_of=one.position)) for one in chosen]
-
-
-def _prompt_ids(study: Study, prompts: Sequence[Prompt], place: int) -> tuple[str, ...]:
-    """The ids for the messages of the trial at `place`; none in free chat."""
-    n = study.trials.turns
-    return tuple(prompt.id for prompt in prompts[place * n : (place + 1) * n])
 
 
 def _preset_order(study: Study, row: int) -> list[str]:
@@ -189,19 +181,5 @@ def williams(n: int) -> list[list[int]]:
     return square if n % 2 == 0 or n == 1 else square + [row[::-1] for row in square]
 
 
-def _n_rows(study: Study) -> int:
-    n = len(study.presets)
-    return n if study.trials.presets == "between" else len(williams(n))
-
-
 def _rng(study: Study, *what: object) -> random.Random:
     return random.Random("/".join(map(str, (study.seed, *what))))
-
-
-def _parts(study: Study, seed: str) -> tuple[int, str]:
-    """The block and the arm order that a plan's seed names."""
-    own, _, rest = seed.partition("/")
-    number, _, arm_order = rest.partition("/")
-    if own != str(study.seed) or not number.isdigit() or arm_order not in arm_orders(study):
-        raise StudyError(f"'{seed[:80]}' is not the seed of a plan of this study.")
-    return int(number), arm_order

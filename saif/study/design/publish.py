@@ -6,7 +6,6 @@ file is still what participants agreed to.
 
 import hashlib
 import json
-import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,8 +24,6 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _PACKAGES = ("torch", "transformers", "gradio")
 _PRIVATE = "*.db*\nbackups/\nserving.lock\n"
 """What git should leave alone: a version may be shown to anyone, what participants gave may not."""
-
-_VERSION_FILE = re.compile(r"version-(\d{3})\.json")
 
 
 class Version(StrictModel):
@@ -64,12 +61,9 @@ def canonical(value: Version | dict[str, Any]) -> str:
 def publish(
     study: Study, library: Library, folder: Path, *, code: str | None = None
 ) -> tuple[Version, Path]:
-    """Freeze the study as the next version in `folder`; the version and its file.
-
-    Publishing the same again gives the version that is there. Raises StudyError if anything is
-    wrong with the study (see `saif.study.design.check`), or a version in the folder was tampered
-    with.
-    """
+    """Freeze the study as the next version in `folder`, unless it is there; the version and its
+    file. Raises StudyError if anything is wrong with the study (see `saif.study.design.check`), or
+    a version in the folder was tampered with."""
     wrong = [finding for finding in check(study, library) if finding.severity == "wrong"]
     if wrong:
         raise StudyError(
@@ -104,8 +98,7 @@ def write_version(folder: Path, found: Version) -> Path:
 
 def versions(folder: Path) -> list[Version]:
     """All versions in a folder, oldest first."""
-    paths = sorted(path for path in folder.glob("version-*.json"))
-    return [read_version(path) for path in paths if _VERSION_FILE.fullmatch(path.name)]
+    return [read_version(path) for path in sorted(folder.glob("version-[0-9][0-9][0-9].json"))]
 
 
 def read_version(path: Path, *, version_id: str | None = None) -> Version:
@@ -142,9 +135,8 @@ def check_presets(found: Version, library: Library) -> None:
 def check_fingerprint(found: Version, fingerprint: str) -> None:
     """Raises StudyError unless the loaded model's weights are those of the published version."""
     if fingerprint != found.fingerprint:
-        raise StudyError(
-            f"The loaded weights of {found.study.model} are not those the study was published with."
-        )
+        loaded = f"The loaded weights of {found.study.model}"
+        raise StudyError(f"{loaded} are not those the study was published with.")
 
 
 def hash_text(text: str) -> str:

@@ -64,12 +64,8 @@ class ChoiceQuestion(_Asked):
     accept: Annotated[list[Label], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
-    def _options_differ(self) -> "ChoiceQuestion":
+    def _options_fit(self) -> "ChoiceQuestion":
         refuse_twice("options", self.options)
-        return self
-
-    @model_validator(mode="after")
-    def _screens_at_the_start(self) -> "ChoiceQuestion":
         if self.accept is None:
             return self
         if self.when != "start" or not self.required:
@@ -108,15 +104,12 @@ class TextQuestion(_Asked):
         return is_text(value) and len(str(value)) <= self.max_length
 
 
-class GuessQuestion(StudyPart):
+class GuessQuestion(_Asked):
     """Asked once at the end: on which side was the changed answer of the last main trial? Bang's
     blinding index is computed from it."""
 
     kind: Literal["guess"]
-    id: Id
-    text: Text
     when: Literal["end"] = "end"
-    required: bool = True
 
     def accepts(self, value: object) -> bool:
         return value in ("L", "R", "unsure")
@@ -130,19 +123,11 @@ Question = Annotated[
 def is_text(value: object) -> bool:
     """Whether it is a text that can be stored: half of a surrogate pair, which a page may send, is
     no character and has no UTF-8."""
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return isinstance(value, str) and value == value.encode("utf-8", "ignore").decode()
 
 
 def check_answer(question: Question, value: object) -> None:
     """Raises InputError where `value` is no answer to the question; None is one if it need not be
     answered."""
-    if value is None and not question.required:
-        return
-    if not question.accepts(value):
+    if not question.accepts(value) and (value is not None or question.required):
         raise InputError(f"That is no answer to '{question.id}'.")

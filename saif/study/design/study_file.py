@@ -4,16 +4,21 @@ An unknown key, a wrong type or a name used twice is refused in one line that na
 Whether a design is wise is another question: see `saif.study.design.check`.
 """
 
+import difflib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from saif.core.types import Placement
 from saif.errors import StudyError
 from saif.files import read_yaml
-from saif.study.design.problems import problems
 from saif.study.design.questions import Preference, Question, StudyPart, Text, refuse_twice
+
+MAX_PROBLEMS = 4
+"""That are told at once."""
 
 ArmName = Literal["unsteered", "steered", "prompted", "other"]
 """`other` is the preset under `other`, in place of the one under `presets`."""
@@ -216,19 +221,15 @@ class Study(StudyPart):
         for check in self.attention:
             if check.after > self.trials.main:
                 raise ValueError(f"attention: '{check.id}' comes after the last main trial")
-        self._prompts_suffice()
+        if isinstance(self.prompts, FixedPrompts):
+            n = self.trials.main * self.trials.turns
+            if len(self.prompts.items) < n:
+                few = f"prompts.items: {n} are needed, one for each turn of each main trial"
+                raise ValueError(few)
+            if len(self.prompts.practice) < self.trials.practice * self.trials.turns:
+                few = "prompts.practice: one is needed for each turn of a practice trial"
+                raise ValueError(few)
         return self
-
-    def _prompts_suffice(self) -> None:
-        if not isinstance(self.prompts, FixedPrompts):
-            return
-        if len(self.prompts.items) < self.trials.main * self.trials.turns:
-            raise ValueError(
-                f"prompts.items: {self.trials.main * self.trials.turns} are needed, one for each "
-                "turn of each main trial"
-            )
-        if len(self.prompts.practice) < self.trials.practice * self.trials.turns:
-            raise ValueError("prompts.practice: one is needed for each turn of a practice trial")
 
 
 def read_study(path: Path) -> Study:
@@ -238,10 +239,64 @@ def read_study(path: Path) -> Study:
         found = read_yaml(path)
         return Study.model_validate(found)
     except ValidationError as error:
-        raise StudyError(f"{path.name}: {problems(error, found)}.") from error
+        raise StudyError(f"{path.name}: {_problems(error, found)}.") from error
     except ValueError as error:
         tab = "found character '\\t'" in str(error)
         raise StudyError(
             f"{path.name} can't be read: {error}",
             hint="Use spaces there instead of a tab." if tab else "",
         ) from error
+
+
+def _problems(error: ValidationError, document: object) -> str:
+    """All that is wrong, each with its place in the file; unknown words come first, since what
+    is misspelt is missing under its right name, too."""
+    found = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    told = list(dict.fromkeys(f"{_place(one, document)}{_told(one)}" for one in found))
+    more = f"; and {len(told) - MAX_PROBLEMS} more" if len(told) > MAX_PROBLEMS else ""
+    return "; ".join(told[:MAX_PROBLEMS]) + more
+
+
+def _place(one: ErrorDetails, document: object) -> str:
+    """`questions 'fluent'.options (item 1): `. What the reader adds to a place, such as the kind it
+    took a part for, is left out."""
+    parts: list[str] = []
+    here: Any = document
+    for part in one["loc"]:
+        if isinstance(part, int):
+            here = here[part] if isinstance(here, list) and part < len(here) else None
+            name = here.get("id") if isinstance(here, dict) else None
+            which = f"'{name}'" if isinstance(name, str) else f"(item {part + 1})"
+            parts[-1:] = [" ".join([*parts[-1:], which])]
+        elif isinstance(here, dict) and part in here:
+            here = here[part]
+            parts.append(part)
+        elif one["type"] == "missing" and part is one["loc"][-1]:
+            parts.append(part)
+    return ".".join(parts) + ": " if parts else ""
+
+
+def _told(one: ErrorDetails) -> str:
+    kind, given = one["type"], one["input"]
+    if kind == "missing":
+        return "is missing"
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(str(one["loc"][-1]), sorted(set(_names(StudyPart))), n=1)
+        return f"is not known here; did you mean '{near[0]}'?" if near else "is not known here"
+    if kind == "union_tag_invalid":
+        return f"kind: '{one['ctx']['tag']}' is none of {one['ctx']['expected_tags']}"
+    if kind == "union_tag_not_found":
+        return "kind: is missing"
+    if kind == "string_type" and isinstance(given, bool | int | float):
+        return "must be a text: put it in quotes"
+    if kind == "list_type" and given is None:
+        return "must be a list; for an empty one, write []"
+    said = one["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    return said[:1].lower() + said[1:]
+
+
+def _names(kind: type[StudyPart]) -> Iterator[str]:
+    """Every word that a part of a study file may have."""
+    yield from kind.model_fields
+    for each in kind.__subclasses__():
+        yield from _names(each)

@@ -11,21 +11,17 @@ from typing import Literal
 
 from saif.core.steering import Steering
 from saif.decoding import Sampling, never
-from saif.engine.protocol import Engine, Message, Reply, ReplyBuilder, Request, complete
+from saif.engine.protocol import Engine, Message, ReplyBuilder, Request, complete
 from saif.errors import ModelError, SteeringError, StudyError
 from saif.presets.controls import Controls
 from saif.presets.instructions import place
 from saif.presets.library import Library
-from saif.presets.preset import LoadedPreset
 from saif.study.design.check import uses_of
-from saif.study.design.study_file import PresetUse, Study
+from saif.study.design.study_file import Study
 from saif.study.participation.steps import Answer
 from saif.study.store.trials import Exchange, Trial
 
 Side = Literal["L", "R"]
-SIDES: tuple[Side, Side] = ("L", "R")
-
-
 EMPTY_FROM_ATTEMPT = 3
 """A trial that was issued so often is shown even where an answer is empty: without sampling, it
 would be empty for ever, and saying nothing is an answer that can be voted on."""
@@ -44,21 +40,18 @@ class Released:
 
 
 class AnswerGenerator:
-    """Generates the answers of a study's trials with one engine. Reads all presets at once, so that
-    one that doesn't fit the model is refused before anyone takes part.
-
-    Raises PresetError where one doesn't fit.
-    """
+    """Generates the answers of a study's trials with one engine. Reads all presets at once, and
+    raises PresetError where one doesn't fit the model, before anyone takes part."""
 
     def __init__(self, study: Study, library: Library, engine: Engine) -> None:
         self.engine = engine
         self._study = study
         self._library = library
-        self._presets: dict[str, LoadedPreset] = {}
         self._uses = {use.label: use for use in uses_of(study)}
-        for name in {use.preset for use in self._uses.values()}:
-            self._presets[name] = library.preset(study.model, name)
-            self._presets[name].check_model(engine.model)
+        names = {use.preset for use in self._uses.values()}
+        self._presets = {name: library.preset(study.model, name) for name in names}
+        for preset in self._presets.values():
+            preset.check_model(engine.model)
 
     def pair(
         self,
@@ -69,19 +62,17 @@ class AnswerGenerator:
         cancelled: Callable[[], bool] = never,
     ) -> "AnswerPair":
         """The answers to `message` after the exchanges in `history`; iterate to generate them."""
-        said = [(exchange.left, exchange.right) for exchange in history]
         messages = [*(exchange.message for exchange in history), message]
-        requests = [
-            self._request(trial, arm, messages, [replies[side] for replies in said])
-            for side, arm in enumerate((trial.left, trial.right))
-        ]
-        return AnswerPair(self.engine, trial, requests, cancelled)
+        left = self._request(trial, trial.left, messages, [one.left for one in history])
+        right = self._request(trial, trial.right, messages, [one.right for one in history])
+        return AnswerPair(self.engine, trial, (left, right), cancelled)
 
     def _request(
         self, trial: Trial, arm: str, messages: Sequence[str], replies: Sequence[str]
     ) -> Request:
         """One arm's request, with its own history."""
-        use = self._use(trial, arm)
+        use = self._study.other if arm == "other" else self._uses.get(trial.preset or "")
+        assert use is not None, "the study file was checked, and an attention check has no answers"
         steering = None
         if arm in ("steered", "other"):
             controls = Controls(placement=use.placement, strength=use.strength)
@@ -93,30 +84,14 @@ class AnswerGenerator:
         conversation = [Message("user", messages[0])]
         for reply, message in zip(replies, messages[1:], strict=True):
             conversation += [Message("assistant", reply), Message("user", message)]
-        wanted = self._study.generation
-        sampling = Sampling(
-            max_new_tokens=wanted.max_new_tokens,
-            temperature=wanted.temperature,
-            top_p=wanted.top_p,
-            seed=trial.gen_seed,
-        )
+        wanted = self._study.generation.model_dump(exclude={"quantize"})
+        sampling = Sampling(**wanted, seed=trial.gen_seed)
         return Request(messages=tuple(conversation), steering=steering, sampling=sampling)
-
-    def _use(self, trial: Trial, arm: str) -> PresetUse:
-        if arm == "other":
-            assert self._study.other is not None, "the study file was checked"
-            return self._study.other
-        assert trial.preset is not None, "an attention check has no answers to make"
-        return self._uses[trial.preset]
 
 
 class AnswerPair:
     """Both answers to one message. Iterating yields what is released; `answers` has both whole
-    at the end.
-
-    Raises EmptyAnswerError, ModelError or SteeringError where either answer fails: then neither
-    counts.
-    """
+    at the end. Raises EmptyAnswerError, ModelError or SteeringError where either answer fails."""
 
     def __init__(
         self,
@@ -125,10 +100,8 @@ class AnswerPair:
         requests: Sequence[Request],
         cancelled: Callable[[], bool],
     ) -> None:
-        self._engine = engine
-        self._trial = trial
-        self._requests = requests
-        self._cancelled = cancelled
+        self._engine, self._trial = engine, trial
+        self._requests, self._cancelled = requests, cancelled
         self._builders = [ReplyBuilder() for _ in requests]
         self._released_at: float | None = None
         self._began = self._ended = 0.0
@@ -152,7 +125,12 @@ class AnswerPair:
             shown = [len(builder.text) for builder in self._builders]
             yield Released(*grown)
         self._ended = time.perf_counter()
-        self._check()
+        # What was steered was steered, and what was not was not.
+        for builder, request in zip(self._builders, self._requests, strict=True):
+            if builder.stop in (None, "cancelled"):
+                raise ModelError("The answer was not finished.")
+            if (builder.steered > 0) != (request.steering is not None):
+                raise SteeringError("Steering did not reach the answer that it was meant for.")
 
     def _showable(self, place: int) -> bool:
         """Whether an answer has text. Raises EmptyAnswerError where it has ended without any."""
@@ -164,14 +142,6 @@ class AnswerPair:
             raise EmptyAnswerError("An answer ended before it had any text.")
         return True
 
-    def _check(self) -> None:
-        """What was steered was steered, and what was not was not."""
-        for builder, request in zip(self._builders, self._requests, strict=True):
-            if builder.stop in (None, "cancelled"):
-                raise ModelError("The answer was not finished.")
-            if (builder.steered > 0) != (request.steering is not None):
-                raise SteeringError("Steering did not reach the answer that it was meant for.")
-
     @property
     def is_row_independent(self) -> bool:
         """Whether each answer, made alone, is token for token what it was beside the other."""
@@ -182,35 +152,28 @@ class AnswerPair:
 
     def answers(self) -> list[Answer]:
         """Both answers as they are stored, left first."""
-        arms = (self._trial.left, self._trial.right)
-        return [
-            Answer(
-                arm=arm,
-                side=side,
-                text=reply.text,
-                n_tokens=len(reply.token_ids),
-                stop=reply.stop,
-                ttft_ms=self._ms(self._released_at),
-                total_ms=self._ms(self._ended),
-                details=self._details(place, reply),
-            )
-            for place, (side, arm, reply) in enumerate(
-                zip(SIDES, arms, (builder.reply() for builder in self._builders), strict=True)
-            )
-        ]
+        return [self._answer(0, "L", self._trial.left), self._answer(1, "R", self._trial.right)]
 
-    def _details(self, place: int, reply: Reply) -> dict[str, object]:
-        """What was done to make an answer. text_at_step: when it had text of its own; both were
-        shown from the later of the two on."""
-        request = self._requests[place]
-        return {
-            "model": self._engine.model.id,
-            "engine": self._engine.about,
-            "steered_positions": reply.steered,
-            "applied": _applied(request.steering) if request.steering else None,
-            "sampling": asdict(request.sampling),
-            "text_at_step": self._text_at.get(place),
-        }
+    def _answer(self, place: int, side: Side, arm: str) -> Answer:
+        """text_at_step: when it had text of its own; both were shown from the later of the two."""
+        reply, request = self._builders[place].reply(), self._requests[place]
+        return Answer(
+            arm=arm,
+            side=side,
+            text=reply.text,
+            n_tokens=len(reply.token_ids),
+            stop=reply.stop,
+            ttft_ms=self._ms(self._released_at),
+            total_ms=self._ms(self._ended),
+            details={
+                "model": self._engine.model.id,
+                "engine": self._engine.about,
+                "steered_positions": reply.steered,
+                "applied": _applied(request.steering) if request.steering else None,
+                "sampling": asdict(request.sampling),
+                "text_at_step": self._text_at.get(place),
+            },
+        )
 
     def _ms(self, at: float | None) -> float | None:
         return None if at is None else round(1000 * (at - self._began), 1)

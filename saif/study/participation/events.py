@@ -3,7 +3,6 @@
 Events help to judge the data and are not data themselves, so they are kept out of the audit trail.
 """
 
-import sqlite3
 from typing import Literal, get_args
 
 from saif.errors import InputError
@@ -18,6 +17,11 @@ Canary = Literal["canary_equal", "canary_differs", "canary_failed"]
 
 MAX_EVENTS = 5000
 """Per participant; what comes after is dropped, so that a broken page can't fill the disk."""
+
+_INSERT = (
+    "INSERT INTO event(participant_id, trial_id, t_client_ms, server_at, kind) "
+    "VALUES (?, ?, ?, ?, ?)"
+)
 
 
 def note_event(
@@ -40,26 +44,11 @@ def note_event(
         found = db.execute("SELECT COUNT(*) FROM event WHERE participant_id = ?", (who.id,))
         if found.fetchone()[0] >= MAX_EVENTS:
             return False
-        _write(store, db, who.id, trial_id, t_client_ms, kind)
+        db.execute(_INSERT, (who.id, trial_id, t_client_ms, store.now(), kind))
     return True
 
 
 def note_canary(store: Store, participant: str, trial_id: str, found: Canary) -> None:
     """Write down what making a trial's answers one by one showed."""
     with store.database.transaction() as db:
-        _write(store, db, participant, trial_id, None, found)
-
-
-def _write(
-    store: Store,
-    db: sqlite3.Connection,
-    participant: str,
-    trial_id: str | None,
-    t_client_ms: float | None,
-    kind: EventKind | Canary,
-) -> None:
-    db.execute(
-        "INSERT INTO event(participant_id, trial_id, t_client_ms, server_at, kind) "
-        "VALUES (?, ?, ?, ?, ?)",
-        (participant, trial_id, t_client_ms, store.now(), kind),
-    )
+        db.execute(_INSERT, (participant, trial_id, None, store.now(), found))

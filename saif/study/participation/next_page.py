@@ -27,8 +27,6 @@ class NextPage:
     """What the page is about, where it is about one."""
     questions: tuple[Question, ...] = ()
     """Those still to be answered."""
-    place: int = 0
-    """Where the trial stands among those planned for this participant, from 1."""
     n_trials: int = 0
     """How many were planned; one that is dropped later doesn't make them fewer."""
 
@@ -39,15 +37,15 @@ def next_page(db: sqlite3.Connection, study: Study, who: Participant) -> NextPag
     if questions := unanswered_at(db, study, who, "start"):
         return NextPage("start_questions", questions=questions)
     own = trials.all_of(db, who.id)
-    n_planned = trials.n_planned(db, who.id)
+    n_trials = trials.n_planned(db, who.id)
     for trial in own:
         if questions := unanswered_on(db, study, trial):
-            return NextPage("trial_questions", trial, questions, trial.position, n_planned)
+            return NextPage("trial_questions", trial, questions, n_trials)
     left = [trial for trial in own if trial.state != "voted"]
     if left and is_paused(db):
         return NextPage("paused")
     if left:
-        return NextPage("trial", left[0], (), left[0].position, n_planned)
+        return NextPage("trial", left[0], (), n_trials)
     if questions := unanswered_at(db, study, who, "end"):
         return NextPage("end_questions", questions=questions)
     return NextPage("finish")

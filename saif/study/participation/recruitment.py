@@ -3,16 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from saif.study.design.study_file import (
-    LinkRecruitment,
-    MturkRecruitment,
-    ProlificRecruitment,
-    Study,
-)
+from saif.study.design.study_file import MturkRecruitment, ProlificRecruitment, Study
 from saif.study.store.identities import Person
 
 PREVIEW = "ASSIGNMENT_ID_NOT_AVAILABLE"
 """What MTurk gives for an assignment while a worker only looks at the task."""
+
+PARAMETERS = {
+    "prolific": ("PROLIFIC_PID", "SESSION_ID"),
+    "mturk": ("workerId", "assignmentId"),
+    "link": ("key", ""),
+}
+"""What a link's query calls the participant and their visit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,39 +37,27 @@ def is_preview(study: Study, query: Mapping[str, str]) -> bool:
 def names_nobody(study: Study, query: Mapping[str, str]) -> bool:
     """Whether the bare address was opened of a study that one comes to by another service's link:
     by someone who wants to withdraw, or only looks."""
-    match study.recruitment:
-        case ProlificRecruitment():
-            return "PROLIFIC_PID" not in query
-        case MturkRecruitment():
-            return "workerId" not in query
-        case LinkRecruitment():
-            return False
+    kind = study.recruitment.kind
+    return kind != "link" and PARAMETERS[kind][0] not in query
 
 
 def person_of(study: Study, query: Mapping[str, str]) -> Person:
-    """Who opened the link, from its query. Raises InputError where it doesn't say, or not validly.
-
-    The kind of recruitment is the study's and never the link's.
-    """
-    match study.recruitment:
-        case ProlificRecruitment():
-            return Person("prolific", query.get("PROLIFIC_PID", ""), query.get("SESSION_ID"))
-        case MturkRecruitment():
-            return Person("mturk", query.get("workerId", ""), query.get("assignmentId"))
-        case LinkRecruitment():
-            return Person("link", query.get("key", ""))
+    """Who opened the link, from its query, read as the study recruits. Raises InputError where it
+    doesn't say, or not validly."""
+    kind = study.recruitment.kind
+    pid, session = PARAMETERS[kind]
+    return Person(kind, query.get(pid, ""), query.get(session) if session else None)
 
 
 def completion(study: Study, code: str) -> Completion:
     """Where someone with this code is sent."""
-    match study.recruitment:
-        case ProlificRecruitment():
-            return Completion(code, link=f"https://app.prolific.com/submissions/complete?cc={code}")
-        case MturkRecruitment(sandbox=sandbox):
-            host = "workersandbox.mturk.com" if sandbox else "www.mturk.com"
-            return Completion(code, form=f"https://{host}/mturk/externalSubmit")
-        case LinkRecruitment():
-            return Completion(code)
+    place = study.recruitment
+    if isinstance(place, ProlificRecruitment):
+        return Completion(code, link=f"https://app.prolific.com/submissions/complete?cc={code}")
+    if isinstance(place, MturkRecruitment):
+        host = "workersandbox.mturk.com" if place.sandbox else "www.mturk.com"
+        return Completion(code, form=f"https://{host}/mturk/externalSubmit")
+    return Completion(code)
 
 
 def declined(study: Study) -> Completion | None:

@@ -22,8 +22,8 @@ from saif.study.store.settings import is_paused
 from saif.study.store.store import GOING_ON, Participant, Status, Store
 from saif.study.store.trials import Trial, VoidReason, fixed_message
 
-MAX_DETAIL = 2000
-"""Characters of what is said about a trial that is called off."""
+MAX_DETAIL = MAX_REASON = 2000
+"""Characters of what is said about a trial that is called off; of a vote's free-text reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +38,6 @@ class Answer:
     ttft_ms: float | None = None
     total_ms: float | None = None
     details: Mapping[str, object] = field(default_factory=dict)
-
-
-MAX_REASON = 2000
-"""Characters of a vote's free-text reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,20 +57,16 @@ class Ballot:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A vote that is on disk."""
+    """A vote that is on disk. repeated: whether it was before."""
 
     vote_id: str
     revision: int
     repeated: bool
-    """Whether it was before."""
 
 
 def begin(store: Store, token: str) -> Trial | None:
-    """The trial that is due, started; None after the last.
-
-    One whose answers are complete comes back as it was. One that was interrupted before is called
-    off and issued again, with a new sampling seed.
-    """
+    """The trial that is due, started; None after the last. One whose answers are complete comes
+    back as it was; one that was interrupted is called off and issued again, with a new seed."""
     with store.database.transaction() as db:
         who = active_participant(store, db, token)
         if is_paused(db):
@@ -101,11 +93,8 @@ def begin(store: Store, token: str) -> Trial | None:
 def add_exchange(
     store: Store, token: str, trial_id: str, answers: Sequence[Answer], text: str | None = None
 ) -> Trial:
-    """Store an exchange of a running trial: the message and both answers, which are complete.
-
-    text: what was typed in free chat; a fixed prompt is known here. The last one makes the trial
-    ready for its vote.
-    """
+    """Store an exchange of a running trial: the message and both answers, which are complete. The
+    last one makes the trial ready for its vote. text: what was typed in free chat."""
     with store.database.transaction() as db:
         who = active_participant(store, db, token)
         trial = own_trial(db, who, trial_id)
@@ -115,18 +104,20 @@ def add_exchange(
             raise StudyError("An exchange takes both answers, each on its own side.")
         n_exchanges = "SELECT COUNT(*) FROM turn WHERE trial_id = ?"
         k = db.execute(n_exchanges, (trial_id,)).fetchone()[0]
-        made = db.execute(
-            "INSERT INTO turn(trial_id, k, user_text) VALUES (?, ?, ?)",
-            (trial_id, k + 1, _message(store, trial, k, text)),
+        message = fixed_message(store.study, trial, k) or text
+        if not message or not is_text(message):
+            raise InputError("Please type a message.")
+        insert = "INSERT INTO turn(trial_id, k, user_text) VALUES (?, ?, ?)"
+        turn = db.execute(insert, (trial_id, k + 1, message)).lastrowid
+        db.executemany(
+            "INSERT INTO generation VALUES (:turn, :arm, :side, :text, :n_tokens, :stop, :ttft_ms, "
+            ":total_ms, :details)",
+            [asdict(one) | {"turn": turn, "details": json.dumps(one.details)} for one in answers],
         )
-        for answer in answers:
-            _store_answer(db, made.lastrowid, answer)
         if k + 1 == store.study.trials.turns:
             trials.move(db, trial, "ready")
         store.keep_place(db, who)
-        found = trials.by_id(db, trial_id)
-        assert found is not None, "it was read in this transaction"
-        return found
+        return own_trial(db, who, trial_id)
 
 
 def call_off(store: Store, token: str, trial_id: str, reason: VoidReason, detail: str = "") -> None:
@@ -136,15 +127,11 @@ def call_off(store: Store, token: str, trial_id: str, reason: VoidReason, detail
         who = active_participant(store, db, token)
         kept = detail.encode("utf-8", "replace").decode()[:MAX_DETAIL]
         trials.void(db, own_trial(db, who, trial_id), reason, who.plan_seed, detail=kept)
-        payload = {"reason": reason, "detail": kept}
-        store.note(db, who, "void", trial_id, payload)
+        store.note(db, who, "void", trial_id, {"reason": reason, "detail": kept})
 
 
 def vote(store: Store, token: str, ballot: Ballot) -> Saved:
-    """Cast a vote. The same vote id again is acknowledged and changes nothing, whatever it says.
-
-    The vote, the trial's state and the audit trail are written together.
-    """
+    """Cast a vote. The same vote id again is acknowledged and changes nothing, whatever it says."""
     with store.database.transaction() as db:
         who = store.participant(db, token)
         done = db.execute(
@@ -161,23 +148,13 @@ def vote(store: Store, token: str, ballot: Ballot) -> Saved:
         _check_ballot(store, trial, ballot)
         if trial.state != "voted":  # a revision finds it so
             trials.move(db, trial, "voted")
-        revision = (
-            1
-            + db.execute(
-                "SELECT COUNT(*) FROM vote WHERE trial_id = ?", (trial.trial_id,)
-            ).fetchone()[0]
-        )
-        _write_vote(store, db, who, trial, ballot, revision)
-        store.keep_place(db, who)
+        revision = _write_vote(store, db, who, trial, ballot)
     return Saved(ballot.vote_id, revision, repeated=False)
 
 
 def report(store: Store, token: str, trial_id: str, reason: str = "") -> None:
     """The participant won't go on with a comparison, wherever it stands: it counts as skipped, and
-    neither it nor a retest of it comes again.
-
-    Again is acknowledged and changes nothing. reason: in their words, cut at MAX_REASON characters.
-    """
+    neither it nor a retest of it comes again. Again changes nothing. reason: in their words."""
     with store.database.transaction() as db:
         who = active_participant(store, db, token)
         trial = own_trial(db, who, trial_id)
@@ -187,17 +164,14 @@ def report(store: Store, token: str, trial_id: str, reason: str = "") -> None:
         assert trial.vote_id is not None, "it has begun"
         kept = reason.encode("utf-8", "replace").decode()[:MAX_REASON]
         skipped = Ballot(vote_id=trial.vote_id, choice="skip", reason=kept)
-        _write_vote(store, db, who, trial, skipped, revision=1)
+        _write_vote(store, db, who, trial, skipped)
         trials.drop_retests(db, trial)
         store.note(db, who, "report", trial_id, {"vote_id": trial.vote_id})
-        store.keep_place(db, who)
 
 
 def reopen(store: Store, token: str, trial_id: str) -> str:
     """A new vote id for a trial that was voted on: the next vote is a revision, the first is kept.
-
-    Only until the next trial begins, so that nobody votes on answers they no longer see.
-    """
+    Only until the next trial begins, so that nobody votes on answers they no longer see."""
     with store.database.transaction() as db:
         who = active_participant(store, db, token)
         trial = own_trial(db, who, trial_id)
@@ -214,11 +188,8 @@ def respond(
     store: Store, token: str, question_id: str, value: object, *, trial_id: str | None = None
 ) -> int:
     """Answer a question; its revision. The same answer again changes nothing, unless the vote that
-    it was given for has changed.
-
-    trial_id: of a question that is asked after every trial. Who answers that they don't fit is
-    screened out. Raises InputError where the value is no answer.
-    """
+    it was given for has changed. Who answers that they don't fit is screened out. trial_id: of a
+    question that is asked after every trial. Raises InputError where the value is no answer."""
     question = next((one for one in store.study.questions if one.id == question_id), None)
     if question is None or (question.when == "trial") != (trial_id is not None):
         raise StudyError(f"There is no question '{question_id}' here.")
@@ -241,12 +212,10 @@ def respond(
         if last and last["value_json"] == text and not asked_again:
             return int(last["revision"])
         revision = last["revision"] + 1 if last else 1
-        db.execute(
-            "INSERT INTO response VALUES (?, ?, ?, ?, ?)",
-            (who.id, item, revision, text, store.now()),
-        )
-        payload = {"item": item, "revision": revision, "value": value}
-        store.note(db, who, "respond", item, payload)
+        row = (who.id, item, revision, text, store.now())
+        db.execute("INSERT INTO response VALUES (?, ?, ?, ?, ?)", row)
+        noted = {"item": item, "revision": revision, "value": value}
+        store.note(db, who, "respond", item, noted)
         store.keep_place(db, who)
         if question.kind == "choice" and question.screens_out(value):
             store.leave(db, who, "screened")
@@ -254,17 +223,19 @@ def respond(
 
 
 def finish(store: Store, token: str) -> str:
-    """Everything is answered: the completion code. Again, for who lost it: the same code.
-
-    Raises StudyError naming what is missing.
-    """
+    """Everything is answered: the completion code, as often as it is asked for. Raises StudyError
+    naming what is missing."""
     with store.database.transaction() as db:
         who = store.participant(db, token)
         if who.status != "complete":
             check_active(who)
             if trials.current(db, who.id) is not None:
                 raise StudyError("There are comparisons left.")
-            _nothing_unanswered(store, db, who)
+            own = trials.all_of(db, who.id)
+            left = [one for trial in own for one in unanswered_on(db, store.study, trial)]
+            for question in [*left, *unanswered_at(db, store.study, who, "end")]:
+                if question.required:
+                    raise StudyError(f"The question '{question.id}' is still to be answered.")
             store.leave(db, who, "complete")
     return code_for(store, who, "complete")
 
@@ -282,10 +253,8 @@ def stop_early(store: Store, token: str) -> str:
 
 def came_to(db: sqlite3.Connection, who: Participant) -> Status:
     """How far someone came, whatever they have withdrawn since: it costs nobody their code."""
-    row = db.execute(
-        "SELECT action FROM audit WHERE object = ? AND action IN ('complete', 'screened')",
-        (who.id,),
-    ).fetchone()
+    ends = "SELECT action FROM audit WHERE object = ? AND action IN ('complete', 'screened')"
+    row = db.execute(ends, (who.id,)).fetchone()
     return who.status if row is None else row["action"]
 
 
@@ -293,11 +262,10 @@ def code_for(store: Store, who: Participant, status: Status) -> str:
     """What a participant shows where they were recruited, from what they came to. Without codes of
     such a place, their receipt."""
     codes = store.study.recruitment
-    if isinstance(codes, ProlificRecruitment):
-        return {"complete": codes.complete, "screened": codes.screened_out}.get(
-            status, codes.partial
-        )
-    return store.receipt(who.id)
+    if not isinstance(codes, ProlificRecruitment):
+        return store.receipt(who.id)
+    ends = {"complete": codes.complete, "screened": codes.screened_out}
+    return ends.get(status, codes.partial)
 
 
 def active_participant(store: Store, db: sqlite3.Connection, token: str) -> Participant:
@@ -323,15 +291,12 @@ def own_trial(db: sqlite3.Connection, who: Participant, trial_id: str) -> Trial:
 
 def _show_again(db: sqlite3.Connection, trial: Trial) -> None:
     """Give a retest the messages and answers that its main trial had, sides swapped."""
-    first = db.execute(
-        "SELECT trial_id FROM trial WHERE participant_id = ? AND position = ? AND state = 'voted'",
-        (trial.participant_id, trial.retest_of),
-    ).fetchone()["trial_id"]
-    db.execute(
-        "INSERT INTO turn(trial_id, k, user_text) SELECT ?, k, user_text FROM turn "
-        "WHERE trial_id = ?",
-        (trial.trial_id, first),
+    main = (
+        "SELECT trial_id FROM trial WHERE participant_id = ? AND position = ? AND state = 'voted'"
     )
+    [first] = db.execute(main, (trial.participant_id, trial.retest_of)).fetchone()
+    same = "INSERT INTO turn(trial_id, k, user_text) SELECT ?, k, user_text FROM turn"
+    db.execute(f"{same} WHERE trial_id = ?", (trial.trial_id, first))
     db.execute(
         "INSERT INTO generation SELECT new.turn_id, arm, CASE side WHEN 'L' THEN 'R' ELSE 'L' END, "
         "output_text, n_tokens, stop_reason, ttft_ms, total_ms, details_json "
@@ -342,51 +307,22 @@ def _show_again(db: sqlite3.Connection, trial: Trial) -> None:
     db.execute("UPDATE trial SET state = 'ready' WHERE trial_id = ?", (trial.trial_id,))
 
 
-def _message(store: Store, trial: Trial, k: int, text: str | None) -> str:
-    """The user's message of exchange `k`, counted from 0."""
-    fixed = fixed_message(store.study, trial, k)
-    if fixed is not None:
-        return fixed
-    if not text or not is_text(text):
-        raise InputError("Please type a message.")
-    return text
-
-
-def _store_answer(db: sqlite3.Connection, exchange: int | None, answer: Answer) -> None:
-    db.execute(
-        "INSERT INTO generation VALUES (:exchange, :arm, :side, :text, :n_tokens, :stop, :ttft_ms, "
-        ":total_ms, :details)",
-        asdict(answer) | {"exchange": exchange, "details": json.dumps(answer.details)},
-    )
-
-
-def _nothing_unanswered(store: Store, db: sqlite3.Connection, who: Participant) -> None:
-    main = trials.all_of(db, who.id)
-    left = [one for trial in main for one in unanswered_on(db, store.study, trial)]
-    for question in [*left, *unanswered_at(db, store.study, who, "end")]:
-        if question.required:
-            raise StudyError(f"The question '{question.id}' is still to be answered.")
-
-
 def _write_vote(
-    store: Store,
-    db: sqlite3.Connection,
-    who: Participant,
-    trial: Trial,
-    ballot: Ballot,
-    revision: int,
-) -> None:
-    row = asdict(ballot) | {
-        "trial_id": trial.trial_id,
-        "revision": revision,
-        "server_at": store.now(),
-    }
+    store: Store, db: sqlite3.Connection, who: Participant, trial: Trial, ballot: Ballot
+) -> int:
+    """Add a revision of a trial's vote; its number."""
+    votes = "SELECT COUNT(*) FROM vote WHERE trial_id = ?"
+    revision: int = 1 + db.execute(votes, (trial.trial_id,)).fetchone()[0]
+    row = asdict(ballot) | {"trial_id": trial.trial_id, "revision": revision}
+    row["server_at"] = store.now()
     db.execute(
         "INSERT INTO vote VALUES (:vote_id, :trial_id, :revision, :choice, :strength, :reason, "
         ":shown_ms, :decided_ms, :server_at)",
         row,
     )
     store.note(db, who, "vote", ballot.vote_id, row)
+    store.keep_place(db, who)
+    return revision
 
 
 def _check_ballot(store: Store, trial: Trial, ballot: Ballot) -> None:

@@ -25,7 +25,8 @@ from saif.study.store.store import DisconnectedError
 
 MAX_BODY_BYTES = 64_000
 
-_MTURK_FRAMES = "https://*.mturk.com https://*.mturkcontent.com"
+_STATUS = {DisconnectedError: 401, NotSavedError: 503, InputError: 422, StudyError: 409}
+"""503 is worth trying again; 401 means that another tab has taken over."""
 
 _logger = logging.getLogger(__name__)
 
@@ -56,8 +57,7 @@ def build_app(
     app.add_exception_handler(Exception, partial(_bug, headers))  # outside all that is added here
     if secret is not None:
         add_researcher(app, context, secret)
-    app.add_middleware(_SmallBodies)
-    app.add_middleware(_Headers, headers=headers)
+    app.add_middleware(_Limits, headers=headers)
     return app
 
 
@@ -75,13 +75,9 @@ def serve(app: FastAPI, host: str, port: int) -> None:
 
 
 def _headers(study: Study, in_space: bool) -> dict[str, str]:
-    frames = "'none'"
+    frames, forms = "https://huggingface.co" if in_space else "'none'", "'self'"
     if isinstance(study.recruitment, MturkRecruitment):
-        frames = _MTURK_FRAMES
-    elif in_space:
-        frames = "https://huggingface.co"
-    forms = "'self'"
-    if isinstance(study.recruitment, MturkRecruitment):
+        frames = "https://*.mturk.com https://*.mturkcontent.com"
         forms = "'self' https://www.mturk.com https://workersandbox.mturk.com"
     return {
         "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -95,31 +91,22 @@ def _headers(study: Study, in_space: bool) -> dict[str, str]:
     }
 
 
-class _Headers:
-    """Puts headers on every reply. Not starlette's helper for this, which would hold on to a
-    stream whose reader has gone."""
+class _Limits:
+    """Puts headers on every reply, and refuses a body over MAX_BODY_BYTES, whatever it says of its
+    own length. Not starlette's helper for this, which would hold on to a stream whose reader has
+    gone."""
 
     def __init__(self, app: ASGIApp, headers: Mapping[str, str]) -> None:
         self._app = app
         self._headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        n = 0
+
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(self._headers)
             await send(message)
-
-        await self._app(scope, receive, with_headers)
-
-
-class _SmallBodies:
-    """Refuses a body over MAX_BODY_BYTES, whatever it says of its own length."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        n = 0
 
         async def counted() -> Message:
             nonlocal n
@@ -129,7 +116,7 @@ class _SmallBodies:
                 raise HTTPException(413, "That is too long to be sent.")
             return message
 
-        await self._app(scope, counted, send)
+        await self._app(scope, counted, with_headers)
 
 
 def _said(status: int, error: str, hint: str = "") -> JSONResponse:
@@ -137,17 +124,9 @@ def _said(status: int, error: str, hint: str = "") -> JSONResponse:
 
 
 def _refusal(_request: Request, error: Exception) -> Response:
-    """A refusal in words. 503 is worth trying again; 401 means that another tab has taken over."""
+    """A refusal in words."""
     assert isinstance(error, SaifError)
-    status = 400
-    if isinstance(error, DisconnectedError):
-        status = 401
-    elif isinstance(error, NotSavedError):
-        status = 503
-    elif isinstance(error, InputError):
-        status = 422
-    elif isinstance(error, StudyError):
-        status = 409
+    status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 400)
     return _said(status, str(error), error.hint)
 
 

@@ -8,7 +8,6 @@ anyone before they agree to take part.
 import json
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,12 +16,12 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 from jinja2 import Environment, FileSystemLoader
 
 from saif.errors import StudyError
-from saif.study.design.questions import Preference, Question
+from saif.study.design.questions import Question
 from saif.study.durability.erasure import withdraw
 from saif.study.participation import recruitment, steps
 from saif.study.participation.events import note_event
-from saif.study.participation.next_page import NextPage, next_page
-from saif.study.participation.recruitment import Completion, completion
+from saif.study.participation.next_page import next_page
+from saif.study.participation.recruitment import completion
 from saif.study.server import schemas, texts
 from saif.study.server.context import Context, ServerContext
 from saif.study.server.streaming import next_in, requested_exchange
@@ -46,21 +45,20 @@ def _token(authorization: Annotated[str, Header()] = "") -> str:
 Token = Annotated[str, Depends(_token)]
 
 
-# Before anything is known of anyone
-
-
 @router.get("", response_class=HTMLResponse)
 def page(context: Context) -> str:
     """The same bytes for everyone: nothing in it is about one participant or one arm."""
     env = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True)
     version = context.store.version
+    vote = version.study.preference
+    ballot = {"text": vote.text, "choices": vote.choices, "clearly": vote.strength}
     return env.get_template("page.html").render(
         study=version.study,
         consent_sha256=version.consent_sha256,
         consent=texts.as_html(version.study.consent.text),
         contact=texts.with_addresses(version.study.ethics.contact),
         service=SERVICES.get(version.study.recruitment.kind, ""),
-        ballot=_ballot(version.study.preference),
+        ballot=json.dumps(ballot),
     )
 
 
@@ -102,10 +100,7 @@ def consent(body: schemas.Consent, context: Context) -> Answer:
 @router.post("/decline")
 def decline(context: Context) -> Answer:
     """Nothing is stored of who says no."""
-    return {"completion": _completion(recruitment.declined(context.store.study))}
-
-
-# A participant's steps
+    return {"completion": recruitment.declined(context.store.study)}
 
 
 @router.post("/next")
@@ -131,13 +126,7 @@ def answer(body: schemas.NextMessage, token: Token, context: Context) -> Streami
 
 @router.post("/vote")
 def vote(body: schemas.Vote, token: Token, context: Context) -> Answer:
-    ballot = steps.Ballot(
-        vote_id=body.vote_id,
-        choice=body.choice,
-        strength=body.clearly,
-        shown_ms=body.shown_ms,
-        decided_ms=body.decided_ms,
-    )
+    ballot = steps.Ballot(**body.model_dump(exclude={"clearly"}), strength=body.clearly)
     saved = steps.vote(context.store, token, ballot)
     return {"saved": saved.vote_id, "revision": saved.revision}
 
@@ -161,10 +150,7 @@ def report(body: schemas.Report, token: Token, context: Context) -> Answer:
 
 @router.post("/events")
 def events(body: schemas.Event, token: Token, context: Context) -> Answer:
-    saved = note_event(
-        context.store, token, body.kind, t_client_ms=body.t_client_ms, trial_id=body.trial
-    )
-    return {"saved": saved}
+    return {"saved": note_event(context.store, token, **body.model_dump())}
 
 
 @router.post("/finish")
@@ -193,12 +179,6 @@ def withdraw_later(body: schemas.Withdraw, context: Context) -> Answer:
     return {"done": body.scope}
 
 
-def _ballot(preference: Preference) -> str:
-    """The vote as the page offers it."""
-    offered = {"text": preference.text, "choices": preference.choices}
-    return json.dumps({**offered, "clearly": preference.strength})
-
-
 def _entered(context: ServerContext, entry: Entry) -> Answer:
     found = {"token": entry.token, "receipt": entry.receipt, "returning": entry.returning}
     return {**found, **_next(context, entry.token)}
@@ -208,24 +188,19 @@ def _next(context: ServerContext, token: str) -> Answer:
     """What the page is to show."""
     with context.store.database.snapshot() as db:
         who = context.store.participant(db, token)
-        return _shown(context, db, who, next_page(db, context.store.study, who))
-
-
-def _shown(
-    context: ServerContext, db: sqlite3.Connection, who: Participant, found: NextPage
-) -> Answer:
-    answer: Answer = {"page": found.page}
-    if found.trial is not None:
-        answer |= {"place": found.place, "of": found.n_trials}
-    if found.questions:
-        answer["questions"] = _asked(found.questions)
-    if found.page == "trial_questions" and found.trial is not None:
-        answer["trial"] = {"id": found.trial.trial_id, "turns": _exchanges(db, found.trial)}
-    if found.page == "ended":
-        if who.status == "complete" and not context.is_safe(who.id):
-            return {"page": "finish"}  # its last rows are still on their way
-        answer |= {"status": who.status, **_ending(context, db, who)}
-    return answer
+        found = next_page(db, context.store.study, who)
+        answer: Answer = {"page": found.page}
+        if found.trial is not None:
+            answer |= {"place": found.trial.position, "of": found.n_trials}
+        if found.questions:
+            answer["questions"] = _asked(found.questions)
+        if found.page == "trial_questions" and found.trial is not None:
+            answer["trial"] = {"id": found.trial.trial_id, "turns": _exchanges(db, found.trial)}
+        if found.page == "ended":
+            if who.status == "complete" and not context.is_safe(who.id):
+                return {"page": "finish"}  # its last rows are still on their way
+            answer |= {"status": who.status, **_ending(context, db, who)}
+        return answer
 
 
 def _ending(context: ServerContext, db: sqlite3.Connection, who: Participant) -> Answer:
@@ -238,7 +213,7 @@ def _ending(context: ServerContext, db: sqlite3.Connection, who: Participant) ->
     way = completion(study, steps.code_for(context.store, who, came_to))
     is_given = context.is_safe(who.id) if came_to == "complete" else way.link is not None
     debrief = texts.as_html(study.debrief) if has_seen_answers(db, who.id) else ""
-    return {"completion": _completion(way) if is_given else None, "debrief": debrief}
+    return {"completion": way if is_given else None, "debrief": debrief}
 
 
 def _asked(questions: Iterable[Question]) -> list[Answer]:
@@ -253,7 +228,7 @@ def _begun(context: ServerContext, trial: Trial) -> Answer:
     if trial.kind == "practice":  # answers there are not sent, nor asked for again
         found["questions"] = _asked(one for one in study.questions if one.when == "trial")
     if trial.kind == "attention":
-        text = next(check.text for check in study.attention if check.id == trial.check_id)
+        text = next(check.text for check in study.attention if check.id == trial.check)
         return {**found, "check": text, "turns": [], "vote_id": trial.vote_id}
     if trial.state == "ready" and trial.kind != "retest":  # the page was reloaded
         with context.store.database.snapshot() as db:
@@ -263,7 +238,3 @@ def _begun(context: ServerContext, trial: Trial) -> Answer:
 
 def _exchanges(db: sqlite3.Connection, trial: Trial) -> list[Answer]:
     return [{"message": one.message, "L": one.left, "R": one.right} for one in exchanges(db, trial)]
-
-
-def _completion(found: Completion | None) -> Answer | None:
-    return asdict(found) if found else None

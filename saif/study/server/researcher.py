@@ -19,11 +19,12 @@ from typing import Any, get_args
 from urllib.parse import parse_qs, urlsplit
 
 from fastapi import APIRouter, FastAPI, HTTPException, Request
-from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import HTTPConnection
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
@@ -40,7 +41,6 @@ PREFIX = "/researcher"
 ACTOR = "researcher"
 
 FOLDER = Path(__file__).parent / "researcher"
-STATIC = ("researcher.css", "researcher.js")
 
 COOKIE = "researcher"
 LASTS_SECONDS = 8 * 3600
@@ -57,12 +57,14 @@ def add_researcher(app: FastAPI, context: ServerContext, secret: str) -> None:
     sessions = Sessions(secret)
     pages = _Pages(context, sessions)
     router = APIRouter(prefix=PREFIX)
-    router.add_api_route("", pages.front, methods=["GET"])
-    router.add_api_route("/static/{name}", pages.static, methods=["GET"])
-    router.add_api_route("/figures", pages.figures, methods=["GET"])
-    for name in ("login", "logout", "pause", "resume", "erase", "export"):
+    router.add_api_route("", pages.front)
+    router.add_api_route("/figures", pages.figures)
+    for name in ("login", "logout", "export"):
         router.add_api_route(f"/{name}", getattr(pages, name), methods=["POST"])
+    for name in pages.steps:
+        router.add_api_route(f"/{name}", pages.take_step, methods=["POST"])
     app.include_router(router)
+    app.mount(f"{PREFIX}/static", StaticFiles(directory=FOLDER / "static"))
     app.add_middleware(_SessionCookie, key=sessions.signing_key)
 
 
@@ -145,19 +147,16 @@ class _Pages:
         self._context = context
         self._store: Store = context.store
         self._sessions = sessions
+        self.steps = {"pause": self._pause, "resume": self._resume, "erase": self._erase}
         self._env = Environment(
             loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
-
-    # What can be seen
 
     def front(self, request: Request) -> Response:
         session = self._session(request)
         if session is None:
             return self._login_page()
-        own = {"csrf": session["csrf"], "notice": session.get("notice", "")}
-        if own["notice"]:
-            del session["notice"]  # told once
+        own = {"csrf": session["csrf"], "notice": session.pop("notice", "")}  # told once
         return self._page("page.html", self._figures() | own)
 
     def figures(self, request: Request) -> Response:
@@ -165,13 +164,6 @@ class _Pages:
         if self._session(request) is None:
             raise HTTPException(401)
         return self._page("figures.html", self._figures())
-
-    def static(self, name: str) -> FileResponse:
-        if name not in STATIC:
-            raise HTTPException(404)
-        return FileResponse(FOLDER / "static" / name)
-
-    # What can be done
 
     async def login(self, request: Request) -> Response:
         if not is_own_page(request):
@@ -184,47 +176,46 @@ class _Pages:
         if session is None:
             return self._login_page("That is not the secret.", 401)
         request.session.update(session)
-        return _back()
+        return _back(request.session)
 
     async def logout(self, request: Request) -> Response:
         await self._sent(request)
         self._sessions.log_out()
         request.session.clear()
-        return _back()
+        return RedirectResponse(PREFIX, status_code=303)
 
-    async def pause(self, request: Request) -> Response:
-        return await self._take_step(request, lambda _form: self._set_paused(True))
-
-    async def resume(self, request: Request) -> Response:
-        return await self._take_step(request, lambda _form: self._set_paused(False))
-
-    async def erase(self, request: Request) -> Response:
-        return await self._take_step(request, self._erase)
+    async def take_step(self, request: Request) -> Response:
+        """Do what a form asks for, and show on the page what came of it."""
+        session, form = await self._sent(request)
+        step = self.steps[request.url.path.rpartition("/")[2]]
+        try:
+            return _back(session, await run_in_threadpool(step, form))
+        except SaifError as error:
+            return _back(session, error.sentence)
 
     async def export(self, request: Request) -> Response:
         session, form = await self._sent(request)
         try:
             content = await run_in_threadpool(self._zip, form)
         except SaifError as error:
-            _tell(session, error.sentence)
-            return _back()
+            return _back(session, error.sentence)
         name = f"{self._store.study.id}-{form['profile']}.zip"
-        return Response(
-            content,
-            media_type="application/zip",
-            headers={"Content-Disposition": f'attachment; filename="{name}"'},
-        )
+        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return Response(content, media_type="application/zip", headers=headers)
 
-    def _set_paused(self, paused: bool) -> str:
-        self._store.set_paused(paused, actor=ACTOR)
-        return "" if paused else "The study goes on."  # the figures tell that it is paused
+    def _pause(self, _form: Form) -> str:
+        self._store.set_paused(True, actor=ACTOR)
+        return ""  # the figures tell that it is paused
+
+    def _resume(self, _form: Form) -> str:
+        self._store.set_paused(False, actor=ACTOR)
+        return "The study goes on."
 
     def _erase(self, form: Form) -> str:
         who, scope = form.get("who", "").strip(), form.get("scope", "")
         if scope not in get_args(Scope) or form.get("sure") != "yes":
-            raise InputError(
-                "Nothing was changed.", hint="Choose what to do, and say you are sure."
-            )
+            hint = "Choose what to do, and say you are sure."
+            raise InputError("Nothing was changed.", hint=hint)
         name = self._store.of_receipt(who) if "-" in who else who
         withdraw(self._store, name, scope, actor=ACTOR)  # type: ignore[arg-type]  # looked at above
         self._context.finished()  # so that the copy forgets it now, too
@@ -246,8 +237,6 @@ class _Pages:
                     file.write(path, f"{folder.name}/{path.name}")
         return packed.getvalue()
 
-    # How
-
     async def _sent(self, request: Request) -> tuple[SessionData, Form]:
         """The session and the form of a request that changes something; refused unless it was sent
         by somebody logged in, from this very page."""
@@ -264,15 +253,6 @@ class _Pages:
         """The session that a request belongs to; changes to it are in the reply's cookie."""
         return request.session if self._sessions.is_open(request.session) else None
 
-    async def _take_step(self, request: Request, step: Callable[[Form], str]) -> Response:
-        """Do what a form asks for, and show on the page what came of it."""
-        session, form = await self._sent(request)
-        try:
-            _tell(session, await run_in_threadpool(step, form))
-        except SaifError as error:
-            _tell(session, error.sentence)
-        return _back()
-
     def _figures(self) -> dict[str, object]:
         return {
             "study": self._store.study,
@@ -287,8 +267,7 @@ class _Pages:
         return self._page("login.html", {"study": self._store.study, "problem": problem}, code)
 
     def _page(self, name: str, values: Mapping[str, object], code: int = 200) -> HTMLResponse:
-        page = self._env.get_template(name).render(values, prefix=PREFIX)
-        return HTMLResponse(page, code, headers={"Cache-Control": "no-store"})
+        return HTMLResponse(self._env.get_template(name).render(values, prefix=PREFIX), code)
 
 
 async def _form(request: Request) -> Form:
@@ -301,10 +280,7 @@ async def _form(request: Request) -> Form:
     return {name: values[-1] for name, values in fields.items()}
 
 
-def _back() -> RedirectResponse:
-    return RedirectResponse(PREFIX, status_code=303)
-
-
-def _tell(session: SessionData, notice: str) -> None:
-    """Show this on the next page."""
+def _back(session: SessionData, notice: str = "") -> RedirectResponse:
+    """To the page, which shows the notice."""
     session["notice"] = notice[:MAX_NOTICE]
+    return RedirectResponse(PREFIX, status_code=303)

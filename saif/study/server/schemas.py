@@ -66,7 +66,7 @@ class Report(OfTrial):
 class Event(_Body):
     kind: EventKind
     t_client_ms: Annotated[float, Field(ge=0, le=2**53)] | None = None
-    trial: _Id | None = None
+    trial_id: Annotated[_Id | None, Field(alias="trial")] = None
 
 
 class Stop(_Body):

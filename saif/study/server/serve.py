@@ -1,7 +1,7 @@
 """Opening a published study to its participants, once everything about it has been checked."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -59,18 +59,12 @@ def _answers(version: Version, library: Library, say: Callable[[str], None]) -> 
     return AnswerGenerator(study, library, SharedEngine(model, cache_bytes=0))
 
 
-@contextlib.contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Raises StudyError where another process serves the study; a killed one holds nothing."""
-    lock = FileLock(folder / "serving.lock")
+def _only_one(folder: Path) -> contextlib.AbstractContextManager[object]:
+    """A lock. Raises StudyError where another process serves the study; a killed one holds none."""
     try:
-        lock.acquire(blocking=False)
+        return FileLock(folder / "serving.lock").acquire(blocking=False)
     except Timeout:
         raise StudyError(
             f"The study in {folder} is being served already.",
             hint="One process serves one study; end the other one first.",
         ) from None
-    try:
-        yield
-    finally:
-        lock.release()

@@ -62,10 +62,8 @@ class RequestedExchange:
 def requested_exchange(
     store: Store, token: str, trial_id: str, k: int, text: str | None
 ) -> RequestedExchange:
-    """Message `k` of a trial, counted from 0. text: what was typed in free chat.
-
-    Raises StudyError where it is not asked, InputError where there is no message.
-    """
+    """Message `k` of a trial, counted from 0. text: what was typed in free chat. Raises StudyError
+    where it is not asked, InputError where there is no message."""
     with store.database.snapshot() as db:
         who = active_participant(store, db, token)
         trial = own_trial(db, who, trial_id)
@@ -120,20 +118,17 @@ class Streams:
         Dropping it ends the computation within two steps.
         """
         gone = threading.Event()
-        earlier = self._current.get(asked.participant)
-        if earlier is not None:
+        if earlier := self._current.get(asked.participant):
             earlier.set()
         self._current[asked.participant] = gone
         try:
-            async for line in self._slot():
-                yield _line(line)
+            while not await self._has_slot():
+                yield _line({"waiting": True})
             try:
-                if asked.stored is not None:
-                    async for line in _replayed(asked.stored):
-                        yield _line(line)
-                else:
-                    async for line in self._make(token, asked, gone):
-                        yield _line(line)
+                known = asked.stored
+                made = _replayed(known) if known else self._make(token, asked, gone)
+                async for line in made:
+                    yield _line(line)
                 shown = len(asked.history) + 1
                 yield _line({"done": True, **next_in(self._store, asked.trial, shown)})
             except Exception as error:  # noqa: BLE001 - the page must be told, whatever it is
@@ -148,14 +143,11 @@ class Streams:
             if self._current.get(asked.participant) is gone:
                 del self._current[asked.participant]
 
-    async def _slot(self) -> AsyncIterator[Line]:
-        """Wait for a free one, saying so."""
-        while True:
-            try:
-                await asyncio.wait_for(self._slots.acquire(), timeout=1.0)
-                return
-            except TimeoutError:
-                yield {"waiting": True}
+    async def _has_slot(self) -> bool:
+        """Whether one has become free within a second."""
+        with suppress(TimeoutError):
+            return await asyncio.wait_for(self._slots.acquire(), timeout=1.0)
+        return False
 
     async def _make(
         self, token: str, asked: RequestedExchange, gone: threading.Event
@@ -170,23 +162,15 @@ class Streams:
             released = await asyncio.wait_for(step, timeout=STEP_SECONDS)
             if released is not None:
                 left, right = left + released.left, right + released.right
-            if (left or right) and (
-                released is None or time.monotonic() - updated >= 1 / UPDATES_PER_SECOND
-            ):
+            is_due = released is None or time.monotonic() - updated >= 1 / UPDATES_PER_SECOND
+            if (left or right) and is_due:
                 yield {"L": left, "R": right}
                 left = right = ""
                 updated = time.monotonic()
             if released is None:
                 break
-        await loop.run_in_executor(
-            None,
-            add_exchange,
-            self._store,
-            token,
-            asked.trial.trial_id,
-            made.answers(),
-            asked.message,
-        )
+        row = (token, asked.trial.trial_id, made.answers(), asked.message)
+        await asyncio.to_thread(add_exchange, self._store, *row)
         if next(self._n_messages) % CANARY_EVERY == 0:
             self._threads.submit(self._canary, asked, made)
 
@@ -196,15 +180,12 @@ class Streams:
         """Call the trial off, so that it is issued again, and say what happened."""
         if gone.is_set() or isinstance(error, DisconnectedError):
             return {"failed": "This comparison has gone on in another tab."}
-        if isinstance(error, SaifError):
-            reason = error.sentence
-        else:
-            reason = type(error).__name__
+        reason = error.sentence if isinstance(error, SaifError) else type(error).__name__
+        if not isinstance(error, SaifError):
             _logger.error("A study's answer failed", exc_info=error)
         with suppress(StudyError):  # it is void already, or the database is away: issued again then
-            await asyncio.get_running_loop().run_in_executor(
-                None, call_off, self._store, token, asked.trial.trial_id, "failed", reason
-            )
+            trial = asked.trial.trial_id
+            await asyncio.to_thread(call_off, self._store, token, trial, "failed", reason)
         return {"failed": _FAILED}
 
     def _canary(self, asked: RequestedExchange, made: AnswerPair) -> None:
@@ -219,8 +200,8 @@ class Streams:
 async def _replayed(told: Exchange) -> AsyncIterator[Line]:
     """A retest's answers at the pace they first had, so that nobody sees that they are known."""
     n_updates = max(1, min(round(told.ms / 1000 * UPDATES_PER_SECOND), 30 * UPDATES_PER_SECOND))
-    pieces = zip(_cut(told.left, n_updates), _cut(told.right, n_updates), strict=True)
-    for left, right in pieces:
+    left_pieces, right_pieces = _cut(told.left, n_updates), _cut(told.right, n_updates)
+    for left, right in zip(left_pieces, right_pieces, strict=True):
         await asyncio.sleep(1 / UPDATES_PER_SECOND)
         yield {"L": left, "R": right}
 

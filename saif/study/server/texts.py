@@ -26,12 +26,7 @@ def as_plain(text: str) -> str:
 
 def with_addresses(text: str) -> Markup:
     """The text, in which each e-mail address opens a letter."""
-    made, end = Markup(), 0
-    for found in _ADDRESS.finditer(text):
-        link = Markup('<a href="mailto:{0}">{0}</a>').format(found.group())
-        made += escape(text[end : found.start()]) + link
-        end = found.end()
-    return made + escape(text[end:])
+    return Markup(_ADDRESS.sub(r'<a href="mailto:\g<0>">\g<0></a>', str(escape(text))))
 
 
 def _paragraphs(tokens: list[Token]) -> Iterator[str]:

@@ -163,7 +163,7 @@ class _Bot:
     def _choose(self, trial: Trial) -> Choice:
         study = self._store.study
         if trial.kind == "attention" and not self._careless:
-            return next(check.answer for check in study.attention if check.id == trial.check_id)
+            return next(check.answer for check in study.attention if check.id == trial.check)
         if self._careless:
             return "L" if self._rng.random() < 0.5 else "R"
         ties: list[Choice] = []

@@ -31,16 +31,11 @@ def assign(
     """Hold the oldest free place for a participant; its block and arm order."""
     found = _oldest_free(db, version_id)
     if found is None:
-        newest = db.execute(
-            "SELECT COALESCE(MAX(block), 0) FROM cell_pool WHERE version_id = ?", (version_id,)
-        ).fetchone()[0]
+        newest = "SELECT COALESCE(MAX(block), 0) FROM cell_pool WHERE version_id = ?"
+        number = 1 + db.execute(newest, (version_id,)).fetchone()[0]
         db.executemany(
-            "INSERT INTO cell_pool(version_id, block, place, cell, state) "
-            "VALUES (?, ?, ?, ?, 'free')",
-            [
-                (version_id, newest + 1, place, arm_order)
-                for place, arm_order in enumerate(block(study, newest + 1))
-            ],
+            "INSERT INTO cell_pool VALUES (?, ?, ?, ?, 'free', NULL, NULL)",
+            [(version_id, number, *each) for each in enumerate(block(study, number))],
         )
         found = _oldest_free(db, version_id)
     assert found is not None, "a block holds at least one arm order"
@@ -53,54 +48,38 @@ def assign(
 
 
 def _oldest_free(db: sqlite3.Connection, version_id: str) -> tuple[int, str] | None:
-    row = db.execute(
-        "SELECT block, cell FROM cell_pool WHERE version_id = ? AND state = 'free' "
-        "ORDER BY block, place LIMIT 1",
-        (version_id,),
-    ).fetchone()
+    free = "SELECT block, cell FROM cell_pool WHERE version_id = ? AND state = 'free'"
+    row = db.execute(f"{free} ORDER BY block, place LIMIT 1", (version_id,)).fetchone()
     return None if row is None else (row[0], row[1])
 
 
 def extend(db: sqlite3.Connection, participant: str, until: str) -> None:
     """Hold the participant's place for longer: they are still there."""
-    db.execute(
-        "UPDATE cell_pool SET held_until = ? WHERE participant_id = ? AND state = 'held'",
-        (until, participant),
-    )
+    held = "UPDATE cell_pool SET held_until = ? WHERE participant_id = ? AND state = 'held'"
+    db.execute(held, (until, participant))
 
 
 def complete(db: sqlite3.Connection, participant: str) -> None:
     """The participant is complete; the place is used."""
-    db.execute(
-        "UPDATE cell_pool SET state = 'done', held_until = NULL WHERE participant_id = ?",
-        (participant,),
-    )
+    used = "UPDATE cell_pool SET state = 'done', held_until = NULL WHERE participant_id = ?"
+    db.execute(used, (participant,))
 
 
 def release(db: sqlite3.Connection, participant: str) -> None:
     """The participant's data do not count; another may have the place. Nothing if there is none."""
-    db.execute(
-        "UPDATE cell_pool SET state = 'free', participant_id = NULL, held_until = NULL "
-        "WHERE participant_id = ?",
-        (participant,),
-    )
+    free = "UPDATE cell_pool SET state = 'free', participant_id = NULL, held_until = NULL"
+    db.execute(f"{free} WHERE participant_id = ?", (participant,))
 
 
 def overdue(db: sqlite3.Connection, now: str) -> list[str]:
     """Participants who hold a place and have been away for too long."""
-    rows = db.execute(
-        "SELECT participant_id FROM cell_pool WHERE state = 'held' AND held_until < ? "
-        "ORDER BY participant_id",
-        (now,),
-    )
-    return [row[0] for row in rows]
+    away = "SELECT participant_id FROM cell_pool WHERE state = 'held' AND held_until < ? ORDER BY 1"
+    return [row[0] for row in db.execute(away, (now,))]
 
 
 def check_may_join(db: sqlite3.Connection, study: Study, now: str) -> None:
-    """Raises StudyError, in words for the participant, where the study is paused or full.
-
-    now: places held until before then are free, whether or not they were given back yet.
-    """
+    """Raises StudyError, in words for the participant, where the study is paused or full. A place
+    held until before `now` is free, whether or not it was given back yet."""
     if is_paused(db):
         raise StudyError("The study is paused.", hint="Please come back later.")
     taken = "state = 'done' OR (state = 'held' AND held_until >= ?)"
@@ -110,16 +89,13 @@ def check_may_join(db: sqlite3.Connection, study: Study, now: str) -> None:
 
 
 def check_may_return(row: sqlite3.Row, study: Study, now: datetime) -> None:
-    """Raises StudyError, in words for the participant, where they may not come back.
-
-    row: of the table `participant`.
-    """
-    rules = study.resume
-    age = now - datetime.fromisoformat(row["created_at"])
-    if rules.policy == "block" and row["status"] == "active":
+    """Raises StudyError, in words for the participant, where they may not come back. row: theirs,
+    of the table `participant`."""
+    if study.resume.policy == "block" and row["status"] == "active":
         raise StudyError("The study can't be continued once it was left.")
-    if age > timedelta(hours=rules.max_age_hours):
-        raise StudyError(f"You began more than {rules.max_age_hours} hours ago, too long ago.")
+    hours = study.resume.max_age_hours
+    if now - datetime.fromisoformat(row["created_at"]) > timedelta(hours=hours):
+        raise StudyError(f"You began more than {hours} hours ago, too long ago.")
 
 
 def check_not_mixed(db: sqlite3.Connection, source: Source) -> None:

@@ -38,10 +38,8 @@ def append(
     payload_sha = hash_of(payload, salt)
     seq = last.seq + 1
     sha = _sha(seq, at, actor, action, about, payload_sha, last.sha)
-    db.execute(
-        "INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (seq, at, actor, action, about, payload_sha, last.sha, sha),
-    )
+    row = (seq, at, actor, action, about, payload_sha, last.sha, sha)
+    db.execute("INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
     return Head(seq, sha)
 
 
@@ -51,11 +49,8 @@ def head(db: sqlite3.Connection) -> Head:
 
 
 def verify(db: sqlite3.Connection, *, since: Head | None = None) -> Head:
-    """Walk the chain, and hold every vote against its row; the newest row.
-
-    since: a head that was noted earlier, which must still be part of the chain. Raises StudyError
-    naming the first row that is not as it was written.
-    """
+    """Walk the chain, and hold every vote against its row; the newest row. since: a head that was
+    noted earlier. Raises StudyError naming the first row that is not as it was written."""
     last = Head(0, START)
     for row in db.execute("SELECT * FROM audit ORDER BY seq"):
         found = tuple(row)

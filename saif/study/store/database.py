@@ -31,10 +31,8 @@ class NotSavedError(StudyError):
 
 
 class Database:
-    """One file. Every call has a connection of its own, so any thread or process may call.
-
-    connect: how connections are made; tests put faults here.
-    """
+    """One file. Every call has a connection of its own, so any thread or process may call. connect:
+    how connections are made; tests put faults here."""
 
     def __init__(self, path: Path, migrations: Sequence[str], connect: Connect = connect) -> None:
         self.path = path
@@ -65,10 +63,8 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing: what the body writes is on disk when this ends, or undone if it raises.
-
-        Only one at a time, for up to five seconds of waiting. Raises StudyError where the database
-        is locked, full, read-only or broken: then nothing was saved.
-        """
+        Only one at a time. Raises StudyError where nothing was saved, because the database is full,
+        read-only, broken, or locked for more than five seconds."""
         with self._opened() as db:
             db.execute("BEGIN IMMEDIATE")
             try:
@@ -98,9 +94,8 @@ class Database:
         except sqlite3.IntegrityError:
             raise  # a rule of the schema was broken: a bug, and nothing to try again
         except sqlite3.Error as error:
-            raise NotSavedError(
-                f"{failed}: {error}.", hint="Please try again in a moment."
-            ) from error
+            hint = "Please try again in a moment."
+            raise NotSavedError(f"{failed}: {error}.", hint=hint) from error
         finally:
             if db is not None:
                 db.close()
@@ -110,12 +105,9 @@ class Database:
         Raises StudyError where someone else is reading for too long."""
         with self._opened() as db:
             db.execute("VACUUM")
-            busy = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-            if busy:
-                raise StudyError(
-                    f"{self.path.name} is in use, so deleted rows are not overwritten yet.",
-                    hint="Please try again in a moment.",
-                )
+            if db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                in_use = f"{self.path.name} is in use, so deleted rows are not overwritten yet."
+                raise StudyError(in_use, hint="Please try again in a moment.")
 
     def check(self) -> None:
         """Raises StudyError unless the file is sound and all references hold."""

@@ -137,11 +137,8 @@ def keyed_hash(key: bytes | None, *parts: str) -> bytes:
 def record_identity(database: Database, pid_hmac: bytes, person: Person, study: str) -> None:
     """Write down whose hash this is, unless it is known."""
     with database.transaction() as db:
-        db.execute(
-            "INSERT OR IGNORE INTO identity(pid_hmac, provider, pid, study, session) "
-            "VALUES (?, ?, ?, ?, ?)",
-            (pid_hmac, person.source, person.pid, study, person.session),
-        )
+        row = (pid_hmac, person.source, person.pid, study, person.session)
+        db.execute("INSERT OR IGNORE INTO identity VALUES (?, ?, ?, ?, ?)", row)
 
 
 def delete_all_identities(database: Database) -> None:

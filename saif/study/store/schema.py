@@ -1,6 +1,7 @@
 """The tables of a study's store, and the rules that the database itself enforces.
 
-Migrations are appended and never edited; `PRAGMA user_version` counts those that were applied.
+Migrations are appended; of the old ones, no edit may change what a store of any age ends up as.
+`PRAGMA user_version` counts those that were applied.
 """
 
 from saif.study.store.allocation import TABLE as CELL_POOL
@@ -85,32 +86,23 @@ CREATE TABLE erasing(participant_id TEXT PRIMARY KEY);
 """
 """`erasing` names whom the current transaction erases; it is empty whenever one has ended."""
 
-_NEVER_CHANGED = ("vote", "response", "audit")
 _ERASED_BY = {
     "vote": "SELECT participant_id FROM trial WHERE trial_id = OLD.trial_id",
     "response": "SELECT OLD.participant_id",
+    "audit": "SELECT NULL",
 }
-
-
-def _guards() -> str:
-    """Triggers: no vote, answer or audit row is ever changed, and only an erasure deletes one."""
-    made = []
-    for table in _NEVER_CHANGED:
-        made.append(
-            f"CREATE TRIGGER {table}_is_never_changed BEFORE UPDATE ON {table} "
-            f"BEGIN SELECT RAISE(ABORT, 'a row of {table} is never changed'); END;"
-        )
-        allowed = (
-            f"WHEN NOT EXISTS(SELECT 1 FROM erasing WHERE participant_id = ({_ERASED_BY[table]}))"
-            if table in _ERASED_BY
-            else ""
-        )
-        made.append(
-            f"CREATE TRIGGER {table}_is_never_deleted BEFORE DELETE ON {table} {allowed} "
-            f"BEGIN SELECT RAISE(ABORT, 'a row of {table} is only deleted by an erasure'); END;"
-        )
-    return "\n".join(made)
-
+_GUARDS = "".join(
+    f"""
+CREATE TRIGGER {table}_is_never_changed BEFORE UPDATE ON {table}
+BEGIN SELECT RAISE(ABORT, 'a row of {table} is never changed'); END;
+CREATE TRIGGER {table}_is_never_deleted BEFORE DELETE ON {table}
+WHEN NOT EXISTS(SELECT 1 FROM erasing WHERE participant_id = ({erased}))
+BEGIN SELECT RAISE(ABORT, 'a row of {table} is only deleted by an erasure'); END;
+"""
+    for table, erased in _ERASED_BY.items()
+)
+"""No vote, answer or audit row is ever changed, and only an erasure deletes one; none an audit
+row."""
 
 _VIEW = """
 CREATE VIEW last_vote AS
@@ -124,35 +116,19 @@ ALTER TABLE trial ADD COLUMN void_detail TEXT;
 UPDATE trial SET void_detail = (
   SELECT NULLIF(json_extract(payload, '$.detail'), '') FROM outbox
   WHERE kind = 'void' AND json_extract(payload, '$.about') = trial_id) WHERE state = 'void';
-ALTER TABLE outbox DROP COLUMN payload;
-
-CREATE TRIGGER a_turn_is_copied AFTER INSERT ON turn
-BEGIN
-  INSERT INTO outbox(participant_id, kind)
-  SELECT participant_id, 'turn' FROM trial WHERE trial_id = NEW.trial_id;
-END;
-CREATE TRIGGER an_event_is_copied AFTER INSERT ON event
-BEGIN
-  INSERT INTO outbox(participant_id, kind) VALUES (NEW.participant_id, 'event');
-END;
-CREATE TRIGGER a_reopened_vote_is_copied AFTER UPDATE OF vote_id ON trial
-BEGIN
-  INSERT INTO outbox(participant_id, kind) VALUES (NEW.participant_id, 'vote_id');
-END;
 """
-"""The outbox says whose rows have changed and no longer what they say: they are read when they are
-sent. What was reported of a trial, which only the outbox knew, moves to the trial. What is changed
-without an entry in the audit trail marks the outbox by a trigger."""
+"""What was reported of a trial, which only the outbox knew, moves to the trial."""
 
 _THIRD = """
-DROP TRIGGER a_turn_is_copied;
-DROP TRIGGER an_event_is_copied;
-DROP TRIGGER a_reopened_vote_is_copied;
+DROP TRIGGER IF EXISTS a_turn_is_copied;
+DROP TRIGGER IF EXISTS an_event_is_copied;
+DROP TRIGGER IF EXISTS a_reopened_vote_is_copied;
 DROP TABLE outbox;
 """
-"""The remote copy is of the whole store: nobody asks any more whose rows have changed."""
+"""The remote copy is of the whole store: nobody asks any more whose rows have changed. The triggers
+are of stores that were migrated when the second step still made them."""
 
-MIGRATIONS = (_FIRST + CELL_POOL + _guards() + _VIEW, _SECOND, _THIRD)
+MIGRATIONS = (_FIRST + CELL_POOL + _GUARDS + _VIEW, _SECOND, _THIRD)
 
 IDENTITIES = """
 CREATE TABLE IF NOT EXISTS identity(

@@ -76,10 +76,9 @@ def utc_now() -> datetime:
 class Store:
     """The store of one published version of a study, in `folder`.
 
-    key: of the identities' hashes, see `saif.study.store.identities`; None to look only. clock:
-    tells the time, with a time zone. Raises StudyError where the files are of another study, or
-    damaged or made by a newer saif, where the key is not theirs, and where the data were deleted
-    when due.
+    key: of the identities' hashes; None to look only. clock: tells the time, with a time zone.
+    Raises StudyError where the files are of another study or key, damaged or made by a newer saif,
+    and where the data were deleted when due.
     """
 
     def __init__(
@@ -98,31 +97,21 @@ class Store:
         self.identities = Database(folder / "identities.db", (IDENTITIES,), connect)
         self._key = key
         self._clock = clock
-        self._open_version()
+        with self.database.transaction() as db:
+            others = "SELECT study_id FROM study_version WHERE study_id <> ?"
+            if other := db.execute(others, (self.study.id,)).fetchone():
+                raise StudyError(f"{folder} holds the data of the study '{other[0]}'.")
+            if key is None:
+                return
+            check_may_open(db, key, self.study.id)
+            row = (version.id, self.study.id, version.number, canonical(version), self.now())
+            added = db.execute("INSERT OR IGNORE INTO study_version VALUES (?, ?, ?, ?, ?)", row)
+            if added.rowcount:
+                self.note(db, None, "open", version.id, {"number": version.number})
 
     def close(self) -> None:
         self.database.close()
         self.identities.close()
-
-    def _open_version(self) -> None:
-        with self.database.transaction() as db:
-            other = db.execute(
-                "SELECT study_id FROM study_version WHERE study_id <> ?", (self.study.id,)
-            ).fetchone()
-            if other:
-                raise StudyError(f"{self.folder} holds the data of the study '{other[0]}'.")
-            if self._key is None:
-                return
-            check_may_open(db, self._key, self.study.id)
-            version = self.version
-            added = db.execute(
-                "INSERT OR IGNORE INTO study_version VALUES (?, ?, ?, ?, ?)",
-                (version.id, self.study.id, version.number, canonical(version), self.now()),
-            )
-            if added.rowcount:
-                self.note(db, None, "open", self.version.id, {"number": self.version.number})
-
-    # Time, and the trail
 
     def now(self, plus: timedelta = timedelta()) -> str:
         """UTC in ISO 8601 with microseconds, so that text sorts as time."""
@@ -139,17 +128,9 @@ class Store:
         actor: str = "study",
     ) -> None:
         """Write to the audit trail, in the transaction that makes it true."""
-        audit.append(
-            db,
-            at=self.now(),
-            actor=who.id if who else actor,
-            action=action,
-            about=about,
-            payload=payload,
-            salt=who.salt if who else b"",
-        )
-
-    # Coming in
+        named = {"at": self.now(), "actor": who.id if who else actor, "action": action}
+        salt = who.salt if who else b""
+        audit.append(db, **named, about=about, payload=payload, salt=salt)
 
     def enrol(self, person: Person, *, share_text: bool) -> Entry:
         """Someone consents: they get a place, a plan and a token. share_text: their texts may be
@@ -161,20 +142,18 @@ class Store:
         with self.database.transaction() as db:
             self.expire(db)
             known = self._known(db, pid_hmac)
-            if known is None:
+            if known:
+                entry = self._again(db, known)
+            else:
                 allocation.check_not_mixed(db, person.source)
                 allocation.check_may_join(db, self.study, self.now())
                 entry = self._new(db, person, pid_hmac, share_text)
-            else:
-                entry = self._again(db, known)
         record_identity(self.identities, pid_hmac, person, self.study.id)
         return entry
 
     def enter(self, person: Person) -> Entry | None:
-        """Someone opens the link: where they were, or None if they have not consented yet.
-
-        Raises StudyError where the study's rules for coming back don't let them go on.
-        """
+        """Someone opens the link: where they were, or None if they have not consented yet. Raises
+        StudyError where the study's rules for coming back don't let them go on."""
         pid_hmac = self._hmac(person)
         with self.database.snapshot() as db:
             if self._known(db, pid_hmac) is None:
@@ -198,9 +177,8 @@ class Store:
 
     def participant(self, db: sqlite3.Connection, token: str) -> Participant:
         """Whose token this is. Raises DisconnectedError where it is nobody's."""
-        row = db.execute(
-            "SELECT * FROM participant WHERE token_hash = ?", (token_hash(token),)
-        ).fetchone()
+        found = "SELECT * FROM participant WHERE token_hash = ?"
+        row = db.execute(found, (token_hash(token),)).fetchone()
         if row is None:
             raise DisconnectedError(
                 "This page is no longer connected to your session.",
@@ -215,37 +193,29 @@ class Store:
         return participant_of(row)
 
     def _known(self, db: sqlite3.Connection, pid_hmac: bytes) -> sqlite3.Row | None:
-        row: sqlite3.Row | None = db.execute(
-            "SELECT * FROM participant WHERE study_id = ? AND pid_hmac = ?",
-            (self.study.id, pid_hmac),
-        ).fetchone()
+        found = "SELECT * FROM participant WHERE study_id = ? AND pid_hmac = ?"
+        row: sqlite3.Row | None = db.execute(found, (self.study.id, pid_hmac)).fetchone()
         return row
 
     def _new(
         self, db: sqlite3.Connection, person: Person, pid_hmac: bytes, share_text: bool
     ) -> Entry:
         name, token, salt = secrets.token_hex(8), secrets.token_urlsafe(32), secrets.token_bytes(32)
-        block, arm_order = allocation.assign(
-            db, self.study, self.version.id, name, self._hold_until()
-        )
+        until = self._hold_until()
+        block, arm_order = allocation.assign(db, self.study, self.version.id, name, until)
         seed = plan_seed(self.study, block, arm_order)
         where, hashed = (self.version.id, seed, arm_order), token_hash(token)
         db.execute(
             "INSERT INTO participant VALUES (?, ?, ?, ?, ?, ?, ?, 'enrolled', ?, ?, ?)",
             (name, self.study.id, pid_hmac, person.source, *where, hashed, salt, self.now()),
         )
-        consent = {
-            "consent_sha": self.version.consent_sha256,
-            "locale": self.study.consent.locale,
-            "given_at": self.now(),
-            "share_text": int(share_text),
-        }
+        agreed = {"consent_sha": self.version.consent_sha256, "locale": self.study.consent.locale}
+        consent = {**agreed, "given_at": self.now(), "share_text": int(share_text)}
         db.execute("INSERT INTO consent VALUES (?, ?, ?, ?, ?)", (name, *consent.values()))
         trials.issue(db, name, draw_plan(self.study, seed))
         who = Participant(name, "enrolled", seed, salt)
-        self.note(
-            db, who, "enrol", name, {"plan_seed": seed, "version": self.version.id, **consent}
-        )
+        begun = {"plan_seed": seed, "version": self.version.id, **consent}
+        self.note(db, who, "enrol", name, begun)
         return Entry(name, "enrolled", token, self.receipt(name), returning=False)
 
     def _again(self, db: sqlite3.Connection, row: sqlite3.Row) -> Entry:
@@ -258,12 +228,10 @@ class Store:
                     if trial.state != "planned":
                         trials.void(db, trial, "restarted", who.plan_seed)
                 self.note(db, who, "restart", who.id, {})
-            allocation.extend(db, who.id, self._hold_until())
+            self.keep_place(db, who)
         token = secrets.token_urlsafe(32)
-        db.execute(
-            "UPDATE participant SET token_hash = ? WHERE participant_id = ?",
-            (token_hash(token), who.id),
-        )
+        renew = "UPDATE participant SET token_hash = ? WHERE participant_id = ?"
+        db.execute(renew, (token_hash(token), who.id))
         self.note(db, who, "enter", who.id, {})
         return Entry(who.id, who.status, token, self.receipt(who.id), returning=True)
 
@@ -275,10 +243,8 @@ class Store:
     def leave(self, db: sqlite3.Connection, who: Participant, status: Status) -> None:
         """Set how someone ended; unless they are complete, their place is free again."""
         db.execute("UPDATE participant SET status = ? WHERE participant_id = ?", (status, who.id))
-        if status == "complete":
-            allocation.complete(db, who.id)
-        else:
-            allocation.release(db, who.id)
+        end = allocation.complete if status == "complete" else allocation.release
+        end(db, who.id)
         self.note(db, who, status, who.id, {})
 
     def _hold_until(self) -> str:
@@ -294,8 +260,6 @@ class Store:
             value = "yes" if paused else "no"
             change(db, PAUSED, value)
             self.note(db, None, "pause", self.study.id, {"paused": value}, actor=actor)
-
-    # Keys
 
     def _hmac(self, person: Person) -> bytes:
         return keyed_hash(self._key, "person", self.study.id, person.source, person.pid)

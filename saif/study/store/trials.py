@@ -7,12 +7,12 @@ complete and stored, can be voted on.
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
 from saif.errors import StudyError
 from saif.study.design.plan import PlannedTrial, gen_seed
-from saif.study.design.study_file import FixedPrompts, Kind, Study
+from saif.study.design.study_file import FixedPrompts, Study
 
 State = Literal["planned", "running", "ready", "voted", "void"]
 
@@ -29,27 +29,15 @@ MOVES: dict[State, set[State]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """One attempt at one position of a plan; see `saif.study.design.plan.PlannedTrial` for the
-    rest.
-
-    vote_id: made when it starts; a vote that is sent twice carries it twice.
-    """
+class Trial(PlannedTrial):
+    """One attempt at one position of a plan."""
 
     trial_id: str
     participant_id: str
-    position: int
     attempt: int
-    kind: Kind
-    retest_of: int | None
-    check_id: str | None
-    preset: str | None
-    prompts: tuple[str, ...]
-    left: str
-    right: str
-    gen_seed: int
     state: State
     vote_id: str | None
+    """Made when it starts; a vote that is sent twice carries it twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +79,8 @@ def trial_id(participant: str, position: int, attempt: int) -> str:
 
 def current(db: sqlite3.Connection, participant: str) -> Trial | None:
     """The trial that is to be voted on next; None after the last."""
-    return _one(
-        db,
-        "participant_id = ? AND state IN ('planned', 'running', 'ready') ORDER BY position LIMIT 1",
-        participant,
-    )
+    due = "state IN ('planned', 'running', 'ready') ORDER BY position LIMIT 1"
+    return _one(db, f"participant_id = ? AND {due}", participant)
 
 
 def by_id(db: sqlite3.Connection, trial: str) -> Trial | None:
@@ -110,10 +95,8 @@ def by_vote(db: sqlite3.Connection, vote_id: str) -> Trial | None:
 def begin(db: sqlite3.Connection, trial: Trial, vote_id: str, now: str) -> None:
     """Start a planned trial. An attention check has no answers to wait for: it is ready at once."""
     move(db, trial, "running")
-    db.execute(
-        "UPDATE trial SET vote_id = ?, started_at = ? WHERE trial_id = ?",
-        (vote_id, now, trial.trial_id),
-    )
+    start = "UPDATE trial SET vote_id = ?, started_at = ? WHERE trial_id = ?"
+    db.execute(start, (vote_id, now, trial.trial_id))
     if trial.kind == "attention":
         db.execute("UPDATE trial SET state = 'ready' WHERE trial_id = ?", (trial.trial_id,))
 
@@ -122,22 +105,16 @@ def move(db: sqlite3.Connection, trial: Trial, state: State) -> None:
     """Raises StudyError where the trial can't go from its state to this one."""
     if state not in MOVES[trial.state]:
         raise StudyError(f"This comparison is {trial.state}, so it can't become {state}.")
-    done = db.execute(
-        "UPDATE trial SET state = ? WHERE trial_id = ? AND state = ?",
-        (state, trial.trial_id, trial.state),
-    )
-    if done.rowcount != 1:
+    change = "UPDATE trial SET state = ? WHERE trial_id = ? AND state = ?"
+    if db.execute(change, (state, trial.trial_id, trial.state)).rowcount != 1:
         raise StudyError("This comparison has changed meanwhile.", hint="Please reload the page.")
 
 
 def void(
     db: sqlite3.Connection, trial: Trial, reason: VoidReason, plan_seed: str, *, detail: str = ""
 ) -> None:
-    """Call off a trial and issue it again, with a new sampling seed. What was written of it stays.
-    detail: what was said about it.
-
-    A retest will show the answers that count by then, so it has their seed.
-    """
+    """Call off a trial and issue it again, with a new sampling seed; a retest, with the seed of the
+    answers that it will show. What was written of it stays. detail: what was said about it."""
     if "void" not in MOVES[trial.state] or (trial.state == "voted" and reason != "restarted"):
         raise StudyError(f"This comparison is {trial.state}, so it can't be called off.")
     db.execute(
@@ -145,47 +122,34 @@ def void(
         "WHERE trial_id = ?",
         (reason, detail or None, trial.trial_id),
     )
+    own = "participant_id = ? AND state"
     if trial.retest_of is not None:
-        [seed] = db.execute(
-            "SELECT gen_seed FROM trial "
-            "WHERE participant_id = ? AND position = ? AND state <> 'void'",
-            (trial.participant_id, trial.retest_of),
-        ).fetchone()
+        counts = f"SELECT gen_seed FROM trial WHERE {own} <> 'void' AND position = ?"
+        [seed] = db.execute(counts, (trial.participant_id, trial.retest_of)).fetchone()
     else:
         seed = gen_seed(plan_seed, trial.position, trial.attempt + 1)
-        db.execute(
-            "UPDATE trial SET gen_seed = ? "
-            "WHERE participant_id = ? AND retest_of = ? AND state = 'planned'",
-            (seed, trial.participant_id, trial.position),
-        )
+        retests = f"UPDATE trial SET gen_seed = ? WHERE {own} = 'planned' AND retest_of = ?"
+        db.execute(retests, (seed, trial.participant_id, trial.position))
+    again = trial_id(trial.participant_id, trial.position, trial.attempt + 1)
     db.execute(
         f"INSERT INTO trial({_COLUMNS}) "
         "SELECT ?, participant_id, position, attempt + 1, kind, retest_of, check_id, "
         "preset, prompts_json, left_arm, right_arm, ?, 'planned' FROM trial WHERE trial_id = ?",
-        (
-            trial_id(trial.participant_id, trial.position, trial.attempt + 1),
-            seed,
-            trial.trial_id,
-        ),
+        (again, seed, trial.trial_id),
     )
 
 
 def drop_retests(db: sqlite3.Connection, trial: Trial) -> None:
     """Leave out the retests of a trial that its participant doesn't want to see again."""
-    db.execute(
-        "UPDATE trial SET state = 'void', void_reason = 'reported' "
-        "WHERE participant_id = ? AND retest_of = ? AND state = 'planned'",
-        (trial.participant_id, trial.position),
-    )
+    retests = "participant_id = ? AND retest_of = ? AND state = 'planned'"
+    drop = f"UPDATE trial SET state = 'void', void_reason = 'reported' WHERE {retests}"
+    db.execute(drop, (trial.participant_id, trial.position))
 
 
 def all_of(db: sqlite3.Connection, participant: str) -> list[Trial]:
     """Every trial of a participant that isn't void, in order."""
-    rows = db.execute(
-        "SELECT * FROM trial WHERE participant_id = ? AND state <> 'void' ORDER BY position",
-        (participant,),
-    )
-    return [_trial(row) for row in rows]
+    own = "SELECT * FROM trial WHERE participant_id = ? AND state <> 'void' ORDER BY position"
+    return [_trial(row) for row in db.execute(own, (participant,))]
 
 
 def n_planned(db: sqlite3.Connection, participant: str) -> int:
@@ -226,6 +190,6 @@ def _one(db: sqlite3.Connection, where: str, value: str) -> Trial | None:
 
 
 def _trial(row: sqlite3.Row) -> Trial:
-    same = {name: row[name] for name in Trial.__slots__ if name in row.keys()}  # noqa: SIM118
-    prompts = tuple(json.loads(row["prompts_json"]))
-    return Trial(**same, prompts=prompts, left=row["left_arm"], right=row["right_arm"])
+    own = {"left": row["left_arm"], "right": row["right_arm"], "check": row["check_id"]}
+    own["prompts"] = tuple(json.loads(row["prompts_json"]))
+    return Trial(**own, **{one.name: row[one.name] for one in fields(Trial) if one.name not in own})

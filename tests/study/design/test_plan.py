@@ -214,7 +214,7 @@ def test_a_block_holds_every_cell_once_in_an_order_of_its_own() -> None:
     assert len(set(orders)) == len(orders)
 
 
-# The pool
+# Allocation
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def trial_of(found: Study, **changes: Any) -> Trial:
     return replace(
         Trial(
             trial_id="t", participant_id="p", position=2, attempt=1, kind="main", retest_of=None,
-            check_id=None, preset=planned.preset, prompts=planned.prompts, left=planned.left,
+            check=None, preset=planned.preset, prompts=planned.prompts, left=planned.left,
             right=planned.right, gen_seed=planned.gen_seed, state="running", vote_id="v",
         ),
         **changes,

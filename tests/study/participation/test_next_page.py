@@ -40,7 +40,7 @@ def test_each_step_leads_to_the_next_page(store: Store) -> None:
     token = token_of(store)
     seen = []
     while (found := next_of(store, token)).page != "finish":
-        seen.append((found.page, found.place))
+        seen.append((found.page, found.trial.position if found.trial else 0))
         if found.page == "trial":
             cast(store, token, made_ready(store, token))
         elif found.page == "trial_questions":

@@ -197,7 +197,7 @@ def test_the_place_is_the_same_after_a_restart(tmp_path: Path) -> None:
     assert entry is not None
     with store.database.snapshot() as db:
         found = next_page(db, store.study, store.participant(db, entry.token))
-    assert (found.place, found.n_trials) == (1, 5)
+    assert (found.trial.position, found.n_trials) == (1, 5)
 
 
 def test_the_copy_to_keep_is_without_marks() -> None:

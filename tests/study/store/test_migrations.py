@@ -63,6 +63,24 @@ def test_a_migrated_store_is_like_a_new_one(old: Store, tmp_path: Path) -> None:
     assert shape(old) == shape(make_store(tmp_path / "new"))
 
 
+def test_a_store_whose_outbox_was_marked_by_triggers_is_migrated(tmp_path: Path) -> None:
+    """The second schema had them; its migration doesn't make them any more."""
+    db = sqlite3.connect(tmp_path / "study.db")
+    db.executescript(FIRST.read_text("utf-8"))
+    db.executescript(
+        MIGRATIONS[1] + "ALTER TABLE outbox DROP COLUMN payload;"
+        "CREATE TRIGGER a_turn_is_copied AFTER INSERT ON turn BEGIN "
+        "INSERT INTO outbox(participant_id, kind) SELECT participant_id, 'turn' FROM trial "
+        "WHERE trial_id = NEW.trial_id; END; PRAGMA user_version = 2;"
+    )
+    [config] = db.execute("SELECT config_json FROM study_version").fetchone()
+    db.close()
+    store = Store(tmp_path, Version.model_validate_json(config), KEY, clock=Clock())
+    complete(store, "new")
+    assert flow(store)["complete"] == 2
+    assert rows(store, "SELECT 1 FROM sqlite_master WHERE name LIKE '%copied'") == []
+
+
 def test_a_store_of_a_later_schema_is_refused(old: Store) -> None:
     db = sqlite3.connect(old.database.path)
     db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")

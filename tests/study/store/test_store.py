@@ -465,7 +465,7 @@ def test_an_attention_check_has_two_sides_and_no_tie(store: Store) -> None:
         cast(store, token, made_ready(store, token))
     check = begin(store, token)
     assert check is not None
-    assert (check.kind, check.state, check.check_id) == ("attention", "ready", "look")
+    assert (check.kind, check.state, check.check) == ("attention", "ready", "look")
     with pytest.raises(InputError, match="choose one of: L, R"):
         cast(store, token, check, "tie")
     cast(store, token, check, "R")

@@ -30,7 +30,7 @@ async function refusal(response) {
 }
 
 const banner = document.getElementById("banner");
-const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+export const wait = (ms) => new Promise((done) => setTimeout(done, ms));
 let troubled = 0; // how many requests are being tried again
 
 function tell(change) {
@@ -44,12 +44,7 @@ export async function post(step, body = {}) {
   let tries = 0;
   try {
     for (;;) {
-      let response = null;
-      try {
-        response = await request(step, body);
-      } catch {
-        // no connection
-      }
+      const response = await request(step, body).catch(() => null); // no connection
       if (response?.ok) return await response.json();
       if (response && response.status !== 503) throw await refusal(response);
       if (tries++ === 0) tell(+1);

@@ -44,24 +44,21 @@ function scale({ id, points, low, high, required }) {
   );
 }
 
-const guesses = () => [["L", sideName("L")], ["R", sideName("R")], ["unsure", "I can't tell"]];
-
 function field(question) {
   const { id, kind, required } = question;
   const text = required ? question.text : `${question.text} (optional)`;
-  if (kind === "choice") {
-    return group(text, ...question.options.map((option) => radio(id, option, option, required)));
-  }
   if (kind === "likert") return group(text, scale(question));
-  if (kind === "guess") {
-    return group(text, ...guesses().map(([value, label]) => radio(id, value, label, required)));
+  if (kind === "choice" || kind === "guess") {
+    const options = question.options?.map((option) => [option, option])
+      ?? [["L", sideName("L")], ["R", sideName("R")], ["unsure", "I can't tell"]];
+    return group(text, ...options.map(([value, label]) => radio(id, value, label, required)));
   }
   const area = element("textarea", { id: `q-${id}`, name: id, rows: 3, required });
   area.maxLength = question.max_length;
   return group(text, area);
 }
 
-export function value(form, { id, kind }) {
+function value(form, { id, kind }) {
   if (kind === "text") return form.elements[id].value.trim() || null;
   const found = chosen(form, id);
   return kind === "likert" && found !== null ? Number(found) : found;
@@ -90,20 +87,29 @@ export function isComplete(form) {
   return false;
 }
 
-// Fill a form with questions; resolves to [id, answer] of each once it is sent.
-export function ask(form, questions, label) {
+// Show a form; resolves to true once it is sent and `isReady`, which says on the page if it is not.
+export function submitted(form, isReady = () => true) {
   form.noValidate = true;
-  form.replaceChildren(
-    ...questions.map(field),
-    element("div", { class: "buttons" }, element("button", { type: "submit" }, label)),
-  );
   form.hidden = false;
   return new Promise((done) => {
     form.onsubmit = (event) => {
       event.preventDefault();
-      if (!isComplete(form)) return;
-      form.querySelector("button").disabled = true;
-      done(questions.map((question) => [question.id, value(form, question)]));
+      if (isReady(form)) done(true);
     };
   });
+}
+
+export const pressed = (button) => new Promise((done) => {
+  button.onclick = () => done(false);
+});
+
+// Fill a form with questions; resolves to [id, answer] of each once it is sent.
+export async function ask(form, questions, label) {
+  form.replaceChildren(
+    ...questions.map(field),
+    element("div", { class: "buttons" }, element("button", { type: "submit" }, label)),
+  );
+  await submitted(form, isComplete);
+  form.querySelector("button").disabled = true;
+  return questions.map((question) => [question.id, value(form, question)]);
 }

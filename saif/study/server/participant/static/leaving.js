@@ -2,13 +2,13 @@
 
 import { isIn, post, use } from "./api.js";
 import { element } from "./form.js";
-import { byId, isShown, problem, progress, show, tell } from "./screen.js";
+import { byId, progress, show, tell, untilAgain } from "./screen.js";
 import { abandon } from "./trial.js";
 
 const service = document.body.dataset.service;
 const assignment = new URLSearchParams(location.search).get("assignmentId") ?? "";
 let receipt = null;
-let over = false;
+let last = null; // what is shown on the last page
 
 const SAID = {
   complete: "Your answers are stored. You are done.",
@@ -21,7 +21,7 @@ const STATUS = { analysis: "withdrawn", erase: "erased" };
 
 // Whether the participant has come to their last page: whatever still runs must not replace it.
 export function isOver() {
-  return over;
+  return last !== null;
 }
 
 export function keepReceipt(given) {
@@ -67,17 +67,13 @@ function wayOut(place, way) {
 
 function receiptToKeep(place, code) {
   const address = element("b", {}, location.origin + location.pathname);
-  const how = ["With it you can withdraw what you did here later, too, at this address: ", address];
-  const also = receipt === code
-    ? element("p", {}, "Your code is your receipt as well. ", ...how)
-    : element("p", {}, "Your receipt: ", toCopy(receipt));
-  place.replaceChildren(also);
-  if (receipt !== code) place.append(element("p", {}, ...how));
-  place.hidden = false;
+  const what = receipt === code ? ["Your code is your receipt as well."] : ["Your receipt: ", toCopy(receipt)];
+  const how = "With it you can withdraw what you did here later, too, at this address: ";
+  place.replaceChildren(element("p", {}, ...what), element("p", {}, how, address));
 }
 
 export function ended({ status, completion: way, debrief }) {
-  over = true;
+  last = { completion: way, debrief };
   abandon();
   use(null);
   progress({});
@@ -85,8 +81,9 @@ export function ended({ status, completion: way, debrief }) {
   const section = byId("ended");
   section.querySelector(".sentence").textContent = SAID[status];
   wayOut(section.querySelector(".way-out"), way);
-  if (status === "erased") byId("receipt").hidden = true;
-  else receiptToKeep(section.querySelector(".receipt-to-keep"), way?.code);
+  const place = section.querySelector(".receipt-to-keep");
+  receiptToKeep(place, way?.code);
+  place.hidden = byId("receipt").hidden = status === "erased"; // it is good for nothing any more
   // The study's own text, turned into HTML by the server, which lets no markup through.
   section.querySelector(".debrief").innerHTML = debrief;
   show("ended");
@@ -102,28 +99,18 @@ async function stop(scope) {
   ended({ status: STATUS[scope] ?? "stale", ...found });
 }
 
-// What was shown on the last page stays: a code is needed whatever becomes of the data.
-function afterwards(status) {
-  byId("ended").querySelector(".sentence").textContent = SAID[status];
-  if (status !== "erased") return;
-  byId("ended").querySelector(".receipt-to-keep").hidden = true; // it is good for nothing any more
-  byId("receipt").hidden = true;
-}
-
 async function withdraw(given, scope) {
-  if (given === receipt && isIn()) {
-    await stop(scope);
-  } else {
-    await post("withdraw", { receipt: given, scope });
-    if (given === receipt && isShown("ended")) afterwards(STATUS[scope]);
-  }
+  if (given === receipt && isIn()) return stop(scope);
+  await post("withdraw", { receipt: given, scope });
+  // What was shown on the last page stays: a code is needed whatever becomes of the data.
+  if (given === receipt && isOver()) ended({ ...last, status: STATUS[scope] });
 }
 
 function asked(dialog) {
   dialog.returnValue = "";
   dialog.showModal();
   return new Promise((done) => {
-    dialog.addEventListener("close", () => done(dialog.returnValue), { once: true });
+    dialog.onclose = () => done(dialog.returnValue);
   });
 }
 
@@ -133,7 +120,7 @@ async function askToStop() {
   try {
     await stop(scope);
   } catch (error) {
-    await problem(error);
+    await untilAgain("problem", error.message);
     location.reload(); // the server says where they are
   }
 }

@@ -1,6 +1,7 @@
 // Which section of the page is shown, and what stands around it.
 
 import { isIn } from "./api.js";
+import { pressed } from "./form.js";
 
 export const byId = (id) => document.getElementById(id);
 const sections = [...document.querySelectorAll("main > section")];
@@ -17,10 +18,6 @@ export function show(id) {
   byId("stop").hidden = !isIn() || NO_WAY_BACK.includes(id);
 }
 
-export function isShown(id) {
-  return shownNow === id;
-}
-
 export function progress({ place, of }) {
   byId("progress").hidden = !place;
   if (!place) return;
@@ -34,12 +31,10 @@ export function tell(text) {
   byId("notice").hidden = !text;
 }
 
-// Shows what went wrong; resolves when it is to be tried again.
-export function problem(error) {
-  byId("problem").querySelector(".sentence").textContent = error.message;
+// Shows why it can't go on, in the section `id`; resolves when it is to be tried again.
+export function untilAgain(id, why) {
+  byId(id).querySelector(".sentence").textContent = why;
   tell("");
-  show("problem");
-  return new Promise((done) => {
-    byId("problem").querySelector("[name=again]").onclick = () => done();
-  });
+  show(id);
+  return pressed(byId(id).querySelector("[name=again]"));
 }

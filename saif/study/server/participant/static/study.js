@@ -1,13 +1,12 @@
 // A participant's way through the study. The server says what is due; this shows it.
 
-import { isIn, note, post, Refused, use } from "./api.js";
-import { ask } from "./form.js";
+import { isIn, note, post, Refused, use, wait } from "./api.js";
+import { ask, pressed, submitted } from "./form.js";
 import { declined, ended, isOver, keepReceipt, openWaysOut } from "./leaving.js";
-import { byId, problem, progress, show, tell } from "./screen.js";
+import { byId, progress, show, tell, untilAgain } from "./screen.js";
 import { compare } from "./trial.js";
 
 const query = Object.fromEntries(new URLSearchParams(location.search));
-const wait = (ms) => new Promise((done) => setTimeout(done, ms));
 
 // A link without a key of its own gets one, so that it can be opened again at the same place.
 function ownKey() {
@@ -19,14 +18,7 @@ function ownKey() {
 
 async function agree() {
   const form = byId("consent").querySelector("form");
-  const decision = await new Promise((done) => {
-    form.onsubmit = (event) => {
-      event.preventDefault();
-      done("agree");
-    };
-    form.elements.decline.onclick = () => done("decline");
-  });
-  if (decision === "decline") {
+  if (!(await Promise.race([submitted(form), pressed(form.elements.decline)]))) {
     declined(await post("decline"));
     return null;
   }
@@ -47,15 +39,6 @@ function entered(found) {
   keepReceipt(found.receipt);
   if (found.returning && found.page !== "ended") note("reloaded");
   return found;
-}
-
-// Nobody new can join now. Resolves when they want to look again.
-function closed({ why }) {
-  byId("closed").querySelector(".sentence").textContent = why;
-  show("closed");
-  return new Promise((done) => {
-    byId("closed").querySelector("[name=again]").onclick = () => done({ page: "enter" });
-  });
 }
 
 const ASKED = { start_questions: "First some questions", end_questions: "Some last questions" };
@@ -85,16 +68,16 @@ async function step(due) {
       byId("withdraw").open = true;
       return null;
     case "closed":
-      return closed(due);
+      await untilAgain("closed", due.why);
+      return { page: "enter" };
     case "consent":
       show("consent");
       return agree();
     case "trial":
-    case "trial_questions": {
+    case "trial_questions":
       show("trial");
       tell((await compare(due)) ?? "");
       return post("next");
-    }
     case "start_questions":
     case "end_questions":
       show("questions");
@@ -128,7 +111,7 @@ async function run() {
       else due = await step(due);
     } catch (error) {
       if (isOver()) return;
-      await problem(error);
+      await untilAgain("problem", error.message);
       byId("loading").hidden = false;
       // Another tab may have taken over: this one takes the study back, at the same place.
       const canGoOn = error instanceof Refused && error.status !== 401 && isIn();

@@ -2,7 +2,7 @@
 
 import { lines, note, post } from "./api.js";
 import { ballotFields, inWords } from "./ballot.js";
-import { ask, chosen, element, isComplete, sideName } from "./form.js";
+import { ask, chosen, element, isComplete, pressed, sideName, submitted } from "./form.js";
 
 const section = document.getElementById("trial");
 const part = (selector) => section.querySelector(selector);
@@ -12,16 +12,9 @@ export function abandon() {
   current.abort();
 }
 
-const pressed = (button) =>
-  new Promise((done) => {
-    button.onclick = () => done();
-  });
-
 function clear() {
-  for (const selector of [".check", ".message", ".go-on", ".vote", ".questions", ".next", ".task"]) {
-    const found = part(selector);
-    if (found) found.hidden = true;
-  }
+  const steps = ".check, .message, .go-on, .vote, .questions, .next, .task";
+  for (const step of section.querySelectorAll(steps)) step.hidden = true;
   part(".turns").replaceChildren();
   part(".report").open = false;
   part("#reason").value = "";
@@ -32,53 +25,42 @@ function say(...words) {
   part(".state").replaceChildren(...words);
 }
 
-function showTurn(message) {
-  const sides = ["L", "R"].map((side) => {
-    const text = element("p");
-    const answer = element("div", { class: "answer" }, element("h3", {}, sideName(side)), text);
-    return { answer, text };
-  });
+// Where the answers of a turn are written.
+function showTurn({ message, L = "", R = "" }) {
+  const shown = { L: element("p", {}, L), R: element("p", {}, R) };
+  const answers = Object.entries(shown).map(([side, text]) =>
+    element("div", { class: "answer" }, element("h3", {}, sideName(side)), text));
   part(".turns").append(
     element("p", { class: "message-shown" }, element("b", {}, "Message"), message),
-    element("div", { class: "answers" }, ...sides.map((side) => side.answer)),
+    element("div", { class: "answers" }, ...answers),
   );
-  return { L: sides[0].text, R: sides[1].text };
+  return shown;
 }
 
-function showExchange({ message, L, R }) {
-  const shown = showTurn(message);
-  shown.L.textContent = L;
-  shown.R.textContent = R;
+function complain(text) {
+  part(".problem").textContent = text;
+  part(".problem").hidden = !text;
 }
 
-function typed() {
+async function typed() {
   const form = part(".message");
   const area = part("#message");
-  const problem = part(".problem");
-  form.hidden = false;
-  form.noValidate = true;
-  return new Promise((done) => {
-    form.onsubmit = (event) => {
-      event.preventDefault();
-      if (!area.value.trim()) {
-        problem.textContent = "Please type a message.";
-        problem.hidden = false;
-        area.focus();
-        return;
-      }
-      problem.hidden = true;
-      form.hidden = true;
-      done(area.value);
-    };
-    area.onkeydown = (event) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
-    };
+  area.onkeydown = (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  };
+  await submitted(form, () => {
+    const isEmpty = !area.value.trim();
+    complain(isEmpty ? "Please type a message." : "");
+    if (isEmpty) area.focus();
+    return !isEmpty;
   });
+  form.hidden = true;
+  return area.value;
 }
 
 // One turn. Resolves to the last line, which says what comes next; throws where the turn failed.
 async function turn(trial, k, message, text, signal) {
-  const shown = showTurn(message);
+  const shown = showTurn({ message });
   let first = true;
   let last = null;
   say("Both answers are being written …");
@@ -86,9 +68,11 @@ async function turn(trial, k, message, text, signal) {
     if (line.waiting) say("Many people take part right now. Your turn comes in a moment …");
     if (line.done || line.refused || line.failed) last = line; // and read on, to the end
     if ("L" in line) {
-      if (first) note("first_token", trial.id);
-      if (first) say("Both answers are being written …");
-      first = false;
+      if (first) {
+        note("first_token", trial.id);
+        say("Both answers are being written …");
+        first = false;
+      }
       shown.L.textContent += line.L;
       shown.R.textContent += line.R;
     }
@@ -116,12 +100,8 @@ async function allTurns(trial, signal) {
     }
     const message = free ? await typed() : next.message;
     const found = await turn(trial, k, message, free ? message : null, signal);
-    const problem = part(".problem");
-    problem.hidden = !found.refused;
-    if (found.refused) {
-      problem.textContent = found.refused;
-      continue;
-    }
+    complain(found.refused ?? "");
+    if (found.refused) continue;
     part("#message").value = "";
     next = found;
     k += 1;
@@ -136,17 +116,9 @@ async function vote(trial, voteId, times, before = null) {
   if (before) buttons.push(element("button", { type: "button", class: "plain", name: "keep" }, "Keep it as it was"));
   const fields = ballotFields(form, Boolean(trial.check));
   form.replaceChildren(...fields, element("div", { class: "buttons" }, ...buttons));
-  form.noValidate = true;
-  form.hidden = false;
   form.addEventListener("change", () => note("first_click", trial.id), { once: true });
-  const sent = await new Promise((done) => {
-    form.onsubmit = (event) => {
-      event.preventDefault();
-      if (isComplete(form)) done(true);
-    };
-    if (before) form.elements.keep.onclick = () => done(false);
-  });
-  if (!sent) {
+  const kept = before ? [pressed(form.elements.keep)] : [];
+  if (!(await Promise.race([submitted(form, isComplete), ...kept]))) {
     form.hidden = true;
     return before;
   }
@@ -193,14 +165,13 @@ async function askedAbout(trial, { choice }) {
 async function goOn(trial, times, voted) {
   for (;;) {
     saved(trial, voted);
-    const next = part(".next");
-    next.hidden = false;
-    next.querySelector("[name=next]").focus();
+    part(".next").hidden = false;
+    part("[name=next]").focus();
     const changed = await Promise.race([
-      pressed(next.querySelector("[name=next]")).then(() => false),
-      pressed(next.querySelector("[name=change]")).then(() => true),
+      pressed(part("[name=next]")),
+      pressed(part("[name=change]")).then(() => true),
     ]);
-    next.hidden = true;
+    part(".next").hidden = true;
     if (!changed) return;
     say("");
     const { vote_id } = await post("reopen", { trial: trial.id });
@@ -213,21 +184,15 @@ async function goOn(trial, times, voted) {
   }
 }
 
-function reported(trial, stop) {
-  return new Promise((done, failed) => {
-    part(".report form").onsubmit = (event) => {
-      event.preventDefault();
-      const reason = part("#reason").value;
-      stop.abort();
-      clear(); // nobody has to look at it while it is being stored
-      part(".report").hidden = true;
-      say("Saving …");
-      post("report", { trial: trial.id, reason }).then(
-        () => done("Your report is saved. That comparison is left out, and does not come again."),
-        failed,
-      );
-    };
-  });
+async function reported(trial, stop) {
+  await submitted(part(".report form"));
+  const reason = part("#reason").value;
+  stop.abort();
+  clear(); // nobody has to look at it while it is being stored
+  part(".report").hidden = true;
+  say("Saving …");
+  await post("report", { trial: trial.id, reason });
+  return "Your report is saved. That comparison is left out, and does not come again.";
 }
 
 // `page` is what the server says is due. Resolves when the next thing may be asked for, to what
@@ -238,7 +203,7 @@ export async function compare(page) {
   part("h2").textContent = `Comparison ${place}`;
   const stop = current = new AbortController();
   if (page.page === "trial_questions") {
-    page.trial.turns.forEach(showExchange);
+    page.trial.turns.forEach(showTurn);
     part(".report").hidden = true;
     return answered(page.trial, page.questions);
   }
@@ -250,7 +215,7 @@ export async function compare(page) {
   note("shown", trial.id);
   const began = performance.now();
   const walk = async () => {
-    trial.turns.forEach(showExchange);
+    trial.turns.forEach(showTurn);
     if (trial.check) {
       part(".check").textContent = trial.check;
       part(".check").hidden = false;

@@ -8,9 +8,7 @@ const figures = document.getElementById("figures");
 const away = document.getElementById("away");
 let shown = null;
 
-function isPaused(part) {
-  return part.querySelector("[data-paused]").dataset.paused;
-}
+const isPaused = (part) => part.querySelector("[data-paused]").dataset.paused;
 
 function isMarking() {
   const marked = getSelection();
@@ -34,26 +32,16 @@ function replace(fresh) {
 
 async function refresh() {
   if (document.hidden || isMarking()) return;
-  let answer;
-  try {
-    answer = await fetch(document.body.dataset.figures, { cache: "no-store" });
-  } catch {
-    away.hidden = false;
-    return;
-  }
-  if (answer.status === 401) {
-    location.reload();
-    return;
-  }
-  away.hidden = answer.ok;
-  if (!answer.ok) return;
+  const address = document.body.dataset.figures;
+  const answer = await fetch(address, { cache: "no-store" }).catch(() => null); // no connection
+  if (answer?.status === 401) return location.reload();
+  away.hidden = Boolean(answer?.ok);
+  if (!away.hidden) return;
   const html = await answer.text();
   if (html === shown) return;
   const fresh = new DOMParser().parseFromString(html, "text/html").body;
-  if (isPaused(fresh) !== isPaused(figures)) {
-    location.reload(); // the button on top says something else now
-    return;
-  }
+  // Else the button on top would say something that is not so any more.
+  if (isPaused(fresh) !== isPaused(figures)) return location.reload();
   replace(fresh);
   shown = html;
 }

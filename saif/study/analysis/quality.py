@@ -6,27 +6,94 @@ Nothing here says which arm was preferred, so it may be looked at while a study 
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 from saif.core.statistics import cohens_kappa
 from saif.study.analysis.data import StudyData
-from saif.study.analysis.estimates import bang_index, best_estimate, estimate
-from saif.study.analysis.results import (
-    Attention,
-    Bin,
-    Blinding,
-    Flow,
-    Quality,
-    Share,
-    Steadiness,
-    Times,
-)
+from saif.study.analysis.estimates import Share, bang_index, share
 from saif.study.design.study_file import Study
 from saif.study.participation.votes import Score, Vote, left_scores
 
 SECONDS = (1, 2, 3, 5, 10, 20, 30, 60)
 """Edges of the histogram of response times."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """A bar of a histogram. second: a second bar beside the first, where there are two."""
+
+    label: str
+    n: int
+    second: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Steadiness:
+    """Trials that were shown again, sides swapped. kappa_low, kappa_high: its 95 % interval."""
+
+    pairs: int
+    flips: Share
+    kappa: float | None
+    kappa_low: float | None
+    kappa_high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Blinding:
+    """Bang's index with its 95 % interval, over those who were asked which answer was changed."""
+
+    index: float | None
+    low: float | None
+    high: float | None
+    right: int
+    wrong: int
+    unsure: int
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """One check: how many answered it, and wrongly (skipping included)."""
+
+    id: str
+    answered: int
+    missed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Of main trials, in seconds. hasty: votes in less than a second. first_token_gap_ms: median
+    and largest difference between the two sides' first tokens."""
+
+    n: int
+    median: float | None
+    quarter: float | None
+    three_quarters: float | None
+    hasty: int
+    histogram: tuple[Bin, ...]
+    first_token_gap_ms: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What may be shown at any time: nothing here says which arm is preferred."""
+
+    flow: Mapping[str, int]
+    """Participants from consent on. going_on: neither finished nor gone. voted: with at least one
+    vote that counts, who are analysed. per_protocol: who finished and passed the checks."""
+    votes: int
+    ties: int
+    both_bad: int
+    skips: int
+    voids: Mapping[str, int]
+    left: Share
+    steadiness: Steadiness | None
+    blinding: Blinding
+    attention: tuple[Attention, ...]
+    times: Times
+    notes: tuple[str, ...]
 
 
 def quality(data: StudyData) -> Quality:
@@ -49,43 +116,23 @@ def quality(data: StudyData) -> Quality:
     )
 
 
-def share(scores: Sequence[Score], *, prompts: bool = True) -> Share:
-    """The mean over participants with the interval that fits how the votes hang together. prompts:
-    cluster by prompt as well, where they were shared."""
-    if not scores:
-        return Share(
-            None, None, None, "none", "participants", 0, 0, None, None, "There are no votes."
-        )
-    found = best_estimate(scores) if prompts else estimate(scores)
-    sizes = (found.clusters, found.n_participants, found.n_votes)
-    if found.variance is None:
-        note = "One participant alone has no interval."
-        return Share(found.value, None, None, "none", *sizes, None, None, note)
-    method = "Clopper–Pearson on n_eff" if found.exact else "Wilson on n_eff"
-    low, high = found.headline()
-    return Share(found.value, low, high, method, *sizes, found.n_eff(), found.design_effect)
-
-
-def _flow(data: StudyData) -> Flow:
+def _flow(data: StudyData) -> dict[str, int]:
     counts, study, members = data.flow, data.version.study, data.members
-    gone = ("enrolled", "active", "complete", "screened", "stale", "withdrawn", "erased")
-    return Flow(
-        consented=sum(counts[status] for status in gone),
-        going_on=counts["enrolled"] + counts["active"],
-        screened=counts["screened"],
-        stale=counts["stale"],
-        withdrawn=counts["withdrawn"],
-        erased=counts["erased"],
-        complete=counts["complete"],
-        missed_checks=sum(
+    gone = ("screened", "stale", "withdrawn", "erased", "complete")
+    going_on = counts["enrolled"] + counts["active"]
+    return {
+        "consented": going_on + sum(counts[status] for status in gone),
+        "going_on": going_on,
+        **{status: counts[status] for status in gone},
+        "missed_checks": sum(
             members.missed_checks.get(one.number, 0) > study.failed_checks
             for one in data.participants
             if one.status == "complete"
         ),
-        voted=len({one.participant for one in data.votes["main"] if one.choice != "skip"}),
-        per_protocol=len(members.of["per-protocol"]),
-        planned=study.quota.complete,
-    )
+        "voted": len({one.participant for one in data.votes["main"] if one.choice != "skip"}),
+        "per_protocol": len(members.of["per-protocol"]),
+        "planned": study.quota.complete,
+    }
 
 
 def _steadiness(data: StudyData) -> Steadiness | None:

@@ -7,11 +7,11 @@ for who wants the odds of a typical person, is in the R script of an export.
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from saif.study.analysis.data import StudyData
 from saif.study.analysis.estimates import clustered_variances, places, prompts_are_shared
-from saif.study.analysis.results import Model, Term
 from saif.study.participation.votes import Vote
 
 if TYPE_CHECKING:
@@ -30,32 +30,61 @@ _WITH_LENGTH = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One coefficient. For a preset, `odds` and `probability` are of preferring the first arm; for
+    anything else `odds` is a ratio and there is no probability. p: of a coefficient of 0."""
+
+    name: str
+    log_odds: float
+    error: float
+    odds: float
+    odds_low: float
+    odds_high: float
+    probability: float | None
+    probability_low: float | None
+    probability_high: float | None
+    p: float
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A regression. about: the estimator and its limits. note: why it was not fitted; then there
+    are no terms."""
+
+    name: str
+    about: str
+    terms: tuple[Term, ...]
+    n_votes: int
+    note: str = ""
+
+
 def models(data: StudyData) -> tuple[Model, ...]:
     """All of them; one that can't be fitted says so in its note."""
     votes = [vote for vote in data.votes["main"] if vote.choice != "skip"]
     first = data.version.study.arms[0]
+    lengths = [(vote.tokens_left, vote.tokens_right) for vote in votes]
+    hopeless = _hopeless(votes)
+    no_length = hopeless
+    if any(None in pair for pair in lengths):
+        no_length = no_length or "The lengths of some answers are not known."
+    elif all(left == right for left, right in lengths):
+        no_length = no_length or "The answers do not differ in length."
     name, longer = "logistic regression", "logistic regression with length"
-    why = _hopeless(votes)
-    if why:
-        return Model(name, "", (), 0, why), Model(longer, _WITH_LENGTH, (), 0, why)
-    plain = _fitted(name, votes, first, length=False)
-    if any(None in (vote.tokens_left, vote.tokens_right) for vote in votes):
-        return plain, Model(
-            longer, _WITH_LENGTH, (), 0, "The lengths of some answers are not known."
-        )
-    if all(vote.tokens_left == vote.tokens_right for vote in votes):
-        return plain, Model(longer, _WITH_LENGTH, (), 0, "The answers do not differ in length.")
-    return plain, _fitted(longer, votes, first, length=True)
+    return (
+        Model(name, "", (), 0, hopeless) if hopeless else _fitted(name, votes, first, length=False),
+        Model(longer, _WITH_LENGTH, (), 0, no_length)
+        if no_length
+        else _fitted(longer, votes, first, length=True),
+    )
 
 
 def _hopeless(votes: Sequence[Vote]) -> str:
     """Why no regression can be fitted to these votes; empty if nothing speaks against it."""
     if len({vote.participant for vote in votes}) < 2:
         return "It needs votes of at least two participants."
-    preferred: dict[str, set[str | None]] = {}
-    for vote in votes:
-        preferred.setdefault(vote.preset, set()).add(vote.preferred)
-    for preset, arms in preferred.items():
+    for preset in dict.fromkeys(vote.preset for vote in votes):
+        arms = {vote.preferred for vote in votes if vote.preset == preset}
         if len(arms) == 1:
             what = "a tie" if arms == {None} else "for the same arm"
             return f"Every vote on {preset} is {what}, so there is nothing to fit."

@@ -33,15 +33,15 @@ def test_the_planted_preference_is_recovered_from_the_export(tmp_path: Path) -> 
     assert found == votes(store)
     planted = 0.2 * 0.5 + 0.8 * 0.7  # ties count half
     result = estimate(preference_scores(found, "steered"))
-    low, high = result.headline()
+    low, high = result.interval()
     assert low <= planted <= high
     assert low > 0.5
     test = result.t_test()
     assert test is not None
-    assert test.p < 0.001
+    assert test[1] < 0.001
     # The side bias was planted, too, and is in the left share and not in the preference.
     bias = estimate(left_scores(found))
-    assert bias.headline()[0] > 0.5
+    assert bias.interval()[0] > 0.5
     store.database.check()
     with store.database.snapshot() as db:
         audit.verify(db)
@@ -50,7 +50,7 @@ def test_the_planted_preference_is_recovered_from_the_export(tmp_path: Path) -> 
 def test_no_preference_is_not_found_where_none_was_planted(tmp_path: Path) -> None:
     store = make_store(tmp_path, trials__main=8, trials__retest=0)
     simulate(store, 16, Crowd(rate=0.5, dropout=0.0, left=0.2), seed=2)
-    low, high = estimate(preference_scores(votes(store), "steered")).headline()
+    low, high = estimate(preference_scores(votes(store), "steered")).interval()
     assert low < 0.5 < high
 
 

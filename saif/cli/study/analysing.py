@@ -9,8 +9,7 @@ import typer
 
 from saif.cli.options import JsonOption
 from saif.cli.output import console, note, plain, print_json, working
-from saif.cli.study.data import RESEARCHER
-from saif.cli.study.opening import StudyFolder, open_study
+from saif.cli.study.running import RESEARCHER, StudyFolder, open_study
 from saif.errors import StudyError
 
 if TYPE_CHECKING:
@@ -79,20 +78,16 @@ def _read(
     """The data, and whether an early look was noted just now."""
     from saif.study.analysis.data import from_export, from_store
     from saif.study.data.export import SUMS
-    from saif.study.data.unblinding import is_hidden
-    from saif.study.data.unblinding import unblind as note_look
+    from saif.study.data.unblinding import look
 
     if not source.is_dir():
         raise StudyError(f"There is no folder {source}.")
     store = None if (source / SUMS).exists() else open_study(source, to_look=True)
-    looked = unblind is not None and store is not None and is_hidden(store)
-    if unblind is not None and not looked:
+    noted = look(store, unblind, actor=actor) if store and unblind is not None else None
+    if unblind is not None and noted is None:
         note("The outcome is not hidden, so no early look was noted.")
-    if store is None:
-        return from_export(source), False
-    if unblind is not None and looked:
-        note_look(store, unblind, actor=actor)
-    return from_store(store, texts=texts), looked
+    data = from_store(store, texts=texts) if store else from_export(source)
+    return data, noted is not None
 
 
 def _show_quality(source: Path, json: bool) -> None:
@@ -152,9 +147,3 @@ def export(
     check_new(out)  # before a look is noted that nobody gets
     look(store, unblind, actor=actor)
     print(write(store, out, profile=profile, actor=actor))
-
-
-def add_to(group: typer.Typer) -> None:
-    """Hang these commands into the group."""
-    group.command()(analyse)
-    group.command()(export)

@@ -144,13 +144,8 @@ def _steadiness(data: StudyData) -> Steadiness | None:
         Score(one.participant, one.prompt, float(one.answer != two.answer)) for one, two in pairs
     ]
     kappa = cohens_kappa([one.answer for one, _ in pairs], [two.answer for _, two in pairs])
-    return Steadiness(
-        pairs=len(pairs),
-        flips=share(changed, prompts=False),
-        kappa=kappa.value if kappa else None,
-        kappa_low=kappa.low if kappa else None,
-        kappa_high=kappa.high if kappa else None,
-    )
+    found = (kappa.value, kappa.low, kappa.high) if kappa else (None, None, None)
+    return Steadiness(len(pairs), share(changed, prompts=False), *found)
 
 
 def changed_arm(study: Study) -> str | None:

@@ -185,20 +185,9 @@ def _terms(
     for place, (name, value, error) in enumerate(zip(names, coefficients, errors, strict=True)):
         half = float(t.ppf(0.975, df)) * error
         ends = [float(end) for end in (value, value - half, value + half)]
-        odds = [math.exp(max(-50.0, min(50.0, end))) for end in ends]
-        shares = [float(expit(end)) if place < n_presets else None for end in ends]
-        found.append(
-            Term(
-                name=name,
-                log_odds=ends[0],
-                error=float(error),
-                odds=odds[0],
-                odds_low=odds[1],
-                odds_high=odds[2],
-                probability=shares[0],
-                probability_low=shares[1],
-                probability_high=shares[2],
-                p=2 * float(t.sf(abs(value / error), df)),
-            )
-        )
+        odds, odds_low, odds_high = (math.exp(max(-50.0, min(50.0, end))) for end in ends)
+        share, low, high = (float(expit(end)) if place < n_presets else None for end in ends)
+        p = 2 * float(t.sf(abs(value / error), df))
+        values = (ends[0], float(error), odds, odds_low, odds_high, share, low, high, p)
+        found.append(Term(name, *values))
     return tuple(found)

@@ -44,20 +44,19 @@ def render(found: Analysis) -> str:
         odds=lambda value: f"{value:.3g}",
     )
     template = environment.get_template("page.html")
-    return template.render(
-        found=found, steps=flow_steps(found.quality.flow), pictures=_pictures(found), width=WIDTH
-    )
-
-
-def _pictures(found: Analysis) -> dict[str, Picture]:
-    drawn: Sequence[Picture | None] = [
+    drawn = (
         forest(found.presets, found.arms[0]),
         people(found.presets, found.arms[0]),
         by_side(found.presets, found.arms),
         clarity(found.presets, found.arms),
         times(found.quality.times),
-    ]
-    return {picture.name: picture for picture in drawn if picture}
+    )
+    return template.render(
+        found=found,
+        steps=flow_steps(found.quality.flow),
+        pictures={picture.name: picture for picture in drawn if picture},
+        width=WIDTH,
+    )
 
 
 def flow_steps(flow: Mapping[str, int]) -> list[tuple[str, int, list[tuple[str, int]]]]:
@@ -128,22 +127,28 @@ def people(presets: Sequence[PresetOutcome], first: str) -> Picture | None:
     shown = [one for one in presets if one.participants]
     if not shown:
         return None
-    room = 92
-    height = 78 + room * len(shown)
+    height = 78 + 92 * len(shown)
     title = f"Each participant's share of votes for '{first}'"
+    told = []
     with Sheet(title, height, left=24, right=24) as sheet:
         axes = sheet.axes
         axes.axvline(50, color=SOFT, linewidth=1)
         for place, one in enumerate(shown):
             heading(axes, place - 0.42, one.preset)
-            _dots(axes, place + 0.08, [person.share for person in one.participants])
+            shares = [person.share for person in one.participants]
+            _dots(axes, place + 0.08, shares)
             if one.share.value is not None:
                 value = 100 * one.share.value
                 axes.plot([value, value], [place + 0.44, place - 0.28], color=FIRST, linewidth=1.6)
+            above, below = sum(x > 0.5 for x in shares), sum(x < 0.5 for x in shares)
+            told.append(
+                f"{one.preset}: {above} of {len(shares)} above one half, {below} below, "
+                f"from {percent(min(shares))} to {percent(max(shares))}"
+            )
         axes.set_ylim(len(shown) - 0.5, -0.58)
         axes.set_yticks([])
         sheet.percent_axis("x", "share of votes, %; a dot is a participant, blue: their mean")
-        return Picture("people", _people_in_words(title, shown), sheet.png(), height)
+        return Picture("people", f"Dot plot. {title}. {'; '.join(told)}.", sheet.png(), height)
 
 
 def _dots(axes: Axes, place: float, shares: Sequence[float]) -> None:
@@ -156,18 +161,6 @@ def _dots(axes: Axes, place: float, shares: Sequence[float]) -> None:
             [2 * where] * n, heights, "o", color=INK, alpha=0.55, markersize=4.2,
             markeredgewidth=0, clip_on=False,
         )  # fmt: skip
-
-
-def _people_in_words(title: str, shown: Sequence[PresetOutcome]) -> str:
-    told = []
-    for one in shown:
-        shares = [person.share for person in one.participants]
-        above, below = sum(share > 0.5 for share in shares), sum(share < 0.5 for share in shares)
-        told.append(
-            f"{one.preset}: {above} of {len(shares)} above one half, {below} below, "
-            f"from {percent(min(shares))} to {percent(max(shares))}"
-        )
-    return f"Dot plot. {title}. {'; '.join(told)}."
 
 
 def by_side(presets: Sequence[PresetOutcome], arms: Sequence[str]) -> Picture | None:

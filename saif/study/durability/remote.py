@@ -118,9 +118,11 @@ def is_copied(db: sqlite3.Connection, participant: str) -> bool:
 
 def n_uncopied(db: sqlite3.Connection) -> int:
     """How many participants have done something since the last copy."""
-    found = "SELECT COUNT(DISTINCT participant_id) FROM audit JOIN participant "
-    found += "ON actor = participant_id WHERE seq > ?"
-    n: int = db.execute(found, (_copied(db),)).fetchone()[0]
+    n: int = db.execute(
+        "SELECT COUNT(DISTINCT participant_id) FROM audit JOIN participant "
+        "ON actor = participant_id WHERE seq > ?",
+        (_copied(db),),
+    ).fetchone()[0]
     return n
 
 
@@ -145,8 +147,14 @@ def rebuild(folder: Path, study_id: str, place: Place) -> bool:
     names = _snapshots(place)
     if not names:
         return False
-    content = next(filter(None, (_unpacked(place.read(name[0])) for name in reversed(names))), None)
-    if content is None:
+    for name in reversed(names):
+        packed = place.read(name[0])
+        try:
+            content = gzip.decompress(packed)
+            break
+        except (EOFError, OSError, zlib.error):  # torn, or changed
+            continue
+    else:
         raise StudyError("None of the remote copy's files can be read.")
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / "remote-copy.db"
@@ -174,14 +182,6 @@ def _snapshots(place: Place) -> list[re.Match[str]]:
     if found and int(found[-1]["schema"]) > len(MIGRATIONS):
         raise StudyError("The remote copy was made by a newer version of saif.")
     return found
-
-
-def _unpacked(content: bytes) -> bytes | None:
-    """The store's file; None where the snapshot is torn or was changed."""
-    try:
-        return gzip.decompress(content)
-    except (EOFError, OSError, zlib.error):
-        return None
 
 
 def _check_same_data(db: sqlite3.Connection, name: re.Match[str]) -> None:

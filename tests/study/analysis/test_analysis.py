@@ -22,9 +22,9 @@ from saif.study.analysis.regression import Model
 from saif.study.analysis.results import Analysis
 from saif.study.data.export import FORMATS, export
 from saif.study.data.tables import Row
-from saif.study.data.unblinding import unblind
+from saif.study.data.unblinding import look
 from saif.study.participation.votes import Choice, Vote, preference_scores
-from saif.study.simulation.simulate import Crowd, simulate
+from saif.study.simulation.simulate import BotBehaviour, simulate
 
 REGRESSION = "logistic regression"
 
@@ -231,7 +231,7 @@ def test_store_and_every_format_of_every_profile_give_the_same(
     tmp_path: Path, profile: Any
 ) -> None:
     store = make_store(tmp_path, trials__main=6, quota__complete=8)
-    simulate(store, 8, Crowd(rate=0.7, ties=0.2, dropout=0.0, careless=0.1, failing=0.1))
+    simulate(store, 8, BotBehaviour(rate=0.7, ties=0.2, dropout=0.0, careless=0.1, failing=0.1))
     out = tmp_path / "out"
     export(store, out, profile=profile, actor="me")
     wanted = as_json(analyse(from_store(store)))
@@ -280,7 +280,7 @@ def test_the_outcome_of_a_running_study_stays_hidden(tmp_path: Path) -> None:
     shown = quality(from_store(store))
     assert shown.flow["complete"] == 1
     assert "steered" not in as_json(shown)
-    unblind(store, "The server moves.", actor="me")
+    look(store, "The server moves.", actor="me")
     found = analyse(from_store(store), looked=True)
     assert found.looks[0].reason == "The server moves."
     assert any("looked at 1 time" in limit for limit in found.limits)
@@ -294,9 +294,9 @@ def test_the_outcome_of_a_running_study_stays_hidden(tmp_path: Path) -> None:
 def test_an_export_carries_its_early_looks(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     complete(store)
-    look = unblind(store, "Curiosity.", actor="me")
+    noted = look(store, "Curiosity.", actor="me")
     export(store, tmp_path / "out", actor="me")
-    assert analyse(from_export(tmp_path / "out")).looks == (look,)
+    assert analyse(from_export(tmp_path / "out")).looks == (noted,)
 
 
 # Poor data

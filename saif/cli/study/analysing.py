@@ -53,11 +53,18 @@ def analyse(
 ) -> None:
     """Analyse a study: prints what was found and what limits it, and writes a report."""
     from saif.study.analysis.analyse import analyse as analysis_of
+    from saif.study.analysis.quality import quality as quality_of
     from saif.study.analysis.report import write_page
+    from saif.study.analysis.wording import quality_in_words
     from saif.study.data.export import check_new
 
     if quality:
-        _show_quality(source, json)
+        seen = quality_of(_read(source, None, texts=False, actor=actor)[0])
+        if json:
+            print_json(asdict(seen))
+            return
+        for sentence in quality_in_words(seen):
+            console().print(plain(sentence), soft_wrap=True)
         return
     if out is not None:
         check_new(out)
@@ -88,20 +95,6 @@ def _read(
         note("The outcome is not hidden, so no early look was noted.")
     data = from_store(store, texts=texts) if store else from_export(source)
     return data, noted is not None
-
-
-def _show_quality(source: Path, json: bool) -> None:
-    from saif.study.analysis.quality import quality as quality_of
-    from saif.study.analysis.wording import quality_in_words
-
-    data, _ = _read(source, None, texts=False, actor=RESEARCHER)
-    found = quality_of(data)
-    if json:
-        print_json(asdict(found))
-        return
-    screen = console()
-    for sentence in quality_in_words(found):
-        screen.print(plain(sentence), soft_wrap=True)
 
 
 def show(found: "Analysis") -> None:

@@ -107,12 +107,10 @@ def participants_needed(
         return _significant(scenario, means, participants) >= target
 
     low, high = 2, 16
-    means = _participant_means(scenario, high, studies, seed)
-    while not reaches(means, high):
+    while not reaches(means := _participant_means(scenario, high, studies, seed), high):
         low, high = high, high * 2
         if high > MAX_PARTICIPANTS:
             raise InputError(f"More than {MAX_PARTICIPANTS // 2} participants would be needed.")
-        means = _participant_means(scenario, high, studies, seed)
     found = bisect_left(range(high), True, lo=low, key=lambda n: reaches(means, n))
     return _recruiting(scenario, found, _significant(scenario, means, found), studies)
 

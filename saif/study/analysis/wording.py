@@ -55,20 +55,13 @@ def _outcome(found: PresetOutcome, n_presets: int, arms: Sequence[str]) -> str:
         told += f"Test of no preference: t({tests.df}) = {tests.t:.2f}, {p_value(tests.p)}"
     if n_presets > 1:
         told += f", adjusted for {n_presets} presets (Holm) {p_value(tests.holm)}"
-    return f"{told}. {_verdict(found, arms)}"
-
-
-def _verdict(found: PresetOutcome, arms: Sequence[str]) -> str:
-    tests, share = found.tests, found.share
-    assert tests is not None, "asked only where there are tests"
-    assert share.value is not None, "there are votes"
     # Two methods that agree but for a digit; what a reader sees must not contradict itself.
-    apart = share.low is None or share.high is None or not share.low <= 0.5 <= share.high
+    apart = share.high is None or not share.low <= 0.5 <= share.high
     if tests.holm < 0.05 and apart:
-        return f"'{arms[0 if share.value > 0.5 else 1]}' is preferred."
+        return f"{told}. '{arms[0 if share.value > 0.5 else 1]}' is preferred."
     if tests.equivalent is not None and tests.equivalent < 0.05:
-        return f"Within {100 * tests.margin:.0f} points of no preference."
-    return "Not settled: neither a preference nor its absence is shown."
+        return f"{told}. Within {100 * tests.margin:.0f} points of no preference."
+    return f"{told}. Not settled: neither a preference nor its absence is shown."
 
 
 def limits(found: Sequence[PresetOutcome], seen: Quality, data: StudyData) -> Iterator[str]:

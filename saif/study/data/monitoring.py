@@ -4,7 +4,6 @@ preferred, so that nobody stops a study, or lets it run, because of its outcome.
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from statistics import median
@@ -118,9 +117,9 @@ def status(store: Store) -> Status:
             "SELECT void_reason, COUNT(*) FROM trial WHERE state = 'void' GROUP BY void_reason"
         ).fetchall()
         reported = db.execute("SELECT COUNT(*) FROM audit WHERE action = 'report'").fetchone()[0]
-        decided = _decided_in(db)
-        spans = [
-            (datetime.fromisoformat(begun), datetime.fromisoformat(ended))
+        decided = [ms for own in _decided_in(db).values() for ms in own]
+        minutes = [
+            (datetime.fromisoformat(ended) - datetime.fromisoformat(begun)).total_seconds() / 60
             for begun, ended in db.execute(
                 "SELECT given_at, at FROM consent JOIN audit ON object = participant_id "
                 "WHERE action = 'complete'"
@@ -148,8 +147,8 @@ def status(store: Store) -> Status:
         finished=finished,
         missed_checks=dict(sorted(Counter(missed.values()).items())),
         too_many_missed=sum(n > store.study.failed_checks for n in missed.values()),
-        decision_ms=_median([ms for own in decided.values() for ms in own]),
-        minutes=_median([(ended - begun).total_seconds() / 60 for begun, ended in spans]),
+        decision_ms=median(decided) if decided else None,
+        minutes=median(minutes) if minutes else None,
         last_backup=latest.astimezone().isoformat(timespec="seconds") if latest else None,
         delete_at=end.isoformat() if end else None,
         uncopied=uncopied,
@@ -206,7 +205,7 @@ def quality(store: Store) -> Quality:
             voted=int(row["voted"]),
             trials=int(row["trials"]),
             missed_checks=counted.missed_checks.get(row["name"], 0),
-            decision_ms=_median(decided.get(row["name"])),
+            decision_ms=median(decided[row["name"]]) if row["name"] in decided else None,
         )
         for row in found
     )
@@ -223,7 +222,3 @@ def quality(store: Store) -> Quality:
         ),
         rows=rows[:LISTED],
     )
-
-
-def _median(values: Sequence[float] | None) -> float | None:
-    return median(values) if values else None

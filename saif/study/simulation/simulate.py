@@ -143,10 +143,11 @@ class _Bot:
         finish(self._store, self._token)
         return True
 
-    def _answer_all(self, when: When) -> None:
+    def _answer_all(self, when: When, trial_id: str | None = None) -> None:
         for question in self._store.study.questions:
             if question.when == when:
-                respond(self._store, self._token, question.id, self._answer(question))
+                value = self._answer(question)
+                respond(self._store, self._token, question.id, value, trial_id=trial_id)
 
     def _judge(self, trial: Trial) -> None:
         while trial.state == "running":
@@ -167,10 +168,8 @@ class _Bot:
         vote(self._store, self._token, ballot)
         if self._chance("returning"):  # its reply was lost, so the page sends it again
             vote(self._store, self._token, ballot)
-        for question in self._store.study.questions:
-            if question.when == "trial" and trial.kind == "main":
-                value = self._answer(question)
-                respond(self._store, self._token, question.id, value, trial_id=trial.trial_id)
+        if trial.kind == "main":
+            self._answer_all("trial", trial.trial_id)
 
     def _choose(self, trial: Trial) -> Choice:
         study = self._store.study

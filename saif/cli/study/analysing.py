@@ -112,9 +112,8 @@ def show(found: "Analysis") -> None:
 def beside(source: Path) -> Path:
     """Where a report goes unless told otherwise: an export must not be added to, and an earlier
     report stays."""
-    whole = source.resolve()
-    first = whole.with_name(f"{whole.name}-analysis")
-    later = (first.with_name(f"{first.name}-{number}") for number in count(2))
+    first = Path(f"{source.resolve()}-analysis")
+    later = (Path(f"{first}-{number}") for number in count(2))
     return next(path for path in chain([first], later) if not path.exists())
 
 

@@ -7,7 +7,7 @@ answered to the questions; the quality of the data; and all of it in sentences.
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -75,17 +75,21 @@ def as_json(found: object) -> str:
 
 def outcomes(data: StudyData) -> tuple[PresetOutcome, ...]:
     """One for each preset of the study, in its order."""
+    from statsmodels.stats.multitest import multipletests
+
     study = data.version.study
     everyone: defaultdict[str, list[Vote]] = defaultdict(list)
     for vote in data.votes["main"]:
         everyone[vote.preset].append(vote)
     labels = list(dict.fromkeys([*(use.label for use in study.presets), *everyone]))
     found = [_outcome(data, label, everyone[label]) for label in labels]
-    adjusted = estimates.holm({one.preset: one.tests.headline for one in found if one.tests})
-    return tuple(
-        replace(one, tests=replace(one.tests, holm=adjusted[one.preset])) if one.tests else one
-        for one in found
-    )
+    tested = {one.preset: one.tests for one in found if one.tests}
+    if tested:  # Holm, Scandinavian J. of Statistics 6 (1979) 65
+        p_values = [tests.headline for tests in tested.values()]
+        adjusted = multipletests(p_values, method="holm")[1]
+        for (preset, tests), p in zip(tested.items(), adjusted, strict=True):
+            tested[preset] = replace(tests, holm=float(p))
+    return tuple(replace(one, tests=tested.get(one.preset)) for one in found)
 
 
 def _outcome(data: StudyData, preset: str, votes: Sequence[Vote]) -> PresetOutcome:
@@ -202,26 +206,24 @@ def _counts(votes: Sequence[Vote], first: str) -> dict[str, int]:
     return {name: counts[name] for name in ("first", "second", "tie", "both_bad")}
 
 
-def _notes(votes: Sequence[Vote], found: Share, tests: Tests | None) -> list[str]:
-    notes = []
+def _notes(votes: Sequence[Vote], found: Share, tests: Tests | None) -> Iterator[str]:
     decided = {vote.preferred for vote in votes if vote.choice != "skip"}
     if found.note:
-        notes.append(found.note)
+        yield found.note
     if decided == {None}:
-        notes.append("Every vote is a tie, so there is nothing to test.")
+        yield "Every vote is a tie, so there is nothing to test."
     elif len(decided) == 1 and found.value in (0.0, 1.0):
-        notes.append("Every vote is for the same arm.")
+        yield "Every vote is for the same arm."
     if tests and tests.p is None:
-        notes.append(
+        yield (
             "Participants do not differ at all, so there is no t test; the permutation test stands "
             "in for it."
         )
     prompts = {vote.prompt for vote in votes}
     if len(prompts) == 1 and None not in prompts:
-        notes.append("All votes are on one message, so nothing is known of other messages.")
+        yield "All votes are on one message, so nothing is known of other messages."
     elif found.clusters != "participants" and len(prompts) < 10:
-        notes.append(f"There are only {len(prompts)} messages, which widens the interval.")
-    return notes
+        yield f"There are only {len(prompts)} messages, which widens the interval."
 
 
 def questions(data: StudyData, *, texts: bool = False) -> tuple[Asked, ...]:

@@ -280,16 +280,6 @@ def sign_flip_p(scores: Sequence[Score], null: float = 0.5, *, seed: int = 0) ->
     return float(1 + (np.abs(sums) >= seen).sum()) / (_DRAWN + 1)
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's adjusted p values (Scandinavian J. of Statistics 6 (1979) 65), in the order given."""
-    from statsmodels.stats.multitest import multipletests
-
-    if not p_values:
-        return {}
-    adjusted = multipletests(list(p_values.values()), method="holm")[1]
-    return dict(zip(p_values, map(float, adjusted), strict=True))
-
-
 def krippendorffs_alpha(ratings: Mapping[Hashable, Sequence[Hashable]]) -> float | None:
     """Krippendorff's α for nominal labels: 1 full agreement, 0 what chance gives.
 

@@ -3,10 +3,10 @@
 Nothing here says which arm was preferred, so it may be looked at while a study runs.
 """
 
-import math
 import statistics
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -110,7 +110,11 @@ def quality(data: StudyData) -> Quality:
         left=share(left_scores(votes)),
         steadiness=_steadiness(data),
         blinding=_blinding(data),
-        attention=_attention(data),
+        attention=tuple(
+            Attention(check.id, len(own), sum(choice != check.answer for choice in own))
+            for check in data.version.study.attention
+            for own in [[choice for _, name, choice in data.checks if name == check.id]]
+        ),
         times=_times(data, votes),
         notes=tuple(_notes(data)),
     )
@@ -161,9 +165,10 @@ def _blinding(data: StudyData) -> Blinding:
     study = data.version.study
     question = next((one for one in study.questions if one.kind == "guess"), None)
     changed = changed_arm(study)
-    if question is None or changed is None:
-        why = "Nobody was asked." if question is None else "Both arms were steered."
-        return Blinding(None, None, None, 0, 0, 0, why)
+    if question is None:
+        return Blinding(None, None, None, 0, 0, 0, "Nobody was asked.")
+    if changed is None:
+        return Blinding(None, None, None, 0, 0, 0, "Both arms were steered.")
     last = {vote.participant: vote for vote in data.votes["main"]}  # in the order of positions
     guesses: dict[str, str] = {}
     for one in data.responses:
@@ -178,23 +183,11 @@ def _blinding(data: StudyData) -> Blinding:
     return Blinding(*bang_index(*n), *n)
 
 
-def _attention(data: StudyData) -> tuple[Attention, ...]:
-    answered = Counter((check, choice) for _, check, choice in data.checks)
-    found = []
-    for check in data.version.study.attention:
-        n = sum(count for (name, _), count in answered.items() if name == check.id)
-        found.append(Attention(check.id, n, n - answered[check.id, check.answer]))
-    return tuple(found)
-
-
 def _times(data: StudyData, votes: Sequence[Vote]) -> Times:
     seconds = sorted(one.decided_ms / 1000 for one in votes if one.decided_ms is not None)
-    labels = [
-        f"<{SECONDS[0]}",
-        *(f"{low}–{high}" for low, high in pairwise(SECONDS)),
-        f"≥{SECONDS[-1]}",
-    ]
-    edges = (-math.inf, *SECONDS, math.inf)
+    between = [f"{low}–{high}" for low, high in pairwise(SECONDS)]
+    labels = [f"<{SECONDS[0]}", *between, f"≥{SECONDS[-1]}"]
+    counts = Counter(bisect_right(SECONDS, one) for one in seconds)
     gaps = data.first_token_gaps
     quarters = statistics.quantiles(seconds, method="inclusive") if len(seconds) > 1 else None
     return Times(
@@ -203,22 +196,17 @@ def _times(data: StudyData, votes: Sequence[Vote]) -> Times:
         quarter=quarters[0] if quarters else None,
         three_quarters=quarters[2] if quarters else None,
         hasty=sum(one < 1 for one in seconds),
-        histogram=tuple(
-            Bin(label, sum(low <= one < high for one in seconds))
-            for label, (low, high) in zip(labels, pairwise(edges), strict=True)
-        ),
+        histogram=tuple(Bin(label, counts[place]) for place, label in enumerate(labels)),
         first_token_gap_ms=(statistics.median(gaps), max(gaps)) if gaps else None,
     )
 
 
-def _notes(data: StudyData) -> list[str]:
+def _notes(data: StudyData) -> Iterator[str]:
     versions = {one.version for one in data.participants}
-    notes = []
     if len(versions) > 1:
-        notes.append(
+        yield (
             f"Participants took part in {len(versions)} versions of the study; they are analysed "
             "together."
         )
     if data.made_up:
-        notes.append("The participants are made up.")
-    return notes
+        yield "The participants are made up."

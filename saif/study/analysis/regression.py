@@ -110,18 +110,15 @@ def design(votes: Sequence[Vote], first: str, *, length: bool) -> "tuple[Floats,
         "ten trials later": position - position.mean(),
     }
     if length:
-        optional["twice as long"] = np.array([_log_ratio(vote, first) for vote in votes])
+        # log2 of the first arm's length over the second's; an empty answer counts as one token.
+        sizes = [[max(1, vote.tokens_left or 0), max(1, vote.tokens_right or 0)] for vote in votes]
+        left, right = np.log2(sizes).T
+        optional["twice as long"] = (left - right) * 2 * optional["first arm on the left"]
     for name, column in optional.items():
         wider = np.column_stack([*columns.values(), column])
         if np.linalg.matrix_rank(wider.T @ wider) == len(columns) + 1:
             columns[name] = column
     return np.column_stack(list(columns.values())), tuple(columns)
-
-
-def _log_ratio(vote: Vote, first: str) -> float:
-    """log2 of the first arm's length over the second's; an empty answer counts as one token."""
-    ratio = math.log2(max(1, vote.tokens_left or 0) / max(1, vote.tokens_right or 0))
-    return ratio if vote.left == first else -ratio
 
 
 def _fitted(name: str, votes: Sequence[Vote], first: str, *, length: bool) -> Model:
@@ -148,30 +145,21 @@ def _fitted(name: str, votes: Sequence[Vote], first: str, *, length: bool) -> Mo
     except (np.linalg.LinAlgError, ValueError, FloatingPointError) as error:
         return Model(name, about, (), len(y), f"It could not be fitted: {error}.")
     errors = np.sqrt(np.clip(variances, 0, None))
-    wrong = _wrong(fit.params, errors, converged=bool(fit.converged))
-    if wrong:
-        return Model(name, about, (), len(y), wrong)
+    problems = {
+        "It has no finite solution.": not np.isfinite([fit.params, errors]).all(),
+        "Its odds run off to infinity: something separates the votes, or it reaches far beyond "
+        "the data.": np.abs(fit.params).max() > _TOO_FAR,
+        "The votes do not vary enough to tell how sure it is.": errors.min() <= 1e-6,
+        "The search for its solution did not end.": not fit.converged,
+    }
+    for problem, is_there in problems.items():
+        if is_there:
+            return Model(name, about, (), len(y), problem)
     if not length:
         too = ", and votes on one prompt, too" if len(clusters) > 1 else ""
         about = _ABOUT.format(too=too, df=df)
     n_presets = len({vote.preset for vote in votes})
     return Model(name, about, _terms(names, n_presets, fit.params, errors, df), len(y))
-
-
-def _wrong(coefficients: "Floats", errors: "Floats", *, converged: bool) -> str:
-    """Why a fit is not to be shown; empty if it is."""
-    import numpy as np
-
-    if not (np.isfinite(coefficients).all() and np.isfinite(errors).all()):
-        return "It has no finite solution."
-    if np.abs(coefficients).max() > _TOO_FAR:
-        return (
-            "Its odds run off to infinity: something separates the votes, or it reaches far beyond "
-            "the data."
-        )
-    if errors.min() <= 1e-6:
-        return "The votes do not vary enough to tell how sure it is."
-    return "" if converged else "The search for its solution did not end."
 
 
 def _terms(

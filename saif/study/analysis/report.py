@@ -223,13 +223,14 @@ def times(found: Times) -> Picture | None:
 
 def clarity(presets: Sequence[PresetOutcome], arms: Sequence[str]) -> Picture | None:
     """How clear preferences were, over all presets, for either arm."""
-    labels = list(dict.fromkeys(one.label for preset in presets for one in preset.strengths))
-    summed = []
-    for label in labels:
-        same = [one for preset in presets for one in preset.strengths if one.label == label]
-        summed.append(Bin(label, sum(one.n for one in same), sum(one.second or 0 for one in same)))
-    if not any(one.n + (one.second or 0) for one in summed):
+    first: Counter[str] = Counter()
+    second: Counter[str] = Counter()
+    for one in (one for preset in presets for one in preset.strengths):
+        first[one.label] += one.n
+        second[one.label] += one.second or 0
+    if not first.total() + second.total():
         return None
+    summed = [Bin(label, n, second[label]) for label, n in first.items()]
     pairs = [(f"for {arms[0]}", FIRST), (f"for {arms[1]}", SECOND)]
     return _columns("strengths", "Strength of preference", summed, pairs)
 

@@ -97,7 +97,9 @@ class Copier:
         with closing(self._store.database.in_memory()) as copy:
             copy.row_factory = sqlite3.Row
             state, content = _state_of(copy), gzip.compress(copy.serialize(), 6)
-            alone = sent is None or self._n_sent >= SNAPSHOTS_AT_MOST or _erased(copy, sent.seq)
+            erased = "SELECT MAX(seq) FROM audit WHERE action = 'erased'"
+            last_erased = copy.execute(erased).fetchone()[0] or 0
+            alone = sent is None or self._n_sent >= SNAPSHOTS_AT_MOST or last_erased > sent.seq
         if alone:
             self._place.replace_all(state.file_name, content)
             if self._place.names() != [state.file_name]:
@@ -128,11 +130,6 @@ def n_uncopied(db: sqlite3.Connection) -> int:
 
 def _copied(db: sqlite3.Connection) -> int:
     return int(setting(db, COPIED) or 0)
-
-
-def _erased(db: sqlite3.Connection, after: int) -> bool:
-    found = "SELECT 1 FROM audit WHERE seq > ? AND action = 'erased' LIMIT 1"
-    return db.execute(found, (after,)).fetchone() is not None
 
 
 def rebuild(folder: Path, study_id: str, place: Place) -> bool:

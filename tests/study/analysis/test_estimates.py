@@ -9,7 +9,6 @@ import pytest
 import statsmodels.api as sm
 from made_up_votes import planted, vote
 from scipy import optimize, stats
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
 from saif.errors import InputError
@@ -17,7 +16,6 @@ from saif.study.analysis.estimates import (
     Estimate,
     estimate,
     estimate_two_way,
-    holm,
     icc,
     participant_means,
     sign_flip_p,
@@ -292,14 +290,6 @@ def test_a_side_bias_shows_in_the_left_share_and_not_in_the_preference() -> None
     ]
     assert estimate(left_scores(always_left)).value == 1
     assert estimate(preference_scores(always_left, "steered")).value == 0.5
-
-
-def test_holm_is_statsmodels_own() -> None:
-    p = {"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.5, "e": 0.011}
-    wanted = multipletests(list(p.values()), method="holm")[1]
-    assert list(holm(p).values()) == EXACT(list(wanted), abs=1e-12)
-    assert list(holm(p)) == list(p)
-    assert holm({}) == {}
 
 
 def test_tost_is_statsmodels_own() -> None:

@@ -123,6 +123,8 @@ def design(votes: Sequence[Vote], first: str, *, length: bool) -> "tuple[Floats,
 
 def _fitted(name: str, votes: Sequence[Vote], first: str, *, length: bool) -> Model:
     import numpy as np
+    from scipy.special import expit
+    from scipy.stats import t
     from statsmodels.genmod.families import Binomial
     from statsmodels.genmod.generalized_linear_model import GLM
 
@@ -159,23 +161,14 @@ def _fitted(name: str, votes: Sequence[Vote], first: str, *, length: bool) -> Mo
         too = ", and votes on one prompt, too" if len(clusters) > 1 else ""
         about = _ABOUT.format(too=too, df=df)
     n_presets = len({vote.preset for vote in votes})
-    return Model(name, about, _terms(names, n_presets, fit.params, errors, df), len(y))
-
-
-def _terms(
-    names: Sequence[str], n_presets: int, coefficients: "Floats", errors: "Floats", df: int
-) -> tuple[Term, ...]:
-    """The first `n_presets` coefficients are log odds, so they are shares as well."""
-    from scipy.special import expit
-    from scipy.stats import t
-
-    found = []
-    for place, (name, value, error) in enumerate(zip(names, coefficients, errors, strict=True)):
-        half = float(t.ppf(0.975, df)) * error
+    terms = []
+    for place, (term, value, sd) in enumerate(zip(names, fit.params, errors, strict=True)):
+        half = float(t.ppf(0.975, df)) * sd
         ends = [float(end) for end in (value, value - half, value + half)]
         odds, odds_low, odds_high = (math.exp(max(-50.0, min(50.0, end))) for end in ends)
+        # The first coefficients are log odds, so they are shares as well.
         share, low, high = (float(expit(end)) if place < n_presets else None for end in ends)
-        p = 2 * float(t.sf(abs(value / error), df))
-        values = (ends[0], float(error), odds, odds_low, odds_high, share, low, high, p)
-        found.append(Term(name, *values))
-    return tuple(found)
+        p = 2 * float(t.sf(abs(value / sd), df))
+        values = (ends[0], float(sd), odds, odds_low, odds_high, share, low, high, p)
+        terms.append(Term(term, *values))
+    return Model(name, about, tuple(terms), len(y))

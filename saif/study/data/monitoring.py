@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from statistics import median
 
-from saif.study.data.results import flow, members, n_finished_in
+from saif.study.data.results import flow_in, members, n_finished_in
 from saif.study.durability.backup import backups
 from saif.study.durability.erasure import ends_at
 from saif.study.durability.remote import n_uncopied
@@ -107,11 +107,10 @@ class Quality:
 
 
 def status(store: Store) -> Status:
-    participants = flow(store)
-    del participants["void_trials"]  # told by reason
     missed = members(store).missed_checks
     end = ends_at(store)
     with store.database.snapshot() as db:
+        participants = flow_in(db)
         taken = db.execute("SELECT COUNT(*) FROM cell_pool WHERE state <> 'free'").fetchone()[0]
         void = db.execute(
             "SELECT void_reason, COUNT(*) FROM trial WHERE state = 'void' GROUP BY void_reason"
@@ -139,7 +138,7 @@ def status(store: Store) -> Status:
         version_id=store.version.id,
         paused=paused,
         purged_at=purged,
-        participants=participants,
+        participants={name: n for name, n in participants.items() if name != "void_trials"},
         target=store.study.quota.complete,
         places_left=max(0, store.study.quota.complete - taken),
         void=dict(map(tuple, void)),

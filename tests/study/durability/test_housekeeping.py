@@ -19,10 +19,10 @@ from made_up_participants import (
     published,
     rows,
 )
+from stored_votes import flow
 
 from saif.errors import StudyError
 from saif.study.data.monitoring import status
-from saif.study.data.results import flow
 from saif.study.durability.backup import backups
 from saif.study.durability.erasure import ends_at, erase_rows, purge
 from saif.study.durability.housekeeping import Housekeeper

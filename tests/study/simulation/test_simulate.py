@@ -6,12 +6,11 @@ import pytest
 from made_up_participants import KEY, Clock, make_store, person, rows
 from made_up_studies import LIBRARY
 from read_exports import check_sums, read_votes
-from stored_votes import missed_checks, votes
+from stored_votes import flow, missed_checks, votes
 
 from saif.errors import InputError, StudyError
 from saif.study.analysis.estimates import estimate, icc
 from saif.study.data.export import export
-from saif.study.data.results import flow
 from saif.study.design.publish import publish
 from saif.study.design.study_file import read_study
 from saif.study.participation.votes import left_scores, preference_scores

@@ -20,7 +20,6 @@ ActorOption = Annotated[
     str, typer.Option("--actor", metavar="NAME", help="Who the audit trail says it was.")
 ]
 
-
 UnblindOption = Annotated[
     str | None,
     typer.Option(

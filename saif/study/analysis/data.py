@@ -76,7 +76,7 @@ class StudyData:
     """Milliseconds between the first tokens of the two sides."""
     members: Members
     flow: Mapping[str, int]
-    """Counts of `saif.study.data.results.flow`."""
+    """Counts of `saif.study.data.results.flow_in`."""
     looks: tuple[Look, ...]
     hidden: bool
     """The outcome is not to be shown yet."""
@@ -185,9 +185,10 @@ def data_of_tables(
         responses=_responses(tables["responses"], number_of),
         first_token_gaps=[
             abs(left - right)
-            for row in tables["turns"]
-            if (left := row["left_ttft_ms"]) is not None
-            and (right := row["right_ttft_ms"]) is not None
+            for left, right in (
+                (row["left_ttft_ms"], row["right_ttft_ms"]) for row in tables["turns"]
+            )
+            if left is not None and right is not None
         ],
         members=members_of(version.study, {one.number: one.status for one in people}, checks),
         flow=flow,

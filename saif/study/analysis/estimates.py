@@ -204,15 +204,15 @@ class Share:
     interval, or no value.
     """
 
-    value: float | None
-    low: float | None
-    high: float | None
-    method: str
-    clusters: Clusters
-    n_participants: int
-    n_votes: int
-    n_eff: float | None
-    design_effect: float | None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    method: str = "none"
+    clusters: Clusters = "participants"
+    n_participants: int = 0
+    n_votes: int = 0
+    n_eff: float | None = None
+    design_effect: float | None = None
     note: str = ""
 
 
@@ -220,9 +220,7 @@ def share(scores: Sequence[Score], *, prompts: bool = True) -> Share:
     """The mean over participants with the interval that fits how the votes hang together. prompts:
     cluster by prompt as well, where they were shared."""
     if not scores:
-        return Share(
-            None, None, None, "none", "participants", 0, 0, None, None, "There are no votes."
-        )
+        return Share(note="There are no votes.")
     found = best_estimate(scores) if prompts else estimate(scores)
     sizes = (found.clusters, found.n_participants, found.n_votes)
     if found.variance is None:

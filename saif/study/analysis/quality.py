@@ -44,12 +44,12 @@ class Steadiness:
 class Blinding:
     """Bang's index with its 95 % interval, over those who were asked which answer was changed."""
 
-    index: float | None
-    low: float | None
-    high: float | None
-    right: int
-    wrong: int
-    unsure: int
+    index: float | None = None
+    low: float | None = None
+    high: float | None = None
+    right: int = 0
+    wrong: int = 0
+    unsure: int = 0
     note: str = ""
 
 
@@ -166,9 +166,9 @@ def _blinding(data: StudyData) -> Blinding:
     question = next((one for one in study.questions if one.kind == "guess"), None)
     changed = changed_arm(study)
     if question is None:
-        return Blinding(None, None, None, 0, 0, 0, "Nobody was asked.")
+        return Blinding(note="Nobody was asked.")
     if changed is None:
-        return Blinding(None, None, None, 0, 0, 0, "Both arms were steered.")
+        return Blinding(note="Both arms were steered.")
     last = {vote.participant: vote for vote in data.votes["main"]}  # in the order of positions
     guesses: dict[str, str] = {}
     for one in data.responses:
@@ -177,9 +177,9 @@ def _blinding(data: StudyData) -> Blinding:
             told = "unsure" if one.value == "unsure" else "right" if one.value == side else "wrong"
             guesses[one.participant] = told
     counts = Counter(guesses.values())
-    n = counts["right"], counts["wrong"], counts["unsure"]
     if not guesses:
-        return Blinding(None, None, None, *n, "Nobody has answered yet.")
+        return Blinding(note="Nobody has answered yet.")
+    n = counts["right"], counts["wrong"], counts["unsure"]
     return Blinding(*bang_index(*n), *n)
 
 

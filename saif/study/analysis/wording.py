@@ -32,11 +32,11 @@ def p_value(p: float | None) -> str:
 def summary(found: Sequence[PresetOutcome], study: Study) -> list[str]:
     """What was estimated, then a sentence for each preset."""
     first, second = study.arms
-    told = [
+    return [
         f"Estimated: the mean over participants of the share of their votes that prefer '{first}' "
-        f"over '{second}', a tie (or both bad) counting ½; 50 % is no preference."
+        f"over '{second}', a tie (or both bad) counting ½; 50 % is no preference.",
+        *(_outcome(one, len(found), study.arms) for one in found),
     ]
-    return told + [_outcome(one, len(found), study.arms) for one in found]
 
 
 def _outcome(found: PresetOutcome, n_presets: int, arms: Sequence[str]) -> str:

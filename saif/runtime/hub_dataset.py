@@ -6,6 +6,7 @@ find it there.
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from saif.runtime.hub import in_words
@@ -36,7 +37,7 @@ class HubDataset:
         with in_words(self.repo_id):
             _api().create_repo(self.repo_id, repo_type="dataset", private=True, exist_ok=True)
         self.names()
-        self._commit(add={_PROBE: told}, message="Probe")
+        self._commit(_PROBE, told, "Probe")
         if self._read(_PROBE) != told:
             raise OSError(f"{self.repo_id} does not give back what was written to it")
 
@@ -57,21 +58,20 @@ class HubDataset:
     def put(self, name: str, content: bytes) -> None:
         """Add a file. Raises OSError where somebody else has written since `names` was asked."""
         self._look()
-        self._commit(add={_FOLDER + name: content}, message="Snapshot")
+        self._commit(_FOLDER + name, content, "Snapshot")
 
     def replace_all(self, name: str, content: bytes) -> None:
         """Leave this snapshot only; no other is in the history or the store of large files."""
         files, _ = self._look()
         kept = _FOLDER + name
         old = [file for file in files if file.startswith(_FOLDER) and file != kept]
-        self._commit(add={kept: content}, delete=old, message="One snapshot for all")
+        self._commit(kept, content, "One snapshot for all", delete=old)
         api = _api()
         with in_words(self.repo_id):
             api.super_squash_history(self.repo_id, repo_type="dataset", commit_message="As one")
             large = list(api.list_lfs_files(self.repo_id, repo_type="dataset"))
             # By its content: an older snapshot may have had the same name.
-            own = hashlib.sha256(content).hexdigest()
-            gone = [file for file in large if file.oid != own]
+            gone = [file for file in large if file.oid != hashlib.sha256(content).hexdigest()]
             if gone:
                 api.permanently_delete_lfs_files(self.repo_id, gone, repo_type="dataset")
         _, self._head = self._look()
@@ -85,19 +85,17 @@ class HubDataset:
         return [file.rfilename for file in info.siblings or []], info.sha
 
     def _commit(
-        self, *, add: dict[str, bytes], delete: list[str] | None = None, message: str
+        self, name: str, content: bytes, message: str, *, delete: Sequence[str] = ()
     ) -> None:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-        operations: list[CommitOperationAdd | CommitOperationDelete] = [
-            CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
-            for name, content in add.items()
-        ]
-        operations += [CommitOperationDelete(path_in_repo=name) for name in delete or []]
         with in_words(self.repo_id):
             made = _api().create_commit(
                 self.repo_id,
-                operations,
+                [
+                    CommitOperationAdd(path_in_repo=name, path_or_fileobj=content),
+                    *(CommitOperationDelete(path_in_repo=old) for old in delete),
+                ],
                 repo_type="dataset",
                 commit_message=message,
                 parent_commit=self._head,
@@ -118,8 +116,7 @@ class HubDataset:
                 url, headers=build_hf_headers(), timeout=_PATIENCE, follow_redirects=True
             )
             hf_raise_for_status(answer)
-            content: bytes = answer.content
-        return content
+            return bytes(answer.content)
 
 
 def _api() -> "HfApi":

@@ -14,11 +14,6 @@ REMOTE_VARIABLE = "SAIF_STUDY_DATASET"
 """A data set of the hub to copy to, as in YOU/NAME."""
 
 
-def remote_name(env: Mapping[str, str] = os.environ) -> str | None:
-    """Where to copy to; None for nowhere."""
-    return env.get(REMOTE_VARIABLE) or None
-
-
 def check_place(env: Mapping[str, str] = os.environ) -> None:
     """Raises StudyError where a study must not be served."""
     if env.get("SPACES_ZERO_GPU", "").lower() in ("true", "1"):
@@ -26,7 +21,7 @@ def check_place(env: Mapping[str, str] = os.environ) -> None:
             "A study can't run on ZeroGPU: a visitor's quota may end in the middle of it.",
             hint="Choose hardware of its own in the Space's settings.",
         )
-    if on_a_space(env) and remote_name(env) is None:
+    if on_a_space(env) and not env.get(REMOTE_VARIABLE):
         raise StudyError(
             "A Space's disk is wiped at every restart, so votes would be lost.",
             hint=f"Set {REMOTE_VARIABLE} to a private data set, and HF_TOKEN to a token that may "
@@ -63,8 +58,8 @@ def open_to_serve(folder: Path) -> tuple[Store, Copier | None]:
     from saif.runtime.hub_dataset import HubDataset
 
     check_place()
-    name = remote_name()
-    if name is None:
+    name = os.environ.get(REMOTE_VARIABLE)
+    if not name:
         return open_study(folder), None
     place = HubDataset(name)
     try:

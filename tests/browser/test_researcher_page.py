@@ -9,8 +9,8 @@ import pytest
 from made_up_participants import Clock, complete, make_store, person
 from playwright.sync_api import Browser, Page
 from researcher_server import SECRET, serving
+from stored_votes import flow
 
-from saif.study.data.results import flow
 from saif.study.participation.steps import begin, call_off
 from saif.study.store.store import Store
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from made_up_participants import rows
 
-from saif.cli.study.opening import open_study
+from saif.cli.study.running import open_study
 from saif.study.design.publish import versions
 from saif.study.design.study_file import read_study
-from saif.study.simulation.simulate import Crowd, simulate
+from saif.study.simulation.simulate import BotBehaviour, simulate
 from saif.study.store.identities import KEY_VARIABLE, key_file
 from saif.study.store.store import Store
 
@@ -38,7 +38,7 @@ def store(folder) -> Store:
 
 def played(store: Store, n: int = 1) -> list[str]:
     """The ids of `n` made-up participants who finished."""
-    simulate(store, n, Crowd(dropout=0.0))
+    simulate(store, n, BotBehaviour(dropout=0.0))
     return [str(row[0]) for row in rows(store, "SELECT participant_id FROM participant")]
 
 

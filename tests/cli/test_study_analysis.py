@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from made_up_participants import complete, make_store, published, rows
 
-from saif.cli.study.opening import open_study
+from saif.cli.study.running import open_study
 from saif.study.design.publish import canonical
-from saif.study.simulation.simulate import Crowd
+from saif.study.simulation.simulate import BotBehaviour
 from saif.study.store.store import Store
 
-TOLD = re.compile(r"--(\w+) (?:(?!--).)*?\(default: ([\d.]+)\)")
+TOLD = re.compile(r"--(\w+) (?:(?!--).)*?\[default: ([\d.]+)\]")
 
 
 @pytest.fixture
@@ -185,14 +185,12 @@ def test_the_calculator_tells_how_many_to_recruit(saif, refused):
     assert "studies must lie" in refused(saif("study", "power", "--rate", 0.6, "--studies", 1))
 
 
-def test_the_defaults_that_the_help_tells_are_those_of_the_crowd_and_the_scenario(saif):
+def test_the_defaults_that_the_help_tells_are_those_of_the_bots_and_the_scenario(saif):
     from saif.study.analysis.power import Scenario
 
-    for command, values in (("simulate", Crowd()), ("power", Scenario(rate=0.6))):
+    for command, values in (("simulate", BotBehaviour()), ("power", Scenario(rate=0.6))):
         told = TOLD.findall(" ".join(saif("study", command, "--help").stdout.split()))
-        told = [
-            (name, default) for name, default in told if name != "rate" or command == "simulate"
-        ]
+        told = [(name, default) for name, default in told if name in values.__slots__]
         assert len(told) >= 7, told
         for name, default in told:
             assert float(default) == getattr(values, name), name

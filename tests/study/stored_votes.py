@@ -1,6 +1,6 @@
 """The votes of a store, as an analysis of it would have them but for the participants' own ids."""
 
-from saif.study.data.results import Population, members
+from saif.study.data.results import Population, flow_in, members
 from saif.study.data.tables import tables_in, vote_of
 from saif.study.participation.votes import Vote
 from saif.study.store.store import Store
@@ -19,3 +19,8 @@ def votes(
 
 def missed_checks(store: Store) -> dict[str, int]:
     return dict(members(store).missed_checks)
+
+
+def flow(store: Store) -> dict[str, int]:
+    with store.database.snapshot() as db:
+        return flow_in(db)

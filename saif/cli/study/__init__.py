@@ -2,23 +2,19 @@
 
 import typer
 
-from saif.cli.study import analysing, data, design, serving, simulating
+from saif.cli.study import analysing, design, running, simulating
 
 group = typer.Typer(help="Run a study with people: design it, serve it, analyse it.")
 
+_COMMANDS = (
+    *(design.init, design.check, design.publish),
+    *(running.serve, running.status, running.pause, running.resume, running.erase),
+    *(running.backup, running.restore, running.verify),
+    *(analysing.analyse, analysing.export, simulating.simulate, simulating.power),
+)
+
 
 def add_to(app: typer.Typer) -> None:
-    group.command()(design.init)
-    group.command()(design.check)
-    group.command()(design.publish)
-    group.command()(serving.serve)
-    group.command()(data.status)
-    group.command()(data.pause)
-    group.command()(data.resume)
-    group.command()(data.erase)
-    group.command()(data.backup)
-    group.command()(data.restore)
-    group.command()(data.verify)
-    analysing.add_to(group)
-    simulating.add_to(group)
+    for command in _COMMANDS:
+        group.command()(command)
     app.add_typer(group, name="study")

@@ -9,8 +9,7 @@ import typer
 
 from saif.cli.options import JsonOption
 from saif.cli.output import console, note, plain, print_json, working
-from saif.cli.study.data import RESEARCHER
-from saif.cli.study.opening import StudyFolder, open_study
+from saif.cli.study.running import RESEARCHER, StudyFolder, open_study
 from saif.errors import StudyError
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 ActorOption = Annotated[
     str, typer.Option("--actor", metavar="NAME", help="Who the audit trail says it was.")
 ]
-
 
 UnblindOption = Annotated[
     str | None,
@@ -54,11 +52,18 @@ def analyse(
 ) -> None:
     """Analyse a study: prints what was found and what limits it, and writes a report."""
     from saif.study.analysis.analyse import analyse as analysis_of
+    from saif.study.analysis.quality import quality as quality_of
     from saif.study.analysis.report import write_page
+    from saif.study.analysis.wording import quality_in_words
     from saif.study.data.export import check_new
 
     if quality:
-        _show_quality(source, json)
+        seen = quality_of(_read(source, None, texts=False, actor=actor)[0])
+        if json:
+            print_json(asdict(seen))
+            return
+        for sentence in quality_in_words(seen):
+            console().print(plain(sentence), soft_wrap=True)
         return
     if out is not None:
         check_new(out)
@@ -79,34 +84,16 @@ def _read(
     """The data, and whether an early look was noted just now."""
     from saif.study.analysis.data import from_export, from_store
     from saif.study.data.export import SUMS
-    from saif.study.data.unblinding import is_hidden
-    from saif.study.data.unblinding import unblind as note_look
+    from saif.study.data.unblinding import look
 
     if not source.is_dir():
         raise StudyError(f"There is no folder {source}.")
     store = None if (source / SUMS).exists() else open_study(source, to_look=True)
-    looked = unblind is not None and store is not None and is_hidden(store)
-    if unblind is not None and not looked:
+    noted = look(store, unblind, actor=actor) if store and unblind is not None else None
+    if unblind is not None and noted is None:
         note("The outcome is not hidden, so no early look was noted.")
-    if store is None:
-        return from_export(source), False
-    if unblind is not None and looked:
-        note_look(store, unblind, actor=actor)
-    return from_store(store, texts=texts), looked
-
-
-def _show_quality(source: Path, json: bool) -> None:
-    from saif.study.analysis.quality import quality as quality_of
-    from saif.study.analysis.wording import quality_in_words
-
-    data, _ = _read(source, None, texts=False, actor=RESEARCHER)
-    found = quality_of(data)
-    if json:
-        print_json(asdict(found))
-        return
-    screen = console()
-    for sentence in quality_in_words(found):
-        screen.print(plain(sentence), soft_wrap=True)
+    data = from_store(store, texts=texts) if store else from_export(source)
+    return data, noted is not None
 
 
 def show(found: "Analysis") -> None:
@@ -124,9 +111,8 @@ def show(found: "Analysis") -> None:
 def beside(source: Path) -> Path:
     """Where a report goes unless told otherwise: an export must not be added to, and an earlier
     report stays."""
-    whole = source.resolve()
-    first = whole.with_name(f"{whole.name}-analysis")
-    later = (first.with_name(f"{first.name}-{number}") for number in count(2))
+    first = Path(f"{source.resolve()}-analysis")
+    later = (Path(f"{first}-{number}") for number in count(2))
     return next(path for path in chain([first], later) if not path.exists())
 
 
@@ -152,9 +138,3 @@ def export(
     check_new(out)  # before a look is noted that nobody gets
     look(store, unblind, actor=actor)
     print(write(store, out, profile=profile, actor=actor))
-
-
-def add_to(group: typer.Typer) -> None:
-    """Hang these commands into the group."""
-    group.command()(analyse)
-    group.command()(export)

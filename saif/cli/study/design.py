@@ -88,13 +88,10 @@ def link_shape(study: "Study") -> str:
     """The address that participants are sent to; what recruitment services fill in stands in their
     own brackets."""
     host = f"https://YOUR-SERVER/study/{study.id}"
-    match study.recruitment.kind:
-        case "prolific":
-            return (
-                f"{host}?PROLIFIC_PID={{{{%PROLIFIC_PID%}}}}&STUDY_ID={{{{%STUDY_ID%}}}}"
-                "&SESSION_ID={{%SESSION_ID%}}"
-            )
-        case "mturk":
-            return f"{host} (as an ExternalQuestion; MTurk adds assignmentId, hitId and workerId)"
-        case "link":
-            return f"{host}?key=KEY (another KEY for each participant: 4 to 64 of A-Z a-z 0-9 _ -)"
+    names = ("PROLIFIC_PID", "STUDY_ID", "SESSION_ID")
+    ids = "&".join(f"{name}={{{{%{name}%}}}}" for name in names)
+    return {
+        "prolific": f"{host}?{ids}",
+        "mturk": f"{host} (as an ExternalQuestion; MTurk adds assignmentId, hitId and workerId)",
+        "link": f"{host}?key=KEY (another KEY for each participant: 4 to 64 of A-Z a-z 0-9 _ -)",
+    }[study.recruitment.kind]

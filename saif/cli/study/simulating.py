@@ -12,12 +12,8 @@ from saif.cli.output import console, note, plain, print_json, working
 from saif.cli.study.analysing import beside, show
 
 if TYPE_CHECKING:
-    from saif.study.analysis.power import Recruiting, Scenario
     from saif.study.design.publish import Version
-    from saif.study.simulation.rehearsal import Recovery, Rehearsal
-
-STUDIES = 4000
-"""Simulated for each number of participants."""
+    from saif.study.simulation.simulate import Recovery
 
 _SOME_EXCLUDE = 0.3
 """As much as was lost to answers of language models on Prolific (AMPPS 2026)."""
@@ -27,10 +23,7 @@ def _share(name: str, text: str) -> object:
     return typer.Option(f"--{name}", metavar="SHARE", help=text)
 
 
-RateOption = Annotated[float | None, _share("rate", "Of votes for the first arm (default: 0.65).")]
-IccOption = Annotated[
-    float | None, _share("icc", "How alike one participant's votes are (default: 0.15).")
-]
+IccOption = Annotated[float, _share("icc", "How alike one participant's votes are.")]
 
 
 def simulate(
@@ -38,21 +31,13 @@ def simulate(
         Path, typer.Argument(metavar="STUDY.yaml|DIR", help="A study file, or a published study.")
     ],
     n: Annotated[int, typer.Option("--n", help="Made-up participants.")] = 50,
-    rate: RateOption = None,
-    icc: IccOption = None,
-    ties: Annotated[float | None, _share("ties", "Of votes (default: 0.1).")] = None,
-    left: Annotated[
-        float | None, _share("left", "Added to the rate of what is on the left (default: 0).")
-    ] = None,
-    dropout: Annotated[
-        float | None, _share("dropout", "Who leave on the way (default: 0.2).")
-    ] = None,
-    careless: Annotated[
-        float | None, _share("careless", "Who choose at random (default: 0).")
-    ] = None,
-    failing: Annotated[
-        float | None, _share("failing", "Of trials in which an answer fails (default: 0.02).")
-    ] = None,
+    rate: Annotated[float, _share("rate", "Of votes for the first arm.")] = 0.65,
+    icc: IccOption = 0.15,
+    ties: Annotated[float, _share("ties", "Of votes.")] = 0.1,
+    left: Annotated[float, _share("left", "Added to the rate of what is on the left.")] = 0.0,
+    dropout: Annotated[float, _share("dropout", "Who leave on the way.")] = 0.2,
+    careless: Annotated[float, _share("careless", "Who choose at random.")] = 0.0,
+    failing: Annotated[float, _share("failing", "Of trials in which an answer fails.")] = 0.02,
     keep: Annotated[
         Path | None, typer.Option("--keep", metavar="FOLDER", help="Keep the bots' store here.")
     ] = None,
@@ -66,27 +51,35 @@ def simulate(
 ) -> None:
     """Play a whole study with bots, from consent to analysis, and say whether the analysis finds
     the preference that was planted. Real data are never touched."""
-    from saif.study.simulation.rehearsal import rehearse
-    from saif.study.simulation.simulate import Crowd
+    from saif.study.analysis.report import write_page
+    from saif.study.simulation.simulate import BotBehaviour, rehearse
 
-    given = {
-        "rate": rate, "icc": icc, "ties": ties, "left": left, "dropout": dropout,
-        "careless": careless, "failing": failing,
-    }  # fmt: skip
-    crowd = Crowd(**{name: value for name, value in given.items() if value is not None})
+    behaviour = BotBehaviour(
+        rate=rate, icc=icc, ties=ties, left=left, dropout=dropout, careless=careless,
+        failing=failing,
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch, working("Playing …") as say:
         played = rehearse(
             _version_of(study, presets, Path(scratch) / "published"),
             n,
-            crowd,
+            behaviour,
             data=keep or Path(scratch) / "store",
             out=export or Path(scratch) / "export",
             seed=seed,
             tell=lambda done: say(f"Playing: {done} of {n} participants …"),
         )
-    page = _report(played, export)
+    page = write_page(played.analysis, beside(export)) if export else None
     if json:
-        print_json(_document(played, page))
+        print_json(
+            {
+                "ended": dict(played.ended),
+                "recoveries": [
+                    asdict(one) | {"recovered": one.recovered} for one in played.recoveries
+                ],
+                "analysis": asdict(played.analysis),
+                "page": str(page) if page else None,
+            }
+        )
         return
     show(played.analysis)
     ended = ", ".join(f"{count} {how}" for how, count in sorted(played.ended.items()))
@@ -109,21 +102,6 @@ def _version_of(study: Path, presets: Path | None, scratch: Path) -> "Version":
     return publish(read_study(study), open_library(presets), scratch)[0]
 
 
-def _report(played: "Rehearsal", export: Path | None) -> Path | None:
-    from saif.study.analysis.report import write_page
-
-    return write_page(played.analysis, beside(export)) if export else None
-
-
-def _document(played: "Rehearsal", page: Path | None) -> dict[str, object]:
-    return {
-        "ended": dict(played.ended),
-        "recoveries": [asdict(one) | {"recovered": one.recovered} for one in played.recoveries],
-        "analysis": asdict(played.analysis),
-        "page": str(page) if page else None,
-    }
-
-
 def _verdict(found: "Recovery") -> str:
     planted = f"{found.preset}: {100 * found.planted:.1f} % was planted"
     if found.recovered is None:
@@ -142,50 +120,35 @@ def power(
     rate: Annotated[
         float, _share("rate", "Expected of votes for the first arm, or the least that matters.")
     ],
-    votes: Annotated[int | None, typer.Option(help="Per participant and preset (default: 10).")] = (
-        None
-    ),
-    icc: IccOption = None,
-    ties: Annotated[float | None, _share("ties", "Of votes (default: 0).")] = None,
-    random: Annotated[
-        float | None, _share("random", "Participants who answer by chance (default: 0).")
-    ] = None,
-    exclusion: Annotated[
-        float | None, _share("exclusion", "Participants whose data won't count (default: 0).")
-    ] = None,
-    dropout: Annotated[
-        float | None, _share("dropout", "Participants who leave (default: 0).")
-    ] = None,
-    presets: Annotated[
-        int | None, typer.Option(help="Tested in one family, with Holm (default: 1).")
-    ] = None,
-    alpha: Annotated[float | None, _share("alpha", "Of the test (default: 0.05).")] = None,
+    votes: Annotated[int, typer.Option(help="Per participant and preset.")] = 10,
+    icc: IccOption = 0.15,
+    ties: Annotated[float, _share("ties", "Of votes.")] = 0.0,
+    random: Annotated[float, _share("random", "Participants who answer by chance.")] = 0.0,
+    exclusion: Annotated[float, _share("exclusion", "Participants whose data won't count.")] = 0.0,
+    dropout: Annotated[float, _share("dropout", "Participants who leave.")] = 0.0,
+    presets: Annotated[int, typer.Option(help="Tested in one family, with Holm.")] = 1,
+    alpha: Annotated[float, _share("alpha", "Of the test.")] = 0.05,
     target: Annotated[float, _share("target", "Power to reach.")] = 0.8,
     participants: Annotated[
         int | None, typer.Option(metavar="N", help="Tell the power with so many instead.")
     ] = None,
-    studies: Annotated[int, typer.Option(help="Simulated for each number.")] = STUDIES,
+    studies: Annotated[int, typer.Option(help="Simulated for each number.")] = 4000,
     seed: Annotated[int, typer.Option(metavar="I", help="Other simulated people.")] = 0,
     json: JsonOption = False,
 ) -> None:
     """How many participants a study needs, by simulating it."""
     from saif.core.types import check_between
-    from saif.study.analysis.power import Recruiting, Scenario, participants_needed
+    from saif.study.analysis.power import Scenario, participants_needed
     from saif.study.analysis.power import power as power_of
 
-    given = {
-        "votes": votes, "icc": icc, "ties": ties, "random": random, "exclusion": exclusion,
-        "dropout": dropout, "presets": presets, "alpha": alpha,
-    }  # fmt: skip
     scenario = Scenario(
-        rate=rate,
-        **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
-    )
+        rate=rate, votes=votes, icc=icc, ties=ties, random=random, exclusion=exclusion,
+        dropout=dropout, presets=presets, alpha=alpha,
+    )  # fmt: skip
     check_between("studies", studies, 100, 100_000)
     with working("Simulating …") as say:
         if participants is not None:
-            reached, error = power_of(scenario, participants, studies=studies, seed=seed)
-            found = Recruiting(participants, scenario.recruit(participants), reached, error)
+            found = power_of(scenario, participants, studies=studies, seed=seed)
         else:
             found = participants_needed(
                 scenario,
@@ -196,11 +159,7 @@ def power(
             )
     if json:
         print_json({"scenario": asdict(scenario), **asdict(found)})
-    else:
-        _tell_power(scenario, found)
-
-
-def _tell_power(scenario: "Scenario", found: "Recruiting") -> None:
+        return
     screen = console()
     screen.print(
         f"{found.participants} participants whose data count: power {found.power:.3f} "
@@ -217,9 +176,3 @@ def _tell_power(scenario: "Scenario", found: "Recruiting") -> None:
             f"Recruit {many} if {100 * _SOME_EXCLUDE:.0f} % have to be excluded: so many were lost "
             "to answers of language models on Prolific."
         )
-
-
-def add_to(group: typer.Typer) -> None:
-    """Hang these commands into the group."""
-    group.command()(simulate)
-    group.command()(power)

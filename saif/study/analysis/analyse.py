@@ -7,41 +7,28 @@ answered to the questions; the quality of the data; and all of it in sentences.
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from typing import Any, Literal
+from typing import Any
 
+from saif.study.analysis import estimates
 from saif.study.analysis.data import Response, StudyData
-from saif.study.analysis.estimates import (
-    best_estimate,
-    estimate,
-    holm,
-    icc,
-    krippendorffs_alpha,
-    participant_means,
-    ratings_of,
-    sign_flip_p,
-    tost,
-)
-from saif.study.analysis.quality import quality, share
+from saif.study.analysis.estimates import Share, share
+from saif.study.analysis.quality import Bin, quality
 from saif.study.analysis.regression import models
 from saif.study.analysis.results import (
     Analysis,
     Asked,
-    Bin,
     BySide,
-    Counts,
     Group,
     OneParticipant,
     PresetOutcome,
-    Share,
     Tests,
     TieModel,
 )
 from saif.study.analysis.wording import limits, summary
 from saif.study.data.unblinding import too_early
-from saif.study.design.questions import ChoiceQuestion, GuessQuestion, LikertQuestion, Question
-from saif.study.design.study_file import Study
+from saif.study.design.questions import Question
 from saif.study.participation.votes import Score, Vote, preference_scores
 
 MARGIN = 0.05
@@ -88,18 +75,21 @@ def as_json(found: object) -> str:
 
 def outcomes(data: StudyData) -> tuple[PresetOutcome, ...]:
     """One for each preset of the study, in its order."""
+    from statsmodels.stats.multitest import multipletests
+
     study = data.version.study
     everyone: defaultdict[str, list[Vote]] = defaultdict(list)
     for vote in data.votes["main"]:
         everyone[vote.preset].append(vote)
     labels = list(dict.fromkeys([*(use.label for use in study.presets), *everyone]))
     found = [_outcome(data, label, everyone[label]) for label in labels]
-    p_values = {one.preset: one.tests.headline for one in found if one.tests}
-    adjusted = holm(p_values)
-    return tuple(
-        replace(one, tests=replace(one.tests, holm=adjusted[one.preset])) if one.tests else one
-        for one in found
-    )
+    tested = {one.preset: one.tests for one in found if one.tests}
+    if tested:  # Holm, Scandinavian J. of Statistics 6 (1979) 65
+        p_values = [tests.headline for tests in tested.values()]
+        adjusted = multipletests(p_values, method="holm")[1]
+        for (preset, tests), p in zip(tested.items(), adjusted, strict=True):
+            tested[preset] = replace(tests, holm=float(p))
+    return tuple(replace(one, tests=tested.get(one.preset)) for one in found)
 
 
 def _outcome(data: StudyData, preset: str, votes: Sequence[Vote]) -> PresetOutcome:
@@ -115,35 +105,56 @@ def _outcome(data: StudyData, preset: str, votes: Sequence[Vote]) -> PresetOutco
     if headline.clusters != "participants":
         sensitivities["participants alone as clusters"] = share(scores, prompts=False)
     tests = _tests(scores) if headline.low is not None else None
+    frozen = data.answers_are_shared
+    clarity = Counter((vote.clarity, vote.preferred == first) for vote in votes)
+    n_votes = Counter(score.participant for score in scores)
     return PresetOutcome(
         preset=preset,
         share=headline,
         tests=tests,
         sensitivities=sensitivities,
         tie_model=_tie_model(votes, first),
-        icc=icc(scores) if scores else None,
-        counts=_counts(data, preset, votes, first),
-        alpha=krippendorffs_alpha(ratings_of(votes)) if data.answers_are_shared else None,
-        strengths=_clarity(study, votes, first),
-        by_side=tuple(_by_side(votes, first, side) for side in ("left", "right")),
-        participants=_participants(scores),
+        icc=estimates.icc(scores) if scores else None,
+        counts={
+            "participants": len({vote.participant for vote in votes}),
+            "votes": len(votes),
+            **_counts(votes, first),
+            "skip": sum(vote.choice == "skip" for vote in votes),
+            "void": sum(label == preset for label, _ in data.voids),
+        },
+        alpha=estimates.krippendorffs_alpha(estimates.ratings_of(votes)) if frozen else None,
+        strengths=tuple(
+            Bin(label, clarity[level, True], clarity[level, False])
+            for level, label in enumerate(study.preference.strength, 1)
+        ),
+        by_side=(
+            BySide("left", **_counts([vote for vote in votes if vote.left == first], first)),
+            BySide("right", **_counts([vote for vote in votes if vote.left != first], first)),
+        ),
+        participants=tuple(
+            OneParticipant(int(name), mean, n_votes[name])
+            for name, mean in (estimates.participant_means(scores) if scores else {}).items()
+        ),
         notes=tuple(_notes(votes, headline, tests)),
     )
 
 
 def _tests(scores: Sequence[Score]) -> Tests:
-    found = best_estimate(scores)
-    test, equivalence = found.t_test(), tost(found, margin=MARGIN)
+    found = estimates.best_estimate(scores)
+    t, p = found.t_test() or (None, None)
+    _, not_lower = found.t_test(0.5 - MARGIN, "greater") or (None, None)
+    _, not_higher = found.t_test(0.5 + MARGIN, "less") or (None, None)
     return Tests(
-        t=test.t if test else None,
-        df=test.df if test else None,
-        p=test.p if test else None,
-        sign_flip=sign_flip_p(scores),
+        t=t,
+        df=None if t is None else found.df,
+        p=p,
+        sign_flip=estimates.sign_flip_p(scores),
         holm=1.0,  # adjusted once all presets are there
         margin=MARGIN,
-        not_lower=equivalence.p_not_lower if equivalence else None,
-        not_higher=equivalence.p_not_higher if equivalence else None,
-        equivalent=equivalence.p if equivalence else None,
+        not_lower=not_lower,
+        not_higher=not_higher,
+        # Schuirmann's two one-sided tests (1987)
+        equivalent=None if not_lower is None or not_higher is None else max(not_lower, not_higher),
     )
 
 
@@ -153,6 +164,7 @@ def _tie_model(votes: Sequence[Vote], first: str) -> TieModel | None:
     wins, and ν is the ties over the root of the wins' product. Participants are resampled for the
     interval. None below two participants, or where no vote is for an arm."""
     import numpy as np
+    from scipy.special import expit
     from scipy.stats import norm
 
     of: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
@@ -177,104 +189,71 @@ def _tie_model(votes: Sequence[Vote], first: str) -> TieModel | None:
     half = float(np.quantile(np.abs(draws - draws.mean()), 0.95))
     sure = error >= 1e-9
     return TieModel(
-        share=_expit(value),
-        low=_expit(value - half) if sure else None,
-        high=_expit(value + half) if sure else None,
+        share=float(expit(value)),
+        low=float(expit(value - half)) if sure else None,
+        high=float(expit(value + half)) if sure else None,
         tie=ties / math.sqrt((first_wins + 0.5 * padded) * (second_wins + 0.5 * padded)),
         p=2 * float(norm.sf(abs(value) / error)) if sure else None,
         half_wins=padded,
     )
 
 
-def _counts(data: StudyData, preset: str, votes: Sequence[Vote], first: str) -> Counts:
-    choices = Counter(
+def _counts(votes: Sequence[Vote], first: str) -> dict[str, int]:
+    counts = Counter(
         vote.choice if vote.preferred is None else "first" if vote.preferred == first else "second"
         for vote in votes
     )
-    return Counts(
-        participants=len({vote.participant for vote in votes}),
-        votes=len(votes),
-        first=choices["first"],
-        second=choices["second"],
-        tie=choices["tie"],
-        both_bad=choices["both_bad"],
-        skip=choices["skip"],
-        void=sum(label == preset for label, _ in data.voids),
-    )
+    return {name: counts[name] for name in ("first", "second", "tie", "both_bad")}
 
 
-def _clarity(study: Study, votes: Sequence[Vote], first: str) -> tuple[Bin, ...]:
-    """How clear the preference was, for the first arm and for the second."""
-    counts = Counter((vote.clarity, vote.preferred == first) for vote in votes)
-    return tuple(
-        Bin(label, counts[level, True], counts[level, False])
-        for level, label in enumerate(study.preference.strength, 1)
-    )
-
-
-def _by_side(votes: Sequence[Vote], first: str, side: Literal["left", "right"]) -> BySide:
-    here = [vote for vote in votes if (vote.left == first) == (side == "left")]
-    choices = Counter(vote.choice for vote in here)
-    return BySide(
-        first_arm_on=side,
-        first=sum(vote.preferred == first for vote in here),
-        second=sum(vote.preferred not in (None, first) for vote in here),
-        tie=choices["tie"],
-        both_bad=choices["both_bad"],
-    )
-
-
-def _participants(scores: Sequence[Score]) -> tuple[OneParticipant, ...]:
-    if not scores:
-        return ()
-    votes = Counter(score.participant for score in scores)
-    return tuple(
-        OneParticipant(int(name), mean, votes[name])
-        for name, mean in participant_means(scores).items()
-    )
-
-
-def _notes(votes: Sequence[Vote], found: Share, tests: Tests | None) -> list[str]:
-    notes = []
+def _notes(votes: Sequence[Vote], found: Share, tests: Tests | None) -> Iterator[str]:
     decided = {vote.preferred for vote in votes if vote.choice != "skip"}
     if found.note:
-        notes.append(found.note)
+        yield found.note
     if decided == {None}:
-        notes.append("Every vote is a tie, so there is nothing to test.")
+        yield "Every vote is a tie, so there is nothing to test."
     elif len(decided) == 1 and found.value in (0.0, 1.0):
-        notes.append("Every vote is for the same arm.")
+        yield "Every vote is for the same arm."
     if tests and tests.p is None:
-        notes.append(
+        yield (
             "Participants do not differ at all, so there is no t test; the permutation test stands "
             "in for it."
         )
     prompts = {vote.prompt for vote in votes}
     if len(prompts) == 1 and None not in prompts:
-        notes.append("All votes are on one message, so nothing is known of other messages.")
+        yield "All votes are on one message, so nothing is known of other messages."
     elif found.clusters != "participants" and len(prompts) < 10:
-        notes.append(f"There are only {len(prompts)} messages, which widens the interval.")
-    return notes
-
-
-def _expit(x: float) -> float:
-    return 1 / (1 + math.exp(-x))
+        yield f"There are only {len(prompts)} messages, which widens the interval."
 
 
 def questions(data: StudyData, *, texts: bool = False) -> tuple[Asked, ...]:
     """Every question in the study's order. Those asked after each trial are told apart by the arm
     that was preferred in it. texts: quote what was typed, where the data hold it."""
-    group_of = {vote.trial: _preferred(vote) for vote in data.votes["main"]}
-    answers: defaultdict[str, defaultdict[str, list[Response]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
+    group_of = {vote.trial: _preferred(vote) for vote in data.votes["main"]} | {"": _EVERYONE}
+    answers: defaultdict[tuple[str, str], list[Response]] = defaultdict(list)
     for one in data.responses:
-        if not one.trial or one.trial in group_of:
-            group = group_of[one.trial] if one.trial else _EVERYONE
-            answers[one.question][group].append(one)
+        if one.trial in group_of:
+            answers[one.question, group_of[one.trial]].append(one)
     study = data.version.study
-    return tuple(
-        _asked(question, answers[question.id], study.arms, texts) for question in study.questions
-    )
+    after_a_trial = [*(f"preferred {arm}" for arm in study.arms), "neither preferred", "skipped"]
+    found = []
+    for question in study.questions:
+        names = after_a_trial if question.when == "trial" else [_EVERYONE]
+        groups = [_group(question, name, answers[question.id, name]) for name in names]
+        values = [one.value for name in names for one in answers[question.id, name]]
+        found.append(
+            Asked(
+                id=question.id,
+                text=question.text,
+                kind=question.kind,
+                when=question.when,
+                groups=tuple(one for one in groups if one.n_answers or one.name == _EVERYONE),
+                texts=tuple(sorted(one for one in values if isinstance(one, str) and one.strip()))
+                if texts and question.kind == "text"
+                else (),
+            )
+        )
+    return tuple(found)
 
 
 def _preferred(vote: Vote) -> str:
@@ -283,64 +262,35 @@ def _preferred(vote: Vote) -> str:
     return "skipped" if vote.choice == "skip" else "neither preferred"
 
 
-def _asked(
-    question: Question,
-    answers: Mapping[str, Sequence[Response]],
-    arms: Sequence[str],
-    texts: bool,
-) -> Asked:
-    """answers: group -> its answers to this question."""
-    names = [_EVERYONE]
-    if question.when == "trial":
-        names = [*(f"preferred {arm}" for arm in arms), "neither preferred", "skipped"]
-    groups = [_group(question, name, answers.get(name, ())) for name in names]
-    quoted = [
-        one.value
-        for group in answers.values()
-        for one in group
-        if isinstance(one.value, str) and one.value.strip()
-    ]
-    return Asked(
-        id=question.id,
-        text=question.text,
-        kind=question.kind,
-        when=question.when,
-        groups=tuple(group for group in groups if group.n_answers or group.name == _EVERYONE),
-        texts=tuple(sorted(quoted)) if texts and question.kind == "text" else (),
-    )
-
-
 def _group(question: Question, name: str, answers: Sequence[Response]) -> Group:
-    if isinstance(question, LikertQuestion):
-        return _ratings(question, name, answers)
+    """How often each answer was given. Of ratings also the mean over participants of each one's."""
+    if question.kind != "text":
+        given = int if question.kind == "likert" else str
+        answers = [one for one in answers if isinstance(one.value, given)]
     people = len({one.participant for one in answers})
-    if isinstance(question, ChoiceQuestion | GuessQuestion):
-        offered = question.options if isinstance(question, ChoiceQuestion) else ["L", "R", "unsure"]
-        given = [one for one in answers if one.value is not None]
-        counts = Counter(str(one.value) for one in given)
-        people = len({one.participant for one in given})
-        bins = tuple(Bin(option, counts[option]) for option in offered)
-        return Group(name, len(given), people, options=bins)
-    return Group(name, len(answers), people)
-
-
-def _ratings(question: LikertQuestion, name: str, answers: Sequence[Response]) -> Group:
-    """The mean over participants of each one's mean, and how often each rating was given."""
-    given = [(one.participant, one.value) for one in answers if isinstance(one.value, int)]
-    counts = Counter(value for _, value in given)
-    bins = tuple(Bin(str(level), counts[level]) for level in range(1, question.points + 1))
-    people = len({who for who, _ in given})
-    if not given:
-        return Group(name, 0, 0, options=bins)
+    match question.kind:
+        case "text":
+            offered: Sequence[str] = ()
+        case "choice":
+            offered = question.options
+        case "guess":
+            offered = ("L", "R", "unsure")
+        case "likert":
+            offered = [str(level) for level in range(1, question.points + 1)]
+    counts = Counter(str(one.value) for one in answers)
+    group = Group(
+        name, len(answers), people, options=tuple(Bin(one, counts[one]) for one in offered)
+    )
+    if question.kind != "likert" or not answers:
+        return group
     top = question.points - 1
-    found = estimate([Score(who, None, (value - 1) / top) for who, value in given])
+    found = estimates.estimate(
+        [Score(one.participant, None, (int(str(one.value)) - 1) / top) for one in answers]
+    )
     low, high = found.t_interval() if people > 1 else (None, None)
-    return Group(
-        name=name,
-        n_answers=len(given),
-        n_participants=people,
+    return replace(
+        group,
         mean=1 + top * found.value,
         low=None if low is None else 1 + top * low,
         high=None if high is None else 1 + top * high,
-        options=bins,
     )

@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from saif.errors import StudyError
 from saif.files import first_problem
 from saif.study.data.export import FORMATS, read_table, sums_of
-from saif.study.data.results import GONE, Members, flow_in, members_of
-from saif.study.data.tables import TABLES, vote_of
-from saif.study.data.unblinding import Look, early_looks_in, is_hidden_in
+from saif.study.data.results import Members, flow_in, members_of
+from saif.study.data.tables import tables_in, vote_of
+from saif.study.data.unblinding import Look, early_looks_in, is_hidden
 from saif.study.design.publish import Version
 from saif.study.design.study_file import FixedPrompts
 from saif.study.participation.votes import Vote
@@ -31,16 +31,8 @@ _DID = (
 )  # fmt: skip
 """Columns of a trial that tell participants apart: no ids, no hours, no words."""
 
-_NEEDED = {
-    "participants": ("participant", "source", "version", "status"),
-    "trials": (
-        "participant", "trial", *_DID, "right_arm", "retest_of", "attention_check", "void_reason",
-    ),
-    "turns": ("left_ttft_ms", "right_ttft_ms"),
-    "responses": ("participant", "item", "value"),
-}  # fmt: skip
-"""Tables of an export, and what an analysis reads of them."""
-
+_NEEDED = ("participants", "trials", "turns", "responses")
+"""Tables of an export that an analysis reads."""
 
 _Row = Any
 """A row of such a table, by name of column: a mapping, or one of SQLite's."""
@@ -84,7 +76,7 @@ class StudyData:
     """Milliseconds between the first tokens of the two sides."""
     members: Members
     flow: Mapping[str, int]
-    """Counts of `saif.study.data.results.flow`."""
+    """Counts of `saif.study.data.results.flow_in`."""
     looks: tuple[Look, ...]
     hidden: bool
     """The outcome is not to be shown yet."""
@@ -104,18 +96,10 @@ class StudyData:
 
 def from_store(store: Store, *, texts: bool = False) -> StudyData:
     """What is in a store now. texts: with what participants typed."""
-    gone = ", ".join(f"'{status}'" for status in GONE)
     with store.database.snapshot() as db:  # all of one moment
-        found = {
-            name: db.execute(
-                f"SELECT {', '.join(columns)} FROM ({TABLES[name][0]}) WHERE participant IN "
-                f"(SELECT participant_id FROM participant WHERE status NOT IN ({gone}))",
-                {"first": store.study.arms[0]},
-            ).fetchall()
-            for name, columns in _NEEDED.items()
-        }
-        counts, looks, hidden = flow_in(db), early_looks_in(db), is_hidden_in(db, store.study)
-    return data_of_tables(store.version, found, counts, looks, hidden=hidden, texts=texts)
+        found = tables_in(db, store.study, "full" if texts else "deidentified", _NEEDED)
+        counts, looks, hidden = flow_in(db), early_looks_in(db), is_hidden(db, store.study)
+    return data_of_tables(store.version, found, counts, looks, hidden=hidden)
 
 
 def from_export(folder: Path, *, format: str | None = None) -> StudyData:
@@ -124,34 +108,30 @@ def from_export(folder: Path, *, format: str | None = None) -> StudyData:
     Raises StudyError where a file that is needed is missing or is not as it was exported.
     """
     sums = sums_of(folder)
+
+    def intact(name: str) -> Path:
+        path = folder / name
+        if name not in sums:
+            raise StudyError(f"{folder} is no export of a study: it has no {name}.")
+        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != sums[name]:
+            raise StudyError(
+                f"{name} is not as it was exported.", hint="Export the study once more."
+            )
+        return path
+
     suffix = format or next(
         (one for one in FORMATS if (folder / f"trials.{one}").exists()), FORMATS[0]
     )
-    found = {name: read_table(_intact(folder / f"{name}.{suffix}", sums)) for name in _NEEDED}
+    found = {name: read_table(intact(f"{name}.{suffix}")) for name in _NEEDED}
     try:
-        version = Version.model_validate_json(_intact(folder / "config.json", sums).read_bytes())
-        counts = _document(folder / "consort.json", sums)
-        looks = [Look(**look) for look in _document(folder / "looks.json", sums)]
+        version = Version.model_validate_json(intact("config.json").read_bytes())
+        counts = json.loads(intact("consort.json").read_bytes())
+        looks = [Look(**look) for look in json.loads(intact("looks.json").read_bytes())]
     except ValidationError as error:
         raise StudyError(f"config.json is of no study: {first_problem(error)}") from error
     except (ValueError, TypeError) as error:
         raise StudyError(f"{folder} can't be read: {error}") from error
     return data_of_tables(version, found, counts, looks, hidden=False)
-
-
-def _intact(path: Path, sums: Mapping[str, str]) -> Path:
-    """The file. Raises StudyError unless it is as it was exported."""
-    if path.name not in sums:
-        raise StudyError(f"{path.parent} is no export of a study: it has no {path.name}.")
-    if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != sums[path.name]:
-        raise StudyError(
-            f"{path.name} is not as it was exported.", hint="Export the study once more."
-        )
-    return path
-
-
-def _document(path: Path, sums: Mapping[str, str]) -> Any:
-    return json.loads(_intact(path, sums).read_bytes())
 
 
 def data_of_tables(
@@ -161,9 +141,8 @@ def data_of_tables(
     looks: Sequence[Look],
     *,
     hidden: bool,
-    texts: bool = True,
 ) -> StudyData:
-    """From the rows of an export's tables. texts: with what was typed, where they hold it.
+    """From the rows of an export's tables.
 
     A row that stands there twice is left in, for `saif.study.participation.votes` to refuse.
     """
@@ -173,11 +152,9 @@ def data_of_tables(
         key=lambda row: (number_of[row["participant"]], row["position"], row["attempt"]),
     )
     votes: defaultdict[str, list[Vote]] = defaultdict(list)
-    voids, checks, again = [], [], []
+    checks, again = [], []
     for row in rows:
         if row["state"] != "voted":
-            if row["kind"] == "main":
-                voids.append((row["preset"], row["void_reason"]))
             continue
         vote = vote_of(row, number_of[row["participant"]])
         votes[row["kind"]].append(vote)
@@ -190,7 +167,6 @@ def data_of_tables(
         Participant(number_of[row["participant"]], row["source"], row["version"], row["status"])
         for row in tables["participants"]
     )
-    typed = {question.id for question in version.study.questions if question.kind == "text"}
     return StudyData(
         version=version,
         participants=people,
@@ -201,13 +177,18 @@ def data_of_tables(
             for place, vote in again
             if (vote.participant, place) in at
         ],
-        voids=voids,
-        responses=_responses(tables["responses"], number_of, set() if texts else typed),
+        voids=[
+            (row["preset"], row["void_reason"])
+            for row in rows
+            if row["state"] != "voted" and row["kind"] == "main"
+        ],
+        responses=_responses(tables["responses"], number_of),
         first_token_gaps=[
             abs(left - right)
-            for row in tables["turns"]
-            if (left := row["left_ttft_ms"]) is not None
-            and (right := row["right_ttft_ms"]) is not None
+            for left, right in (
+                (row["left_ttft_ms"], row["right_ttft_ms"]) for row in tables["turns"]
+            )
+            if left is not None and right is not None
         ],
         members=members_of(version.study, {one.number: one.status for one in people}, checks),
         flow=flow,
@@ -231,14 +212,10 @@ def _numbers(tables: Mapping[str, Sequence[_Row]]) -> dict[str, str]:
     return {who: f"{number:05d}" for number, who in enumerate(ordered, 1)}
 
 
-def _responses(
-    rows: Sequence[_Row], number_of: Mapping[str, str], hidden: set[str]
-) -> list[Response]:
-    """hidden: questions whose answers are left out."""
+def _responses(rows: Sequence[_Row], number_of: Mapping[str, str]) -> list[Response]:
     found = []
     for row in rows:
         question, _, trial = row["item"].partition("@")
-        known = row["value"] is not None and question not in hidden
-        value = json.loads(row["value"]) if known else None
+        value = None if row["value"] is None else json.loads(row["value"])
         found.append(Response(number_of[row["participant"]], question, trial, value))
     return found

@@ -55,74 +55,59 @@ class Estimate:
             return None
         return self.variance / binomial
 
-    def n_eff(self, confidence: float = 0.95) -> float:
+    def n_eff(self) -> float:
         """As how many independent votes these count, corrected for the few degrees of freedom.
 
         Korn and Graubard, Survey Methodology 24 (1998) 193, with a design effect of at least 1.
         Where all votes are wins (or losses) nothing is known of the clustering, and each cluster
         counts as one vote. Raises InputError with a single cluster.
         """
-        from scipy.stats import norm, t
+        from scipy.stats import norm
 
-        if self.variance is None:
-            raise InputError("An interval needs at least two participants (and two prompts).")
         effect = self.design_effect
         n = self.df + 1.0 if effect is None else self.n_votes / max(1.0, effect)
-        upper = (1 + confidence) / 2
-        return float(n * (norm.ppf(upper) / t.ppf(upper, self.df)) ** 2)
-
-    def wilson(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Wilson's score interval on `n_eff`: the headline."""
-        return self._interval("wilson", confidence)
-
-    def clopper_pearson(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Clopper and Pearson's interval on `n_eff`: for fewer than 15 participants, and where all
-        votes agree."""
-        return self._interval("beta", confidence)
-
-    def headline(self, confidence: float = 0.95) -> tuple[float, float]:
-        """The interval to report, `exact` or Wilson's."""
-        return self.clopper_pearson(confidence) if self.exact else self.wilson(confidence)
+        return float(n * (norm.ppf(0.975) / self._critical_t()) ** 2)
 
     @property
     def exact(self) -> bool:
-        """Whether `headline` is Clopper and Pearson's: for few participants or no variation."""
+        """Whether `interval` is Clopper and Pearson's: for few participants or no variation."""
         return self.n_participants < 15 or self.value in (0.0, 1.0)
 
-    def _interval(self, method: str, confidence: float) -> tuple[float, float]:
+    def interval(self, method: Literal["wilson", "beta"] | None = None) -> tuple[float, float]:
+        """The 95 % interval to report: Wilson's score interval on `n_eff`, or Clopper and Pearson's
+        ("beta") where `exact`."""
         from statsmodels.stats.proportion import proportion_confint
 
-        n = self.n_eff(confidence)
-        low, high = proportion_confint(self.value * n, n, alpha=1 - confidence, method=method)
+        n, method = self.n_eff(), method or ("beta" if self.exact else "wilson")
+        low, high = proportion_confint(self.value * n, n, method=method)
         return max(0.0, float(low)), min(1.0, float(high))
 
-    def t_interval(self, confidence: float = 0.95) -> tuple[float, float]:
+    def t_interval(self) -> tuple[float, float]:
         """value ± t · standard error, cut off at 0 and 1. Raises InputError with one cluster."""
+        half = self._critical_t() * math.sqrt(self.variance or 0)
+        return max(0.0, self.value - half), min(1.0, self.value + half)
+
+    def _critical_t(self) -> float:
         from scipy.stats import t
 
         if self.variance is None:
             raise InputError("An interval needs at least two participants (and two prompts).")
-        half = float(t.ppf((1 + confidence) / 2, self.df)) * math.sqrt(self.variance)
-        return max(0.0, self.value - half), min(1.0, self.value + half)
+        return float(t.ppf(0.975, self.df))
 
-    def t_test(self, null: float = 0.5) -> "TTest | None":
-        """Two-sided test of `value` = `null`; None where participants do not differ at all, so
-        that there is no scale to measure against (the permutation test remains)."""
+    def t_test(
+        self, null: float = 0.5, alternative: Literal["two-sided", "greater", "less"] = "two-sided"
+    ) -> tuple[float, float] | None:
+        """Student's t and its p of `value` = `null`; None where participants do not differ at all,
+        so that there is no scale to measure against (the permutation test remains)."""
         from scipy.stats import t
 
         if self.variance is None or self.variance < _NO_VARIANCE:
             return None
         statistic = (self.value - null) / math.sqrt(self.variance)
-        return TTest(statistic, self.df, 2 * float(t.sf(abs(statistic), self.df)))
-
-
-@dataclass(frozen=True, slots=True)
-class TTest:
-    """Student's t, its degrees of freedom and the p value."""
-
-    t: float
-    df: int
-    p: float
+        if alternative == "two-sided":
+            return statistic, 2 * float(t.sf(abs(statistic), self.df))
+        tail = t.sf if alternative == "greater" else t.cdf
+        return statistic, float(tail(statistic, self.df))
 
 
 def participant_means(scores: Sequence[Score]) -> dict[str, float]:
@@ -211,6 +196,41 @@ def best_estimate(scores: Sequence[Score]) -> Estimate:
     return estimate_two_way(scores) if prompts_are_shared(scores) else estimate(scores)
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A mean over participants, in [0, 1], with its 95 % interval. value: None without votes.
+
+    design_effect: the variance over that of as many independent votes. note: why there is no
+    interval, or no value.
+    """
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    method: str = "none"
+    clusters: Clusters = "participants"
+    n_participants: int = 0
+    n_votes: int = 0
+    n_eff: float | None = None
+    design_effect: float | None = None
+    note: str = ""
+
+
+def share(scores: Sequence[Score], *, prompts: bool = True) -> Share:
+    """The mean over participants with the interval that fits how the votes hang together. prompts:
+    cluster by prompt as well, where they were shared."""
+    if not scores:
+        return Share(note="There are no votes.")
+    found = best_estimate(scores) if prompts else estimate(scores)
+    sizes = (found.clusters, found.n_participants, found.n_votes)
+    if found.variance is None:
+        note = "One participant alone has no interval."
+        return Share(found.value, None, None, "none", *sizes, None, None, note)
+    method = "Clopper–Pearson on n_eff" if found.exact else "Wilson on n_eff"
+    low, high = found.interval()
+    return Share(found.value, low, high, method, *sizes, found.n_eff(), found.design_effect)
+
+
 def icc(scores: Sequence[Score]) -> float | None:
     """How alike the votes of one participant are: 0 as votes of different people, 1 the same.
 
@@ -256,45 +276,6 @@ def sign_flip_p(scores: Sequence[Score], null: float = 0.5, *, seed: int = 0) ->
     for size, count in zip(sizes, counts, strict=True):
         sums += size * (2 * rng.binomial(count, 0.5, _DRAWN) - count)
     return float(1 + (np.abs(sums) >= seen).sum()) / (_DRAWN + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Equivalence:
-    """Two one-sided tests against null ± margin. p_not_lower: that the mean is below the lower
-    bound is refuted ("does not hurt"); p_not_higher: likewise above; p: that it lies between."""
-
-    margin: float
-    p_not_lower: float
-    p_not_higher: float
-
-    @property
-    def p(self) -> float:
-        return max(self.p_not_lower, self.p_not_higher)
-
-
-def tost(found: Estimate, *, null: float = 0.5, margin: float = 0.05) -> Equivalence | None:
-    """Schuirmann's two one-sided t tests (1987). None where participants do not differ at all.
-    Raises InputError for a margin that is not positive."""
-    from scipy.stats import t
-
-    if not 0 < margin < 1:
-        raise InputError(f"The margin must lie between 0 and 1, not {margin}.")
-    if found.variance is None or found.variance < _NO_VARIANCE:
-        return None
-    error = math.sqrt(found.variance)
-    above_low = (found.value - (null - margin)) / error
-    below_high = ((null + margin) - found.value) / error
-    return Equivalence(margin, float(t.sf(above_low, found.df)), float(t.sf(below_high, found.df)))
-
-
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's adjusted p values (Scandinavian J. of Statistics 6 (1979) 65), in the order given."""
-    from statsmodels.stats.multitest import multipletests
-
-    if not p_values:
-        return {}
-    adjusted = multipletests(list(p_values.values()), method="holm")[1]
-    return dict(zip(p_values, map(float, adjusted), strict=True))
 
 
 def krippendorffs_alpha(ratings: Mapping[Hashable, Sequence[Hashable]]) -> float | None:

@@ -6,6 +6,7 @@ two-sided t test of participant means. More votes from the same people help litt
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_PARTICIPANTS = 20_000
+
+_LIMITS = {"rate": (0.01, 0.99), "votes": (1, 1000), "presets": (1, 100), "alpha": (0.0001, 0.2)}
+"""Of a scenario's numbers; all others are shares up to 0.95."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,19 +48,8 @@ class Scenario:
     alpha: float = 0.05
 
     def __post_init__(self) -> None:
-        limits = [
-            ("rate", self.rate, 0.01, 0.99),
-            ("votes", self.votes, 1, 1000),
-            ("icc", self.icc, 0, 0.95),
-            ("ties", self.ties, 0, 0.95),
-            ("random", self.random, 0, 0.95),
-            ("exclusion", self.exclusion, 0, 0.95),
-            ("dropout", self.dropout, 0, 0.95),
-            ("presets", self.presets, 1, 100),
-            ("alpha", self.alpha, 0.0001, 0.2),
-        ]
-        for name, value, low, high in limits:
-            check_between(name, value, low, high)
+        for name in self.__slots__:
+            check_between(name, getattr(self, name), *_LIMITS.get(name, (0, 0.95)))
 
     def recruit(self, participants: int, *, exclusion: float | None = None) -> int:
         """How many to enrol so that the data of so many count. exclusion: instead of one's own."""
@@ -77,15 +70,14 @@ class Recruiting:
 
 def power(
     scenario: Scenario, participants: int, *, studies: int = 4000, seed: int = 0
-) -> tuple[float, float]:
-    """The share of simulated studies whose test comes out significant, and its standard error.
+) -> Recruiting:
+    """The share of simulated studies whose test comes out significant.
 
     participants: whose data count, after exclusions and dropouts. Raises InputError below two.
     """
     check_between("participants", participants, 2, MAX_PARTICIPANTS)
     means = _participant_means(scenario, participants, studies, seed)
-    share = _significant(scenario, means, participants)
-    return share, math.sqrt(share * (1 - share) / studies)
+    return _recruiting(scenario, participants, _significant(scenario, means, participants), studies)
 
 
 def participants_needed(
@@ -115,25 +107,17 @@ def participants_needed(
         return _significant(scenario, means, participants) >= target
 
     low, high = 2, 16
-    means = _participant_means(scenario, high, studies, seed)
-    while not reaches(means, high):
+    while not reaches(means := _participant_means(scenario, high, studies, seed), high):
         low, high = high, high * 2
         if high > MAX_PARTICIPANTS:
             raise InputError(f"More than {MAX_PARTICIPANTS // 2} participants would be needed.")
-        means = _participant_means(scenario, high, studies, seed)
-    while low < high:
-        middle = (low + high) // 2
-        if reaches(means, middle):
-            high = middle
-        else:
-            low = middle + 1
-    share = _significant(scenario, means, high)
-    return Recruiting(
-        participants=high,
-        recruit=scenario.recruit(high),
-        power=share,
-        error=math.sqrt(share * (1 - share) / studies),
-    )
+    found = bisect_left(range(high), True, lo=low, key=lambda n: reaches(means, n))
+    return _recruiting(scenario, found, _significant(scenario, means, found), studies)
+
+
+def _recruiting(scenario: Scenario, participants: int, share: float, studies: int) -> Recruiting:
+    error = math.sqrt(share * (1 - share) / studies)
+    return Recruiting(participants, scenario.recruit(participants), share, error)
 
 
 def _participant_means(

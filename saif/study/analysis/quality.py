@@ -3,30 +3,97 @@
 Nothing here says which arm was preferred, so it may be looked at while a study runs.
 """
 
-import math
 import statistics
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 from saif.core.statistics import cohens_kappa
 from saif.study.analysis.data import StudyData
-from saif.study.analysis.estimates import bang_index, best_estimate, estimate
-from saif.study.analysis.results import (
-    Attention,
-    Bin,
-    Blinding,
-    Flow,
-    Quality,
-    Share,
-    Steadiness,
-    Times,
-)
+from saif.study.analysis.estimates import Share, bang_index, share
 from saif.study.design.study_file import Study
 from saif.study.participation.votes import Score, Vote, left_scores
 
 SECONDS = (1, 2, 3, 5, 10, 20, 30, 60)
 """Edges of the histogram of response times."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """A bar of a histogram. second: a second bar beside the first, where there are two."""
+
+    label: str
+    n: int
+    second: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Steadiness:
+    """Trials that were shown again, sides swapped. kappa_low, kappa_high: its 95 % interval."""
+
+    pairs: int
+    flips: Share
+    kappa: float | None
+    kappa_low: float | None
+    kappa_high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Blinding:
+    """Bang's index with its 95 % interval, over those who were asked which answer was changed."""
+
+    index: float | None = None
+    low: float | None = None
+    high: float | None = None
+    right: int = 0
+    wrong: int = 0
+    unsure: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """One check: how many answered it, and wrongly (skipping included)."""
+
+    id: str
+    answered: int
+    missed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Of main trials, in seconds. hasty: votes in less than a second. first_token_gap_ms: median
+    and largest difference between the two sides' first tokens."""
+
+    n: int
+    median: float | None
+    quarter: float | None
+    three_quarters: float | None
+    hasty: int
+    histogram: tuple[Bin, ...]
+    first_token_gap_ms: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What may be shown at any time: nothing here says which arm is preferred."""
+
+    flow: Mapping[str, int]
+    """Participants from consent on. going_on: neither finished nor gone. voted: with at least one
+    vote that counts, who are analysed. per_protocol: who finished and passed the checks."""
+    votes: int
+    ties: int
+    both_bad: int
+    skips: int
+    voids: Mapping[str, int]
+    left: Share
+    steadiness: Steadiness | None
+    blinding: Blinding
+    attention: tuple[Attention, ...]
+    times: Times
+    notes: tuple[str, ...]
 
 
 def quality(data: StudyData) -> Quality:
@@ -43,49 +110,33 @@ def quality(data: StudyData) -> Quality:
         left=share(left_scores(votes)),
         steadiness=_steadiness(data),
         blinding=_blinding(data),
-        attention=_attention(data),
+        attention=tuple(
+            Attention(check.id, len(own), sum(choice != check.answer for choice in own))
+            for check in data.version.study.attention
+            for own in [[choice for _, name, choice in data.checks if name == check.id]]
+        ),
         times=_times(data, votes),
         notes=tuple(_notes(data)),
     )
 
 
-def share(scores: Sequence[Score], *, prompts: bool = True) -> Share:
-    """The mean over participants with the interval that fits how the votes hang together. prompts:
-    cluster by prompt as well, where they were shared."""
-    if not scores:
-        return Share(
-            None, None, None, "none", "participants", 0, 0, None, None, "There are no votes."
-        )
-    found = best_estimate(scores) if prompts else estimate(scores)
-    sizes = (found.clusters, found.n_participants, found.n_votes)
-    if found.variance is None:
-        note = "One participant alone has no interval."
-        return Share(found.value, None, None, "none", *sizes, None, None, note)
-    method = "Clopper–Pearson on n_eff" if found.exact else "Wilson on n_eff"
-    low, high = found.headline()
-    return Share(found.value, low, high, method, *sizes, found.n_eff(), found.design_effect)
-
-
-def _flow(data: StudyData) -> Flow:
+def _flow(data: StudyData) -> dict[str, int]:
     counts, study, members = data.flow, data.version.study, data.members
-    gone = ("enrolled", "active", "complete", "screened", "stale", "withdrawn", "erased")
-    return Flow(
-        consented=sum(counts[status] for status in gone),
-        going_on=counts["enrolled"] + counts["active"],
-        screened=counts["screened"],
-        stale=counts["stale"],
-        withdrawn=counts["withdrawn"],
-        erased=counts["erased"],
-        complete=counts["complete"],
-        missed_checks=sum(
+    gone = ("screened", "stale", "withdrawn", "erased", "complete")
+    going_on = counts["enrolled"] + counts["active"]
+    return {
+        "consented": going_on + sum(counts[status] for status in gone),
+        "going_on": going_on,
+        **{status: counts[status] for status in gone},
+        "missed_checks": sum(
             members.missed_checks.get(one.number, 0) > study.failed_checks
             for one in data.participants
             if one.status == "complete"
         ),
-        voted=len({one.participant for one in data.votes["main"] if one.choice != "skip"}),
-        per_protocol=len(members.of["per-protocol"]),
-        planned=study.quota.complete,
-    )
+        "voted": len({one.participant for one in data.votes["main"] if one.choice != "skip"}),
+        "per_protocol": len(members.of["per-protocol"]),
+        "planned": study.quota.complete,
+    }
 
 
 def _steadiness(data: StudyData) -> Steadiness | None:
@@ -97,13 +148,8 @@ def _steadiness(data: StudyData) -> Steadiness | None:
         Score(one.participant, one.prompt, float(one.answer != two.answer)) for one, two in pairs
     ]
     kappa = cohens_kappa([one.answer for one, _ in pairs], [two.answer for _, two in pairs])
-    return Steadiness(
-        pairs=len(pairs),
-        flips=share(changed, prompts=False),
-        kappa=kappa.value if kappa else None,
-        kappa_low=kappa.low if kappa else None,
-        kappa_high=kappa.high if kappa else None,
-    )
+    found = (kappa.value, kappa.low, kappa.high) if kappa else (None, None, None)
+    return Steadiness(len(pairs), share(changed, prompts=False), *found)
 
 
 def changed_arm(study: Study) -> str | None:
@@ -119,9 +165,10 @@ def _blinding(data: StudyData) -> Blinding:
     study = data.version.study
     question = next((one for one in study.questions if one.kind == "guess"), None)
     changed = changed_arm(study)
-    if question is None or changed is None:
-        why = "Nobody was asked." if question is None else "Both arms were steered."
-        return Blinding(None, None, None, 0, 0, 0, why)
+    if question is None:
+        return Blinding(note="Nobody was asked.")
+    if changed is None:
+        return Blinding(note="Both arms were steered.")
     last = {vote.participant: vote for vote in data.votes["main"]}  # in the order of positions
     guesses: dict[str, str] = {}
     for one in data.responses:
@@ -130,29 +177,17 @@ def _blinding(data: StudyData) -> Blinding:
             told = "unsure" if one.value == "unsure" else "right" if one.value == side else "wrong"
             guesses[one.participant] = told
     counts = Counter(guesses.values())
-    n = counts["right"], counts["wrong"], counts["unsure"]
     if not guesses:
-        return Blinding(None, None, None, *n, "Nobody has answered yet.")
+        return Blinding(note="Nobody has answered yet.")
+    n = counts["right"], counts["wrong"], counts["unsure"]
     return Blinding(*bang_index(*n), *n)
-
-
-def _attention(data: StudyData) -> tuple[Attention, ...]:
-    answered = Counter((check, choice) for _, check, choice in data.checks)
-    found = []
-    for check in data.version.study.attention:
-        n = sum(count for (name, _), count in answered.items() if name == check.id)
-        found.append(Attention(check.id, n, n - answered[check.id, check.answer]))
-    return tuple(found)
 
 
 def _times(data: StudyData, votes: Sequence[Vote]) -> Times:
     seconds = sorted(one.decided_ms / 1000 for one in votes if one.decided_ms is not None)
-    labels = [
-        f"<{SECONDS[0]}",
-        *(f"{low}–{high}" for low, high in pairwise(SECONDS)),
-        f"≥{SECONDS[-1]}",
-    ]
-    edges = (-math.inf, *SECONDS, math.inf)
+    between = [f"{low}–{high}" for low, high in pairwise(SECONDS)]
+    labels = [f"<{SECONDS[0]}", *between, f"≥{SECONDS[-1]}"]
+    counts = Counter(bisect_right(SECONDS, one) for one in seconds)
     gaps = data.first_token_gaps
     quarters = statistics.quantiles(seconds, method="inclusive") if len(seconds) > 1 else None
     return Times(
@@ -161,22 +196,17 @@ def _times(data: StudyData, votes: Sequence[Vote]) -> Times:
         quarter=quarters[0] if quarters else None,
         three_quarters=quarters[2] if quarters else None,
         hasty=sum(one < 1 for one in seconds),
-        histogram=tuple(
-            Bin(label, sum(low <= one < high for one in seconds))
-            for label, (low, high) in zip(labels, pairwise(edges), strict=True)
-        ),
+        histogram=tuple(Bin(label, counts[place]) for place, label in enumerate(labels)),
         first_token_gap_ms=(statistics.median(gaps), max(gaps)) if gaps else None,
     )
 
 
-def _notes(data: StudyData) -> list[str]:
+def _notes(data: StudyData) -> Iterator[str]:
     versions = {one.version for one in data.participants}
-    notes = []
     if len(versions) > 1:
-        notes.append(
+        yield (
             f"Participants took part in {len(versions)} versions of the study; they are analysed "
             "together."
         )
     if data.made_up:
-        notes.append("The participants are made up.")
-    return notes
+        yield "The participants are made up."

@@ -7,11 +7,11 @@ for who wants the odds of a typical person, is in the R script of an export.
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from saif.study.analysis.data import StudyData
 from saif.study.analysis.estimates import clustered_variances, places, prompts_are_shared
-from saif.study.analysis.results import Model, Term
 from saif.study.participation.votes import Vote
 
 if TYPE_CHECKING:
@@ -30,32 +30,61 @@ _WITH_LENGTH = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One coefficient. For a preset, `odds` and `probability` are of preferring the first arm; for
+    anything else `odds` is a ratio and there is no probability. p: of a coefficient of 0."""
+
+    name: str
+    log_odds: float
+    error: float
+    odds: float
+    odds_low: float
+    odds_high: float
+    probability: float | None
+    probability_low: float | None
+    probability_high: float | None
+    p: float
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A regression. about: the estimator and its limits. note: why it was not fitted; then there
+    are no terms."""
+
+    name: str
+    about: str
+    terms: tuple[Term, ...]
+    n_votes: int
+    note: str = ""
+
+
 def models(data: StudyData) -> tuple[Model, ...]:
     """All of them; one that can't be fitted says so in its note."""
     votes = [vote for vote in data.votes["main"] if vote.choice != "skip"]
     first = data.version.study.arms[0]
+    lengths = [(vote.tokens_left, vote.tokens_right) for vote in votes]
+    hopeless = _hopeless(votes)
+    no_length = hopeless
+    if any(None in pair for pair in lengths):
+        no_length = no_length or "The lengths of some answers are not known."
+    elif all(left == right for left, right in lengths):
+        no_length = no_length or "The answers do not differ in length."
     name, longer = "logistic regression", "logistic regression with length"
-    why = _hopeless(votes)
-    if why:
-        return Model(name, "", (), 0, why), Model(longer, _WITH_LENGTH, (), 0, why)
-    plain = _fitted(name, votes, first, length=False)
-    if any(None in (vote.tokens_left, vote.tokens_right) for vote in votes):
-        return plain, Model(
-            longer, _WITH_LENGTH, (), 0, "The lengths of some answers are not known."
-        )
-    if all(vote.tokens_left == vote.tokens_right for vote in votes):
-        return plain, Model(longer, _WITH_LENGTH, (), 0, "The answers do not differ in length.")
-    return plain, _fitted(longer, votes, first, length=True)
+    return (
+        Model(name, "", (), 0, hopeless) if hopeless else _fitted(name, votes, first, length=False),
+        Model(longer, _WITH_LENGTH, (), 0, no_length)
+        if no_length
+        else _fitted(longer, votes, first, length=True),
+    )
 
 
 def _hopeless(votes: Sequence[Vote]) -> str:
     """Why no regression can be fitted to these votes; empty if nothing speaks against it."""
     if len({vote.participant for vote in votes}) < 2:
         return "It needs votes of at least two participants."
-    preferred: dict[str, set[str | None]] = {}
-    for vote in votes:
-        preferred.setdefault(vote.preset, set()).add(vote.preferred)
-    for preset, arms in preferred.items():
+    for preset in dict.fromkeys(vote.preset for vote in votes):
+        arms = {vote.preferred for vote in votes if vote.preset == preset}
         if len(arms) == 1:
             what = "a tie" if arms == {None} else "for the same arm"
             return f"Every vote on {preset} is {what}, so there is nothing to fit."
@@ -81,7 +110,10 @@ def design(votes: Sequence[Vote], first: str, *, length: bool) -> "tuple[Floats,
         "ten trials later": position - position.mean(),
     }
     if length:
-        optional["twice as long"] = np.array([_log_ratio(vote, first) for vote in votes])
+        # log2 of the first arm's length over the second's; an empty answer counts as one token.
+        sizes = [[max(1, vote.tokens_left or 0), max(1, vote.tokens_right or 0)] for vote in votes]
+        left, right = np.log2(sizes).T
+        optional["twice as long"] = (left - right) * 2 * optional["first arm on the left"]
     for name, column in optional.items():
         wider = np.column_stack([*columns.values(), column])
         if np.linalg.matrix_rank(wider.T @ wider) == len(columns) + 1:
@@ -89,14 +121,10 @@ def design(votes: Sequence[Vote], first: str, *, length: bool) -> "tuple[Floats,
     return np.column_stack(list(columns.values())), tuple(columns)
 
 
-def _log_ratio(vote: Vote, first: str) -> float:
-    """log2 of the first arm's length over the second's; an empty answer counts as one token."""
-    ratio = math.log2(max(1, vote.tokens_left or 0) / max(1, vote.tokens_right or 0))
-    return ratio if vote.left == first else -ratio
-
-
 def _fitted(name: str, votes: Sequence[Vote], first: str, *, length: bool) -> Model:
     import numpy as np
+    from scipy.special import expit
+    from scipy.stats import t
     from statsmodels.genmod.families import Binomial
     from statsmodels.genmod.generalized_linear_model import GLM
 
@@ -119,57 +147,28 @@ def _fitted(name: str, votes: Sequence[Vote], first: str, *, length: bool) -> Mo
     except (np.linalg.LinAlgError, ValueError, FloatingPointError) as error:
         return Model(name, about, (), len(y), f"It could not be fitted: {error}.")
     errors = np.sqrt(np.clip(variances, 0, None))
-    wrong = _wrong(fit.params, errors, converged=bool(fit.converged))
-    if wrong:
-        return Model(name, about, (), len(y), wrong)
+    problems = {
+        "It has no finite solution.": not np.isfinite([fit.params, errors]).all(),
+        "Its odds run off to infinity: something separates the votes, or it reaches far beyond "
+        "the data.": np.abs(fit.params).max() > _TOO_FAR,
+        "The votes do not vary enough to tell how sure it is.": errors.min() <= 1e-6,
+        "The search for its solution did not end.": not fit.converged,
+    }
+    for problem, is_there in problems.items():
+        if is_there:
+            return Model(name, about, (), len(y), problem)
     if not length:
         too = ", and votes on one prompt, too" if len(clusters) > 1 else ""
         about = _ABOUT.format(too=too, df=df)
     n_presets = len({vote.preset for vote in votes})
-    return Model(name, about, _terms(names, n_presets, fit.params, errors, df), len(y))
-
-
-def _wrong(coefficients: "Floats", errors: "Floats", *, converged: bool) -> str:
-    """Why a fit is not to be shown; empty if it is."""
-    import numpy as np
-
-    if not (np.isfinite(coefficients).all() and np.isfinite(errors).all()):
-        return "It has no finite solution."
-    if np.abs(coefficients).max() > _TOO_FAR:
-        return (
-            "Its odds run off to infinity: something separates the votes, or it reaches far beyond "
-            "the data."
-        )
-    if errors.min() <= 1e-6:
-        return "The votes do not vary enough to tell how sure it is."
-    return "" if converged else "The search for its solution did not end."
-
-
-def _terms(
-    names: Sequence[str], n_presets: int, coefficients: "Floats", errors: "Floats", df: int
-) -> tuple[Term, ...]:
-    """The first `n_presets` coefficients are log odds, so they are shares as well."""
-    from scipy.special import expit
-    from scipy.stats import t
-
-    found = []
-    for place, (name, value, error) in enumerate(zip(names, coefficients, errors, strict=True)):
-        half = float(t.ppf(0.975, df)) * error
+    terms = []
+    for place, (term, value, sd) in enumerate(zip(names, fit.params, errors, strict=True)):
+        half = float(t.ppf(0.975, df)) * sd
         ends = [float(end) for end in (value, value - half, value + half)]
-        odds = [math.exp(max(-50.0, min(50.0, end))) for end in ends]
-        shares = [float(expit(end)) if place < n_presets else None for end in ends]
-        found.append(
-            Term(
-                name=name,
-                log_odds=ends[0],
-                error=float(error),
-                odds=odds[0],
-                odds_low=odds[1],
-                odds_high=odds[2],
-                probability=shares[0],
-                probability_low=shares[1],
-                probability_high=shares[2],
-                p=2 * float(t.sf(abs(value / error), df)),
-            )
-        )
-    return tuple(found)
+        odds, odds_low, odds_high = (math.exp(max(-50.0, min(50.0, end))) for end in ends)
+        # The first coefficients are log odds, so they are shares as well.
+        share, low, high = (float(expit(end)) if place < n_presets else None for end in ends)
+        p = 2 * float(t.sf(abs(value / sd), df))
+        values = (ends[0], float(sd), odds, odds_low, odds_high, share, low, high, p)
+        terms.append(Term(term, *values))
+    return Model(name, about, tuple(terms), len(y))

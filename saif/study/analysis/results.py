@@ -7,28 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from saif.study.analysis.estimates import Clusters
+from saif.study.analysis.estimates import Share
+from saif.study.analysis.quality import Bin, Quality
+from saif.study.analysis.regression import Model
 from saif.study.data.unblinding import Look
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A mean over participants, in [0, 1], with its 95 % interval. value: None without votes.
-
-    design_effect: the variance over that of as many independent votes. note: why there is no
-    interval, or no value.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    method: str
-    clusters: Clusters
-    n_participants: int
-    n_votes: int
-    n_eff: float | None
-    design_effect: float | None
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,36 +50,12 @@ class TieModel:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
-    """Of main trials. first, second: won by the study's first and second arm. void: called off and
-    issued again."""
-
-    participants: int
-    votes: int
-    first: int
-    second: int
-    tie: int
-    both_bad: int
-    skip: int
-    void: int
-
-
-@dataclass(frozen=True, slots=True)
 class OneParticipant:
     """A participant's share of votes for the first arm, ties as ½. Numbers are not ids."""
 
     number: int
     share: float
     votes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Bin:
-    """A bar of a histogram. second: a second bar beside the first, where there are two."""
-
-    label: str
-    n: int
-    second: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +68,10 @@ class BySide:
     tie: int
     both_bad: int
 
+    @property
+    def n(self) -> int:
+        return self.first + self.second + self.tie + self.both_bad
+
 
 @dataclass(frozen=True, slots=True)
 class PresetOutcome:
@@ -121,41 +83,14 @@ class PresetOutcome:
     sensitivities: Mapping[str, Share]
     tie_model: TieModel | None
     icc: float | None
-    counts: Counts
+    counts: Mapping[str, int]
+    """Of main trials. first, second: won by the study's first and second arm. void: called off and
+    issued again."""
     alpha: float | None
     strengths: tuple[Bin, ...]
     by_side: tuple[BySide, ...]
     participants: tuple[OneParticipant, ...]
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """One coefficient. For a preset, `odds` and `probability` are of preferring the first arm; for
-    anything else `odds` is a ratio and there is no probability. p: of a coefficient of 0."""
-
-    name: str
-    log_odds: float
-    error: float
-    odds: float
-    odds_low: float
-    odds_high: float
-    probability: float | None
-    probability_low: float | None
-    probability_high: float | None
-    p: float
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A regression. about: the estimator and its limits. note: why it was not fitted; then there
-    are no terms."""
-
-    name: str
-    about: str
-    terms: tuple[Term, ...]
-    n_votes: int
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,89 +119,6 @@ class Asked:
     when: str
     groups: tuple[Group, ...]
     texts: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Flow:
-    """Participants from consent on. going_on: neither finished nor gone. voted: with at least one
-    vote that counts, who are analysed; per_protocol: who finished and passed the checks."""
-
-    consented: int
-    going_on: int
-    screened: int
-    stale: int
-    withdrawn: int
-    erased: int
-    complete: int
-    missed_checks: int
-    voted: int
-    per_protocol: int
-    planned: int
-
-
-@dataclass(frozen=True, slots=True)
-class Steadiness:
-    """Trials that were shown again, sides swapped. kappa_low, kappa_high: its 95 % interval."""
-
-    pairs: int
-    flips: Share
-    kappa: float | None
-    kappa_low: float | None
-    kappa_high: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Blinding:
-    """Bang's index with its 95 % interval, over those who were asked which answer was changed."""
-
-    index: float | None
-    low: float | None
-    high: float | None
-    right: int
-    wrong: int
-    unsure: int
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """One check: how many answered it, and wrongly (skipping included)."""
-
-    id: str
-    answered: int
-    missed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Times:
-    """Of main trials, in seconds. hasty: votes in less than a second. first_token_gap_ms: median
-    and largest difference between the two sides' first tokens."""
-
-    n: int
-    median: float | None
-    quarter: float | None
-    three_quarters: float | None
-    hasty: int
-    histogram: tuple[Bin, ...]
-    first_token_gap_ms: tuple[float, float] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Quality:
-    """What may be shown at any time: nothing here says which arm is preferred."""
-
-    flow: Flow
-    votes: int
-    ties: int
-    both_bad: int
-    skips: int
-    voids: Mapping[str, int]
-    left: Share
-    steadiness: Steadiness | None
-    blinding: Blinding
-    attention: tuple[Attention, ...]
-    times: Times
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

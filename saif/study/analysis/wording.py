@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 from saif.study.analysis.data import StudyData
-from saif.study.analysis.results import PresetOutcome, Quality, Share
+from saif.study.analysis.estimates import Share
+from saif.study.analysis.quality import Quality
+from saif.study.analysis.results import PresetOutcome
 from saif.study.design.study_file import FreeChat, Study
 
 FEWEST = 10
@@ -30,11 +32,11 @@ def p_value(p: float | None) -> str:
 def summary(found: Sequence[PresetOutcome], study: Study) -> list[str]:
     """What was estimated, then a sentence for each preset."""
     first, second = study.arms
-    told = [
+    return [
         f"Estimated: the mean over participants of the share of their votes that prefer '{first}' "
-        f"over '{second}', a tie (or both bad) counting ½; 50 % is no preference."
+        f"over '{second}', a tie (or both bad) counting ½; 50 % is no preference.",
+        *(_outcome(one, len(found), study.arms) for one in found),
     ]
-    return [*told, *(_outcome(one, len(found), study.arms) for one in found)]
 
 
 def _outcome(found: PresetOutcome, n_presets: int, arms: Sequence[str]) -> str:
@@ -53,29 +55,22 @@ def _outcome(found: PresetOutcome, n_presets: int, arms: Sequence[str]) -> str:
         told += f"Test of no preference: t({tests.df}) = {tests.t:.2f}, {p_value(tests.p)}"
     if n_presets > 1:
         told += f", adjusted for {n_presets} presets (Holm) {p_value(tests.holm)}"
-    return f"{told}. {_verdict(found, arms)}"
-
-
-def _verdict(found: PresetOutcome, arms: Sequence[str]) -> str:
-    tests, share = found.tests, found.share
-    assert tests is not None, "asked only where there are tests"
-    assert share.value is not None, "there are votes"
     # Two methods that agree but for a digit; what a reader sees must not contradict itself.
-    apart = share.low is None or share.high is None or not share.low <= 0.5 <= share.high
+    apart = share.high is None or not share.low <= 0.5 <= share.high
     if tests.holm < 0.05 and apart:
-        return f"'{arms[0 if share.value > 0.5 else 1]}' is preferred."
+        return f"{told}. '{arms[0 if share.value > 0.5 else 1]}' is preferred."
     if tests.equivalent is not None and tests.equivalent < 0.05:
-        return f"Within {100 * tests.margin:.0f} points of no preference."
-    return "Not settled: neither a preference nor its absence is shown."
+        return f"{told}. Within {100 * tests.margin:.0f} points of no preference."
+    return f"{told}. Not settled: neither a preference nor its absence is shown."
 
 
 def limits(found: Sequence[PresetOutcome], seen: Quality, data: StudyData) -> Iterator[str]:
     """What a reader has to know before believing the summary."""
     study, flow = data.version.study, seen.flow
     yield from seen.notes
-    if flow.complete < flow.planned and not data.made_up:
+    if flow["complete"] < flow["planned"] and not data.made_up:
         yield (
-            f"Interim: {flow.complete} of {flow.planned} planned participants are complete. "
+            f"Interim: {flow['complete']} of {flow['planned']} planned participants are complete. "
             "Deciding by such a look whether to go on would make its p values too small."
         )
     if data.looks:
@@ -86,9 +81,14 @@ def limits(found: Sequence[PresetOutcome], seen: Quality, data: StudyData) -> It
     for one in found:
         for note in one.notes:
             yield f"{one.preset}: {note}"
-    if 0 < flow.voted < 15:
+    if 0 < flow["voted"] < 15:
         yield "So few participants show only large effects."
-    yield from _side(seen)
+    left = seen.left
+    if left.low is not None and left.high is not None and not left.low <= 0.5 <= left.high:
+        yield (
+            f"The answer on the left was preferred in {percent(left.value)} ({interval(left)}): "
+            "position matters. Sides were balanced, so this adds noise and no bias."
+        )
     yield from _blinding(seen)
     steady = seen.steadiness
     if steady and steady.pairs >= FEWEST and (steady.flips.value or 0) > 0.4:
@@ -110,8 +110,9 @@ def quality_in_words(seen: Quality) -> Iterator[str]:
     """How good the data are, without a word on the outcome."""
     flow, times = seen.flow, seen.times
     yield (
-        f"Participants: {flow.consented} agreed, {flow.complete} of {flow.planned} finished, "
-        f"{flow.going_on} still taking part, {flow.missed_checks} missed too many checks."
+        f"Participants: {flow['consented']} agreed, {flow['complete']} of {flow['planned']} "
+        f"finished, {flow['going_on']} still taking part, {flow['missed_checks']} missed too many "
+        "checks."
     )
     yield (
         f"Votes: {seen.votes}, of them {seen.ties} ties, {seen.both_bad} both bad, {seen.skips} "
@@ -124,15 +125,6 @@ def quality_in_words(seen: Quality) -> Iterator[str]:
         yield f"Shown again, changed: {percent(seen.steadiness.flips.value)}."
     yield from _blinding(seen)
     yield from (f"{one.id}: {one.missed} of {one.answered} missed it." for one in seen.attention)
-
-
-def _side(seen: Quality) -> Iterator[str]:
-    left = seen.left
-    if left.low is not None and left.high is not None and not left.low <= 0.5 <= left.high:
-        yield (
-            f"The answer on the left was preferred in {percent(left.value)} ({interval(left)}): "
-            "position matters. Sides were balanced, so this adds noise and no bias."
-        )
 
 
 def _blinding(seen: Quality) -> Iterator[str]:

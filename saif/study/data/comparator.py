@@ -19,13 +19,17 @@ def comparator(study: Study, found: Mapping[str, Sequence[Row]]) -> dict[str, An
     """The document, from the tables of an export. Identical answers to the same message are one
     example with several ratings. None where no text may be shown, or there is none."""
     texts = _texts(found["turns"])
-    examples: dict[tuple[str, str, str, str], list[Row]] = {}
+    examples: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
     for row in found["trials"]:
         rated = (row["kind"], row["state"]) == ("main", "voted") and row["choice"] != "skip"
         if rated and row["trial"] in texts:
             message, left, right = texts[row["trial"]]
-            first, second = (left, right) if row["left_arm"] == study.arms[0] else (right, left)
-            examples.setdefault((str(row["preset"]), message, first, second), []).append(row)
+            flipped = row["left_arm"] != study.arms[0]
+            answers = (right, left) if flipped else (left, right)
+            rationale = str(row["reason"] or "")
+            examples.setdefault((str(row["preset"]), message, *answers), []).append(
+                {"is_flipped": flipped, "score": score(study, row), "rationale": rationale}
+            )
     if not examples:
         return None
     return {
@@ -37,7 +41,20 @@ def comparator(study: Study, found: Mapping[str, Sequence[Row]]) -> dict[str, An
             ],
         },
         "models": [{"name": arm} for arm in study.arms],
-        "examples": [_example(study, *key, rows) for key, rows in sorted(examples.items())],
+        "examples": [
+            {
+                "input_text": message,
+                "tags": [preset],
+                "output_text_a": first,
+                "output_text_b": second,
+                "score": sum(rating["score"] for rating in ratings) / len(ratings),
+                "individual_rater_scores": ratings,
+                "custom_fields": {"preset": preset, "ratings": len(ratings)},
+            }
+            for (preset, message, first, second), ratings in sorted(
+                examples.items(), key=lambda example: example[0]
+            )
+        ],
     }
 
 
@@ -51,28 +68,6 @@ def _texts(exchanges: Sequence[Row]) -> dict[Value, list[str]]:
         trial: ["\n\n".join(map(str, column)) for column in zip(*shown, strict=True)]
         for trial, shown in parts.items()
         if not any(text is None for texts in shown for text in texts)
-    }
-
-
-def _example(
-    study: Study, preset: str, message: str, first: str, second: str, rows: Sequence[Row]
-) -> dict[str, Any]:
-    scores = [score(study, row) for row in rows]
-    return {
-        "input_text": message,
-        "tags": [preset],
-        "output_text_a": first,
-        "output_text_b": second,
-        "score": sum(scores) / len(scores),
-        "individual_rater_scores": [
-            {
-                "is_flipped": row["left_arm"] != study.arms[0],
-                "score": value,
-                "rationale": str(row["reason"] or ""),
-            }
-            for row, value in zip(rows, scores, strict=True)
-        ],
-        "custom_fields": {"preset": preset, "ratings": len(rows)},
     }
 
 

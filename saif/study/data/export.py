@@ -17,7 +17,6 @@ from typing import Any
 from saif.errors import StudyError
 from saif.files import replace_file
 from saif.study.data.comparator import comparator
-from saif.study.data.replication import SCRIPTS, script
 from saif.study.data.results import flow_in
 from saif.study.data.tables import TABLES, Column, Profile, Row, Value, codebook, tables_in
 from saif.study.data.unblinding import early_looks_in
@@ -44,25 +43,28 @@ def export(store: Store, folder: Path, *, profile: Profile = "deidentified", act
         counts, looks = flow_in(db), early_looks_in(db)
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in found.items():
-        for suffix, write in _WRITERS.items():
+        for suffix, (write, _) in _CODECS.items():
             replace_file(folder / f"{name}.{suffix}", write(rows, TABLES[name][1]))
+    viewed = comparator(store.study, found)
     documents: dict[str, object] = {
         "codebook.json": codebook(),
         "consort.json": counts,
         "looks.json": [asdict(look) for look in looks],
         "config.json": json.loads(canonical(store.version)),
         "dataset_description.json": _description(store, profile),
+        **({} if viewed is None else {"comparator.json": viewed}),
     }
-    viewed = comparator(store.study, found)
-    if viewed is not None:
-        documents["comparator.json"] = viewed
     for name, document in documents.items():
-        replace_file(folder / name, _json(document))
+        text = json.dumps(document, indent=1, ensure_ascii=False)
+        replace_file(folder / name, f"{text}\n".encode())
     replace_file(folder / "codebook.md", _codebook_page().encode())
-    for name in SCRIPTS:
-        replace_file(folder / name, script(name))
-    files = sorted(path for path in folder.iterdir() if path.name != SUMS)
-    sums = "".join(f"{_sha256(path)}  {path.name}\n" for path in files)
+    for name in ("analysis.py", "analysis.R"):
+        script = Path(__file__).parent / "replication" / name
+        replace_file(folder / name, script.read_bytes())
+    sums = "".join(
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
+        for path in sorted(folder.iterdir())
+    )
     replace_file(folder / SUMS, sums.encode())
     with store.database.transaction() as db:
         payload = {"profile": profile, "sums": hashlib.sha256(sums.encode()).hexdigest()}
@@ -87,14 +89,14 @@ def sums_of(folder: Path) -> dict[str, str]:
 
 def read_table(path: Path) -> list[Row]:
     """The rows of an exported table, from whichever format the file has. Raises StudyError."""
-    if path.stem not in TABLES or path.suffix[1:] not in _READERS:
+    if path.stem not in TABLES or path.suffix[1:] not in _CODECS:
         raise StudyError(f"{path.name} is not a table of an export.")
     columns = TABLES[path.stem][1]
     try:
-        rows = _READERS[path.suffix[1:]](path.read_bytes(), columns)
+        rows = _CODECS[path.suffix[1:]][1](path.read_bytes(), columns)
+        return [{column.name: row[column.name] for column in columns} for row in rows]
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise StudyError(f"{path.name} can't be read: {error}") from error
-    return rows
 
 
 def guarded(value: Value) -> str:
@@ -137,9 +139,8 @@ def _write_jsonl(rows: Sequence[Row], columns: Sequence[Column]) -> bytes:
     return b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines)
 
 
-def _read_jsonl(content: bytes, columns: Sequence[Column]) -> list[Row]:
-    rows = [json.loads(line) for line in content.split(b"\n") if line]
-    return [{column.name: row[column.name] for column in columns} for row in rows]
+def _read_jsonl(content: bytes, _: Sequence[Column]) -> list[Row]:
+    return [json.loads(line) for line in content.split(b"\n") if line]
 
 
 def _write_parquet(rows: Sequence[Row], columns: Sequence[Column]) -> bytes:
@@ -156,24 +157,21 @@ def _write_parquet(rows: Sequence[Row], columns: Sequence[Column]) -> bytes:
     return sink.getvalue()
 
 
-def _read_parquet(content: bytes, columns: Sequence[Column]) -> list[Row]:
+def _read_parquet(content: bytes, _: Sequence[Column]) -> list[Row]:
     import pyarrow.parquet as pq
 
     rows: list[Row] = pq.read_table(io.BytesIO(content)).to_pylist()
-    return [{column.name: row[column.name] for column in columns} for row in rows]
+    return rows
 
 
-_WRITERS: dict[str, Callable[[Sequence[Row], Sequence[Column]], bytes]] = {
-    "csv": _write_csv,
-    "jsonl": _write_jsonl,
-    "parquet": _write_parquet,
+_Write = Callable[[Sequence[Row], Sequence[Column]], bytes]
+_Read = Callable[[bytes, Sequence[Column]], list[Row]]
+_CODECS: dict[str, tuple[_Write, _Read]] = {
+    "csv": (_write_csv, _read_csv),
+    "jsonl": (_write_jsonl, _read_jsonl),
+    "parquet": (_write_parquet, _read_parquet),
 }
-FORMATS = tuple(_WRITERS)
-_READERS: dict[str, Callable[[bytes, Sequence[Column]], list[Row]]] = {
-    "csv": _read_csv,
-    "jsonl": _read_jsonl,
-    "parquet": _read_parquet,
-}
+FORMATS = tuple(_CODECS)
 
 
 def _description(store: Store, profile: Profile) -> dict[str, Any]:
@@ -191,22 +189,10 @@ def _description(store: Store, profile: Profile) -> dict[str, Any]:
 
 def _codebook_page() -> str:
     parts = ["# Codebook"]
-    for name, columns in codebook().items():
+    for name, (_, columns) in TABLES.items():
         parts += [f"\n## {name}\n", "| column | type | meaning |", "|---|---|---|"]
-        for column, about in columns.items():
-            levels = about.get("levels")
-            told = [
-                f"{about['meaning']}{' [' + str(about['unit']) + ']' if 'unit' in about else ''}"
-            ]
-            if isinstance(levels, dict):
-                told += [f"`{level}` {meaning}" for level, meaning in levels.items()]
-            parts.append(f"| {column} | {about['type']} | {'; '.join(told)} |")
+        for column in columns:
+            told = [f"{column.meaning} [{column.unit}]" if column.unit else column.meaning]
+            told += [f"`{level}` {meaning}" for level, meaning in (column.levels or {}).items()]
+            parts.append(f"| {column.name} | {column.kind} | {'; '.join(told)} |")
     return "\n".join([*parts, "", "Missing values are empty in CSV, null elsewhere.", ""])
-
-
-def _json(document: object) -> bytes:
-    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -2,16 +2,16 @@
 preferred, so that nobody stops a study, or lets it run, because of its outcome."""
 
 import json
+import sqlite3
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from statistics import median
 
-from saif.study.data.results import Members, flow, members, n_finished_in
+from saif.study.data.results import flow_in, members, n_finished_in
 from saif.study.durability.backup import backups
+from saif.study.durability.erasure import ends_at
 from saif.study.durability.remote import n_uncopied
-from saif.study.durability.retention import ends_at
 from saif.study.store.settings import COPIED, PURGED, TROUBLES, is_paused, setting
 from saif.study.store.store import Store
 
@@ -23,20 +23,6 @@ LISTED = 500
 
 CALLED_OFF = 30
 """Comparisons that were called off or reported, of which details are listed, newest first."""
-
-_DECIDED = (
-    "SELECT participant_id, decided_ms FROM last_vote JOIN trial USING(trial_id) "
-    "WHERE kind = 'main' AND state = 'voted' AND decided_ms IS NOT NULL"
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trouble:
-    """A job of the housekeeping that fails at present. since: when it began to."""
-
-    job: str
-    since: str
-    problem: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +59,8 @@ class Status:
     delete_at: str | None
     uncopied: int | None
     """Participants not yet copied as they are now; None without a remote place."""
-    troubles: tuple[Trouble, ...]
+    troubles: tuple[dict[str, str], ...]
+    """Jobs of the housekeeping that fail at present: job, since when, problem."""
 
     @property
     def missing(self) -> int:
@@ -100,16 +87,6 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Incident:
-    """A comparison that does not count. detail: what was said of it, in a participant's words or
-    the server's."""
-
-    trial: str
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
     """analysed: population -> participants with votes that count. hurried: how many hurried.
     waits_ms: greatest difference between the waits for the two first words; None without answers.
@@ -123,32 +100,37 @@ class Quality:
     first_words: int | None
     canaries: dict[str, int]
     events: dict[str, int]
-    incidents: tuple[Incident, ...]
+    incidents: tuple[dict[str, str], ...]
+    """Comparisons that don't count: trial, reason, and in detail what a participant or the server
+    said of it."""
     rows: tuple[Row, ...]
 
 
 def status(store: Store) -> Status:
-    participants = flow(store)
-    del participants["void_trials"]  # told by reason
     missed = members(store).missed_checks
     end = ends_at(store)
     with store.database.snapshot() as db:
+        participants = flow_in(db)
         taken = db.execute("SELECT COUNT(*) FROM cell_pool WHERE state <> 'free'").fetchone()[0]
         void = db.execute(
             "SELECT void_reason, COUNT(*) FROM trial WHERE state = 'void' GROUP BY void_reason"
         ).fetchall()
         reported = db.execute("SELECT COUNT(*) FROM audit WHERE action = 'report'").fetchone()[0]
-        decided = db.execute(_DECIDED).fetchall()
-        spans = db.execute(
-            "SELECT given_at, at FROM consent JOIN audit ON object = participant_id "
-            "WHERE action = 'complete'"
-        ).fetchall()
+        decided = [ms for own in _decided_in(db).values() for ms in own]
+        minutes = [
+            (datetime.fromisoformat(ended) - datetime.fromisoformat(begun)).total_seconds() / 60
+            for begun, ended in db.execute(
+                "SELECT given_at, at FROM consent JOIN audit ON object = participant_id "
+                "WHERE action = 'complete'"
+            )
+        ]
         finished = n_finished_in(db)
         paused, purged = is_paused(db), setting(db, PURGED)
         troubles = json.loads(setting(db, TROUBLES) or "{}")
         has_remote = setting(db, COPIED) is not None or "copy" in troubles
         uncopied = n_uncopied(db) if has_remote else None
     copies = [path.stat().st_mtime for path in backups(store.folder)]
+    latest = datetime.fromtimestamp(max(copies)) if copies else None
     return Status(
         study=store.study.id,
         title=store.study.title,
@@ -156,7 +138,7 @@ def status(store: Store) -> Status:
         version_id=store.version.id,
         paused=paused,
         purged_at=purged,
-        participants=participants,
+        participants={name: n for name, n in participants.items() if name != "void_trials"},
         target=store.study.quota.complete,
         places_left=max(0, store.study.quota.complete - taken),
         void=dict(map(tuple, void)),
@@ -164,26 +146,28 @@ def status(store: Store) -> Status:
         finished=finished,
         missed_checks=dict(sorted(Counter(missed.values()).items())),
         too_many_missed=sum(n > store.study.failed_checks for n in missed.values()),
-        decision_ms=_median([row[1] for row in decided]),
-        minutes=_median([_minutes(*row) for row in spans]),
-        last_backup=_stamp(max(copies)) if copies else None,
+        decision_ms=median(decided) if decided else None,
+        minutes=median(minutes) if minutes else None,
+        last_backup=latest.astimezone().isoformat(timespec="seconds") if latest else None,
         delete_at=end.isoformat() if end else None,
         uncopied=uncopied,
-        troubles=tuple(Trouble(job=job, **told) for job, told in sorted(troubles.items())),
+        troubles=tuple({"job": job, **told} for job, told in sorted(troubles.items())),
     )
 
 
-def _minutes(begun: str, ended: str) -> float:
-    return (datetime.fromisoformat(ended) - datetime.fromisoformat(begun)).total_seconds() / 60
-
-
-def _stamp(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
+def _decided_in(db: sqlite3.Connection) -> dict[str, list[float]]:
+    """participant -> milliseconds until each of their votes."""
+    decided: dict[str, list[float]] = {}
+    for participant, ms in db.execute(
+        "SELECT participant_id, decided_ms FROM last_vote JOIN trial USING(trial_id) "
+        "WHERE kind = 'main' AND state = 'voted' AND decided_ms IS NOT NULL"
+    ):
+        decided.setdefault(participant, []).append(ms)
+    return decided
 
 
 def quality(store: Store) -> Quality:
     counted = members(store)
-    rows = _participants(store, counted)
     with store.database.snapshot() as db:
         waits = db.execute(
             "SELECT MAX(ABS(a.ttft_ms - b.ttft_ms)) AS ms, "
@@ -192,10 +176,10 @@ def quality(store: Store) -> Quality:
             "FROM generation AS a JOIN generation AS b USING(turn_id) "
             "WHERE a.side = 'L' AND b.side = 'R'"
         ).fetchone()
-        kinds = Counter(
-            dict(db.execute("SELECT kind, COUNT(*) FROM event GROUP BY kind").fetchall())
-        )
-        found = db.execute(
+        events = db.execute(
+            "SELECT kind, COUNT(*) FROM event GROUP BY kind ORDER BY kind"
+        ).fetchall()
+        incidents = db.execute(
             "SELECT trial_id AS trial, void_reason AS reason, COALESCE(void_detail, '') AS detail, "
             "started_at FROM trial WHERE state = 'void' "
             "UNION ALL SELECT trial_id, 'reported by the participant', COALESCE(reason, ''), at "
@@ -203,55 +187,37 @@ def quality(store: Store) -> Quality:
             "ORDER BY started_at DESC LIMIT ?",
             (CALLED_OFF,),
         ).fetchall()
-        voted = {
-            row[0]
-            for row in db.execute(
-                "SELECT DISTINCT participant_id FROM trial WHERE kind = 'main' AND state = 'voted'"
-            )
-        }
-    return Quality(
-        analysed={
-            population: len(voted & belonging) for population, belonging in counted.of.items()
-        },
-        hurried=sum(row.hurried for row in rows),
-        waits_ms=waits["ms"],
-        first_words=waits["steps"],
-        canaries={kind: n for kind, n in sorted(kinds.items()) if kind.startswith("canary")},
-        events={kind: n for kind, n in sorted(kinds.items()) if not kind.startswith("canary")},
-        incidents=tuple(
-            Incident(trial=row["trial"], reason=row["reason"], detail=row["detail"])
-            for row in found
-        ),
-        rows=tuple(rows[:LISTED]),
-    )
-
-
-def _participants(store: Store, counted: Members) -> list[Row]:
-    """Everybody, newest first."""
-    decided: dict[str, list[float]] = {}
-    with store.database.snapshot() as db:
         found = db.execute(
-            "SELECT participant_id, source, status, created_at, "
-            "SUM(state = 'voted') AS voted, SUM(state <> 'void') AS trials "
+            "SELECT participant_id AS name, source, status, created_at, "
+            "TOTAL(state = 'voted') AS voted, TOTAL(state <> 'void') AS trials, "
+            "TOTAL(state = 'voted' AND kind = 'main') AS main "
             "FROM participant LEFT JOIN trial USING(participant_id) "
             "GROUP BY participant_id ORDER BY created_at DESC, participant_id"
         ).fetchall()
-        for name, ms in db.execute(_DECIDED):
-            decided.setdefault(name, []).append(ms)
-    return [
+        decided = _decided_in(db)
+    rows = tuple(
         Row(
-            participant=row["participant_id"],
+            participant=row["name"],
             source=row["source"],
             status=row["status"],
             joined_at=row["created_at"],
-            voted=row["voted"] or 0,
-            trials=row["trials"] or 0,
-            missed_checks=counted.missed_checks.get(row["participant_id"], 0),
-            decision_ms=_median(decided.get(row["participant_id"])),
+            voted=int(row["voted"]),
+            trials=int(row["trials"]),
+            missed_checks=counted.missed_checks.get(row["name"], 0),
+            decision_ms=median(decided[row["name"]]) if row["name"] in decided else None,
         )
         for row in found
-    ]
-
-
-def _median(values: Sequence[float] | None) -> float | None:
-    return median(values) if values else None
+    )
+    voted = {row["name"] for row in found if row["main"]}
+    return Quality(
+        analysed={name: len(voted & belonging) for name, belonging in counted.of.items()},
+        hurried=sum(row.hurried for row in rows),
+        waits_ms=waits["ms"],
+        first_words=waits["steps"],
+        canaries={kind: n for kind, n in events if kind.startswith("canary")},
+        events={kind: n for kind, n in events if not kind.startswith("canary")},
+        incidents=tuple(
+            {name: row[name] for name in ("trial", "reason", "detail")} for row in incidents
+        ),
+        rows=rows[:LISTED],
+    )

@@ -60,14 +60,8 @@ def members(store: Store) -> Members:
     return members_of(store.study, dict(map(tuple, statuses)), [tuple(row) for row in checks])
 
 
-def flow(store: Store) -> dict[str, int]:
-    """How many participants are in each status, and how many trials were called off."""
-    with store.database.snapshot() as db:
-        return flow_in(db)
-
-
 def flow_in(db: sqlite3.Connection) -> dict[str, int]:
-    """The same, of the caller's moment."""
+    """How many participants are in each status, and how many trials were called off."""
     found = Counter(
         dict(db.execute("SELECT status, COUNT(*) FROM participant GROUP BY status").fetchall())
     )

@@ -9,7 +9,7 @@ import sqlite3
 from dataclasses import asdict, dataclass
 
 from saif.errors import InputError, StudyError
-from saif.study.data.results import flow, n_finished_in
+from saif.study.data.results import flow_in, n_finished_in
 from saif.study.design.questions import is_text
 from saif.study.design.study_file import Study
 from saif.study.store.settings import change
@@ -30,14 +30,8 @@ class Look:
     reason: str
 
 
-def is_hidden(store: Store) -> bool:
+def is_hidden(db: sqlite3.Connection, study: Study) -> bool:
     """Whether fewer participants have finished than the study was planned with."""
-    with store.database.snapshot() as db:
-        return is_hidden_in(db, store.study)
-
-
-def is_hidden_in(db: sqlite3.Connection, study: Study) -> bool:
-    """The same, of the caller's moment."""
     # Those who withdrew later finished, too: what could be seen once can't be unseen.
     return n_finished_in(db) < study.quota.complete
 
@@ -51,33 +45,26 @@ def too_early(study: Study, complete: int) -> StudyError:
     )
 
 
-def unblind(store: Store, reason: str, *, actor: str) -> Look:
-    """Note that somebody looks now, in the audit trail and for whoever reads the analysis.
+def look(store: Store, reason: str | None, *, actor: str) -> Look | None:
+    """To be called before the outcome leaves: where it is hidden, the look is noted in the audit
+    trail and for whoever reads the analysis. None where it isn't hidden.
 
-    Raises InputError where no reason is given.
+    Raises StudyError where it is and there is no reason, and InputError where that says nothing.
     """
-    reason = " ".join(reason.split()) if is_text(reason) else ""
-    if not 1 <= len(reason) <= MAX_REASON:
-        raise InputError(f"Give a reason of up to {MAX_REASON} characters for looking early.")
-    complete = flow(store)["complete"]
     with store.database.transaction() as db:
-        look = Look(store.now(), complete, reason)
+        if not is_hidden(db, store.study):
+            return None
+        complete = flow_in(db)["complete"]
+        if reason is None:
+            raise too_early(store.study, complete)
+        reason = " ".join(reason.split()) if is_text(reason) else ""
+        if not 1 <= len(reason) <= MAX_REASON:
+            raise InputError(f"Give a reason of up to {MAX_REASON} characters for looking early.")
+        noted = Look(store.now(), complete, reason)
         name = f"{_SETTING}{len(early_looks_in(db)) + 1:04d}"
-        change(db, name, json.dumps(asdict(look)))
-        store.note(db, None, "unblind", store.study.id, asdict(look), actor=actor)
-    return look
-
-
-def look(store: Store, reason: str | None, *, actor: str) -> None:
-    """To be called before the outcome leaves: where it is hidden, the look is noted.
-
-    Raises StudyError there without a reason, and InputError where that says nothing.
-    """
-    if not is_hidden(store):
-        return
-    if reason is None:
-        raise too_early(store.study, flow(store)["complete"])
-    unblind(store, reason, actor=actor)
+        change(db, name, json.dumps(asdict(noted)))
+        store.note(db, None, "unblind", store.study.id, asdict(noted), actor=actor)
+    return noted
 
 
 def early_looks(store: Store) -> list[Look]:

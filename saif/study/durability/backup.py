@@ -9,6 +9,7 @@ from saif.study.design.publish import Version, write_version
 from saif.study.store import audit
 from saif.study.store.store import Store
 
+_NAMES = ("study-*.db", "identities-*.db")
 KEPT = 48
 """Older backups are deleted; at one an hour, this is two days."""
 
@@ -25,14 +26,15 @@ def backup(store: Store) -> Path:
     store.identities.copy_to(folder / f"identities-{stamp}.db")
     store.database.copy_to(copy)
     _check(copy)
-    for old in [path for name in ("study", "identities") for path in _of(folder, name)[:-KEPT]]:
-        old.unlink()
+    for name in _NAMES:
+        for old in sorted(folder.glob(name))[:-KEPT]:
+            old.unlink()
     return copy
 
 
 def backups(folder: Path) -> list[Path]:
     """The files of all backups of the store in `folder`, oldest first."""
-    return [path for name in ("study", "identities") for path in _of(folder / "backups", name)]
+    return [path for name in _NAMES for path in sorted((folder / "backups").glob(name))]
 
 
 def restore(copy: Path, folder: Path) -> None:
@@ -59,10 +61,6 @@ def restore(copy: Path, folder: Path) -> None:
         (folder / name).chmod(0o600)
     for version in known:
         write_version(folder, version)
-
-
-def _of(folder: Path, name: str) -> list[Path]:
-    return sorted(folder.glob(f"{name}-*.db"))
 
 
 def _check(copy: Path) -> list[Version]:

@@ -10,16 +10,14 @@ import logging
 import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
 from saif.errors import SaifError
 from saif.study.durability.backup import backup
-from saif.study.durability.erasure import finish_erasures
+from saif.study.durability.erasure import finish_erasures, purge_if_due
 from saif.study.durability.remote import is_copied
-from saif.study.durability.retention import purge_if_due
 from saif.study.store.settings import PURGED, TROUBLES, change, setting
 from saif.study.store.store import Store, utc_now
 
@@ -32,15 +30,8 @@ _PATIENCE = 10.0
 """Seconds that stopping waits for a job that is running."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    name: str
-    every: timedelta
-    run: Callable[[], object]
-
-
 class Housekeeper:
-    """Looks after an open store, as a context manager or between `start` and `stop`.
+    """Looks after an open store, as a context manager.
 
     copy: sends what is new to the remote place, see `saif.study.durability.remote`; None where the
     local disk is the only one.
@@ -56,14 +47,14 @@ class Housekeeper:
         self._store = store
         self._copy = copy
         self._clock = clock
-        self._jobs = [
-            _Job("erasures", MINUTE, lambda: finish_erasures(store)),
-            _Job("retention", HOUR, lambda: purge_if_due(store, clock())),
-            _Job("places", MINUTE, self._expire),
-            _Job("backup", HOUR, self._backup),
-        ]
+        self._jobs: dict[str, tuple[timedelta, Callable[[], object]]] = {
+            "erasures": (MINUTE, lambda: finish_erasures(store)),
+            "retention": (HOUR, lambda: purge_if_due(store, clock())),
+            "places": (MINUTE, self._expire),
+            "backup": (HOUR, self._backup),
+        }
         if copy is not None:
-            self._jobs.append(_Job("copy", MINUTE, copy))
+            self._jobs["copy"] = (MINUTE, copy)
         self._due: dict[str, datetime] = {}
         self._troubles: dict[str, dict[str, str]] = {}
         self._woken = threading.Event()
@@ -71,20 +62,14 @@ class Housekeeper:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def start(self) -> None:
         assert self._thread is None, "it is started once"
         with self._store.database.transaction() as db:
             change(db, TROUBLES, "{}")  # those of an earlier run are over, or will come again
         self._thread = threading.Thread(target=self._run, name="housekeeper", daemon=True)
         self._thread.start()
+        return self
 
-    def stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Copy what still waits and end, or give up after ten seconds: all is on the disk anyway.
         Stopping twice, or what was never started, is nothing."""
         self._stopped.set()
@@ -110,11 +95,11 @@ class Housekeeper:
             self._woken.clear()
             self._due.pop("copy", None)
         now = self._clock()
-        for job in self._jobs:
-            if self._due.get(job.name, now) <= now:
-                failed = self._failure_of(job)
-                self._due[job.name] = now + (MINUTE if failed else job.every)
-                self._tell(job.name, failed)
+        for name, (every, run) in self._jobs.items():
+            if self._due.get(name, now) <= now:
+                failed = _failure_of(run)
+                self._due[name] = now + (MINUTE if failed else every)
+                self._note(name, failed)
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -132,28 +117,14 @@ class Housekeeper:
         if not purged:
             backup(self._store)
 
-    def _failure_of(self, job: _Job) -> str:
-        """Do one job; what went wrong, in words without data, or nothing."""
-        try:
-            job.run()
-        except SaifError as error:
-            return error.sentence
-        except OSError as error:
-            return str(error)
-        except Exception as error:  # noqa: BLE001 - the thread's boundary: a bug in one job must not end the others
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            return f"A bug: {type(error).__name__} in {Path(place.filename).name}:{place.lineno}."
-        return ""
-
-    def _tell(self, job: str, failed: str) -> None:
+    def _note(self, job: str, failed: str) -> None:
         """Keep what went wrong where `study status` finds it, until it goes right."""
         if not failed and job not in self._troubles:
             return
         if failed:
             _log.error("Housekeeping, %s: %s", job, failed)
-            self._troubles[job] = {"since": self._store.now(), "problem": failed} | (
-                {"since": self._troubles[job]["since"]} if job in self._troubles else {}
-            )
+            since = self._troubles.get(job, {}).get("since") or self._store.now()
+            self._troubles[job] = {"since": since, "problem": failed}
         else:
             del self._troubles[job]
         try:
@@ -161,3 +132,17 @@ class Housekeeper:
                 change(db, TROUBLES, json.dumps(self._troubles))
         except SaifError as error:
             _log.error("Housekeeping: %s", error.sentence)
+
+
+def _failure_of(run: Callable[[], object]) -> str:
+    """Do one job; what went wrong, in words without data, or nothing."""
+    try:
+        run()
+    except SaifError as error:
+        return error.sentence
+    except OSError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001 - the thread's boundary: a bug in one job must not end the others
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return f"A bug: {type(error).__name__} in {Path(place.filename).name}:{place.lineno}."
+    return ""

@@ -97,7 +97,9 @@ class Copier:
         with closing(self._store.database.in_memory()) as copy:
             copy.row_factory = sqlite3.Row
             state, content = _state_of(copy), gzip.compress(copy.serialize(), 6)
-            alone = sent is None or self._n_sent >= SNAPSHOTS_AT_MOST or _erased(copy, sent.seq)
+            erased = "SELECT MAX(seq) FROM audit WHERE action = 'erased'"
+            last_erased = copy.execute(erased).fetchone()[0] or 0
+            alone = sent is None or self._n_sent >= SNAPSHOTS_AT_MOST or last_erased > sent.seq
         if alone:
             self._place.replace_all(state.file_name, content)
             if self._place.names() != [state.file_name]:
@@ -118,19 +120,16 @@ def is_copied(db: sqlite3.Connection, participant: str) -> bool:
 
 def n_uncopied(db: sqlite3.Connection) -> int:
     """How many participants have done something since the last copy."""
-    found = "SELECT COUNT(DISTINCT participant_id) FROM audit JOIN participant "
-    found += "ON actor = participant_id WHERE seq > ?"
-    n: int = db.execute(found, (_copied(db),)).fetchone()[0]
+    n: int = db.execute(
+        "SELECT COUNT(DISTINCT participant_id) FROM audit JOIN participant "
+        "ON actor = participant_id WHERE seq > ?",
+        (_copied(db),),
+    ).fetchone()[0]
     return n
 
 
 def _copied(db: sqlite3.Connection) -> int:
     return int(setting(db, COPIED) or 0)
-
-
-def _erased(db: sqlite3.Connection, after: int) -> bool:
-    found = "SELECT 1 FROM audit WHERE seq > ? AND action = 'erased' LIMIT 1"
-    return db.execute(found, (after,)).fetchone() is not None
 
 
 def rebuild(folder: Path, study_id: str, place: Place) -> bool:
@@ -145,8 +144,14 @@ def rebuild(folder: Path, study_id: str, place: Place) -> bool:
     names = _snapshots(place)
     if not names:
         return False
-    content = next(filter(None, (_unpacked(place.read(name[0])) for name in reversed(names))), None)
-    if content is None:
+    for name in reversed(names):
+        packed = place.read(name[0])
+        try:
+            content = gzip.decompress(packed)
+            break
+        except (EOFError, OSError, zlib.error):  # torn, or changed
+            continue
+    else:
         raise StudyError("None of the remote copy's files can be read.")
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / "remote-copy.db"
@@ -174,14 +179,6 @@ def _snapshots(place: Place) -> list[re.Match[str]]:
     if found and int(found[-1]["schema"]) > len(MIGRATIONS):
         raise StudyError("The remote copy was made by a newer version of saif.")
     return found
-
-
-def _unpacked(content: bytes) -> bytes | None:
-    """The store's file; None where the snapshot is torn or was changed."""
-    try:
-        return gzip.decompress(content)
-    except (EOFError, OSError, zlib.error):
-        return None
 
 
 def _check_same_data(db: sqlite3.Connection, name: re.Match[str]) -> None:

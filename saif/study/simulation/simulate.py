@@ -1,18 +1,25 @@
 """Whole studies with simulated participants, without a page or a model.
 
-They go through the same store as people do: a dry run of a study file, and a test of the analysis,
-which must find the preference that was planted.
+They go through the same store as people do, from consent to code: a dry run of a study file, and a
+test of the analysis, which must find in the export the preference that was planted.
 """
 
 import random
+import secrets
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from saif.core.types import check_between
 from saif.errors import StudyError
+from saif.study.analysis.analyse import analyse
+from saif.study.analysis.data import from_export
+from saif.study.analysis.results import Analysis
+from saif.study.data.export import check_new, export
+from saif.study.design.publish import Version, write_version
 from saif.study.design.questions import Question, When
+from saif.study.design.study_file import Study
 from saif.study.participation.steps import (
     Answer,
     Ballot,
@@ -29,9 +36,12 @@ from saif.study.store.identities import Person
 from saif.study.store.store import Store
 from saif.study.store.trials import Trial
 
+MOST = 10_000
+"""Bots of a rehearsal."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Crowd:
+class BotBehaviour:
     """What simulated participants do.
 
     rate: of preferring the study's first arm where they prefer one. icc: how alike one
@@ -61,7 +71,7 @@ class Crowd:
 def simulate(
     store: Store,
     n: int,
-    crowd: Crowd,
+    behaviour: BotBehaviour,
     *,
     seed: int = 0,
     tell: Callable[[int], None] | None = None,
@@ -79,7 +89,7 @@ def simulate(
     for number in range(n):
         if tell:
             tell(number)
-        bot = _Bot(store, Person("bot", f"bot-{seed}-{number}"), crowd, rng)
+        bot = _Bot(store, Person("bot", f"bot-{seed}-{number}"), behaviour, rng)
         try:
             bot.join()
         except StudyError:
@@ -92,16 +102,18 @@ def simulate(
 class _Bot:
     """One simulated participant."""
 
-    def __init__(self, store: Store, person: Person, crowd: Crowd, rng: random.Random) -> None:
+    def __init__(
+        self, store: Store, person: Person, behaviour: BotBehaviour, rng: random.Random
+    ) -> None:
         self._store = store
         self._person = person
-        self._crowd = crowd
+        self._behaviour = behaviour
         self._rng = rng
-        self._careless = rng.random() < crowd.careless
-        self._rate = crowd.rate
-        if crowd.icc > 0:
-            spread = (1 - crowd.icc) / crowd.icc
-            self._rate = rng.betavariate(crowd.rate * spread, (1 - crowd.rate) * spread)
+        self._careless = rng.random() < behaviour.careless
+        self._rate = behaviour.rate
+        if behaviour.icc > 0:
+            spread = (1 - behaviour.icc) / behaviour.icc
+            self._rate = rng.betavariate(behaviour.rate * spread, (1 - behaviour.rate) * spread)
         self._token = ""
 
     def join(self) -> None:
@@ -131,10 +143,11 @@ class _Bot:
         finish(self._store, self._token)
         return True
 
-    def _answer_all(self, when: When) -> None:
+    def _answer_all(self, when: When, trial_id: str | None = None) -> None:
         for question in self._store.study.questions:
             if question.when == when:
-                respond(self._store, self._token, question.id, self._answer(question))
+                value = self._answer(question)
+                respond(self._store, self._token, question.id, value, trial_id=trial_id)
 
     def _judge(self, trial: Trial) -> None:
         while trial.state == "running":
@@ -155,10 +168,8 @@ class _Bot:
         vote(self._store, self._token, ballot)
         if self._chance("returning"):  # its reply was lost, so the page sends it again
             vote(self._store, self._token, ballot)
-        for question in self._store.study.questions:
-            if question.when == "trial" and trial.kind == "main":
-                value = self._answer(question)
-                respond(self._store, self._token, question.id, value, trial_id=trial.trial_id)
+        if trial.kind == "main":
+            self._answer_all("trial", trial.trial_id)
 
     def _choose(self, trial: Trial) -> Choice:
         study = self._store.study
@@ -166,33 +177,30 @@ class _Bot:
             return next(check.answer for check in study.attention if check.id == trial.check)
         if self._careless:
             return "L" if self._rng.random() < 0.5 else "R"
-        ties: list[Choice] = []
-        if study.preference.tie:
-            ties.append("tie")
-        if study.preference.both_bad:
-            ties.append("both_bad")
+        offered: dict[Choice, bool] = {
+            "tie": study.preference.tie,
+            "both_bad": study.preference.both_bad,
+        }
+        ties = [choice for choice, is_offered in offered.items() if is_offered]
         if ties and self._chance("ties"):
             return self._rng.choice(ties)
         first_left = trial.left == study.arms[0]
-        rate = self._rate + (self._crowd.left if first_left else -self._crowd.left)
+        rate = self._rate + (self._behaviour.left if first_left else -self._behaviour.left)
         prefers_first = self._rng.random() < rate
         return "L" if prefers_first == first_left else "R"
 
     def _texts(self, trial: Trial) -> list[Answer]:
         n = self._rng.randint(5, 60)
-        sides: list[tuple[Literal["L", "R"], str]] = [("L", trial.left), ("R", trial.right)]
-        return [
-            Answer(
-                arm=arm,
-                side=side,
-                text=f"An answer of {n} words.",
-                n_tokens=n,
-                stop="eos",
-                ttft_ms=200.0 + n,
-                total_ms=2000.0 + n,
-            )
-            for side, arm in sides
-        ]
+        left = Answer(
+            arm=trial.left,
+            side="L",
+            text=f"An answer of {n} words.",
+            n_tokens=n,
+            stop="eos",
+            ttft_ms=200.0 + n,
+            total_ms=2000.0 + n,
+        )
+        return [left, replace(left, arm=trial.right, side="R")]
 
     def _answer(self, question: Question) -> object:
         match question.kind:
@@ -206,5 +214,84 @@ class _Bot:
                 return "No remarks."
 
     def _chance(self, name: str) -> bool:
-        chance: float = getattr(self._crowd, name)
+        chance: float = getattr(self._behaviour, name)
         return self._rng.random() < chance
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """Whether the interval of one preset holds what was planted. None without an interval."""
+
+    preset: str
+    planted: float
+    value: float | None
+    low: float | None
+    high: float | None
+
+    @property
+    def recovered(self) -> bool | None:
+        if self.low is None or self.high is None:
+            return None
+        return self.low <= self.planted <= self.high
+
+    @property
+    def tells(self) -> bool:
+        """Whether the interval is narrow enough to miss anything."""
+        return self.low is not None and self.high is not None and self.high - self.low < 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """ended: how many bots ended how, see `simulate`."""
+
+    ended: Counter[str]
+    analysis: Analysis
+    recoveries: tuple[Recovery, ...]
+
+
+def rehearse(
+    version: Version,
+    n: int,
+    behaviour: BotBehaviour,
+    *,
+    data: Path,
+    out: Path,
+    seed: int = 0,
+    tell: Callable[[int], None] | None = None,
+) -> Rehearsal:
+    """Play it. data: a new folder for the store. out: a new folder for the export, from which all
+    numbers come. There is a place for every bot, whatever the study's own quota.
+
+    Raises StudyError where `data` holds something.
+    """
+    check_between("n", n, 1, MOST)
+    check_new(data)
+    study = version.study
+    roomy = study.quota.model_copy(update={"complete": max(n, study.quota.complete)})
+    version = version.model_copy(update={"study": study.model_copy(update={"quota": roomy})})
+    # Nobody comes back after the rehearsal, so the key can be thrown away.
+    write_version(data, version)  # so that other commands can open what is kept
+    store = Store(data, version, secrets.token_bytes(32))
+    try:
+        ended = simulate(store, n, behaviour, seed=seed, tell=tell)
+        export(store, out, profile="full", actor="rehearsal")
+    finally:
+        store.close()
+    found = analyse(from_export(out))
+    planted = planted_share(behaviour, study)
+    return Rehearsal(
+        ended=ended,
+        analysis=found,
+        recoveries=tuple(
+            Recovery(one.preset, planted, one.share.value, one.share.low, one.share.high)
+            for one in found.presets
+        ),
+    )
+
+
+def planted_share(behaviour: BotBehaviour, study: Study) -> float:
+    """What the estimand is of such bots: ties count ½, and the careless choose by chance."""
+    offered = study.preference.tie or study.preference.both_bad
+    ties = behaviour.ties if offered else 0.0
+    careful = ties / 2 + (1 - ties) * behaviour.rate
+    return behaviour.careless / 2 + (1 - behaviour.careless) * careful

@@ -18,12 +18,13 @@ from saif.study.analysis.analyse import analyse, as_json
 from saif.study.analysis.data import StudyData, from_export, from_store
 from saif.study.analysis.estimates import estimate, estimate_two_way, icc, sign_flip_p
 from saif.study.analysis.quality import changed_arm, quality
-from saif.study.analysis.results import Analysis, Model
+from saif.study.analysis.regression import Model
+from saif.study.analysis.results import Analysis
 from saif.study.data.export import FORMATS, export
 from saif.study.data.tables import Row
-from saif.study.data.unblinding import unblind
+from saif.study.data.unblinding import look
 from saif.study.participation.votes import Choice, Vote, preference_scores
-from saif.study.simulation.simulate import Crowd, simulate
+from saif.study.simulation.simulate import BotBehaviour, simulate
 
 REGRESSION = "logistic regression"
 
@@ -94,16 +95,16 @@ def test_the_numbers_are_those_of_the_statistics_module() -> None:
     preset = analyse(data_of(trial_rows(votes))).presets[0]
     scores = preference_scores(votes, "steered")
     wanted = estimate_two_way(scores)
-    assert (preset.share.low, preset.share.high) == pytest.approx(wanted.headline(), abs=1e-12)
+    assert (preset.share.low, preset.share.high) == pytest.approx(wanted.interval(), abs=1e-12)
     test = wanted.t_test()
     assert test is not None
     assert preset.tests is not None
-    assert (preset.tests.t, preset.tests.df) == (pytest.approx(test.t), 5)
-    assert preset.tests.p == pytest.approx(test.p)
+    assert (preset.tests.t, preset.tests.df) == (pytest.approx(test[0]), 5)
+    assert preset.tests.p == pytest.approx(test[1])
     assert preset.tests.sign_flip == sign_flip_p(scores)
     assert preset.icc == icc(scores)
     alone = preset.sensitivities["participants alone as clusters"]
-    assert (alone.low, alone.high) == pytest.approx(estimate(scores).headline(), abs=1e-12)
+    assert (alone.low, alone.high) == pytest.approx(estimate(scores).interval(), abs=1e-12)
 
 
 def test_free_chat_has_participants_alone_as_clusters() -> None:
@@ -209,7 +210,10 @@ def test_swapping_the_arms_turns_p_into_one_minus_p() -> None:
     assert one.tests is not None
     assert other.tests is not None
     assert one.tests.p == pytest.approx(other.tests.p)
-    assert (one.counts.first, one.counts.second) == (other.counts.second, other.counts.first)
+    assert (one.counts["first"], one.counts["second"]) == (
+        other.counts["second"],
+        other.counts["first"],
+    )
     assert one.tie_model is not None
     assert other.tie_model is not None
     assert one.tie_model.share + other.tie_model.share == pytest.approx(1)
@@ -227,7 +231,7 @@ def test_store_and_every_format_of_every_profile_give_the_same(
     tmp_path: Path, profile: Any
 ) -> None:
     store = make_store(tmp_path, trials__main=6, quota__complete=8)
-    simulate(store, 8, Crowd(rate=0.7, ties=0.2, dropout=0.0, careless=0.1, failing=0.1))
+    simulate(store, 8, BotBehaviour(rate=0.7, ties=0.2, dropout=0.0, careless=0.1, failing=0.1))
     out = tmp_path / "out"
     export(store, out, profile=profile, actor="me")
     wanted = as_json(analyse(from_store(store)))
@@ -274,9 +278,9 @@ def test_the_outcome_of_a_running_study_stays_hidden(tmp_path: Path) -> None:
         analyse(from_store(store))
     assert "--unblind" in refused.value.sentence
     shown = quality(from_store(store))
-    assert shown.flow.complete == 1
+    assert shown.flow["complete"] == 1
     assert "steered" not in as_json(shown)
-    unblind(store, "The server moves.", actor="me")
+    look(store, "The server moves.", actor="me")
     found = analyse(from_store(store), looked=True)
     assert found.looks[0].reason == "The server moves."
     assert any("looked at 1 time" in limit for limit in found.limits)
@@ -290,9 +294,9 @@ def test_the_outcome_of_a_running_study_stays_hidden(tmp_path: Path) -> None:
 def test_an_export_carries_its_early_looks(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     complete(store)
-    look = unblind(store, "Curiosity.", actor="me")
+    noted = look(store, "Curiosity.", actor="me")
     export(store, tmp_path / "out", actor="me")
-    assert analyse(from_export(tmp_path / "out")).looks == (look,)
+    assert analyse(from_export(tmp_path / "out")).looks == (noted,)
 
 
 # Poor data
@@ -389,9 +393,9 @@ def test_who_is_analysed_per_protocol_and_the_flow() -> None:
     statuses = {"p5": "stale", "x": "withdrawn", "y": "enrolled"}
     data = data_of([*rows, *checks], statuses=statuses)
     flow = quality(data).flow
-    assert flow.consented == 8
-    assert (flow.complete, flow.stale, flow.withdrawn, flow.going_on) == (5, 1, 1, 1)
-    assert (flow.voted, flow.missed_checks, flow.per_protocol) == (6, 2, 3)
+    assert flow["consented"] == 8
+    assert (flow["complete"], flow["stale"], flow["withdrawn"], flow["going_on"]) == (5, 1, 1, 1)
+    assert (flow["voted"], flow["missed_checks"], flow["per_protocol"]) == (6, 2, 3)
     assert quality(data).attention[0].missed == 2
     assert analyse(data).presets[0].sensitivities["per protocol"].n_participants == 3
 
@@ -500,8 +504,8 @@ def test_what_was_called_off_and_how_far_first_tokens_were_apart() -> None:
     found = quality(data)
     assert found.voids == {"failed": 1}
     assert found.times.first_token_gap_ms == (20.0, 30.0)
-    assert analyse(data).presets[0].counts.void == 1
-    assert analyse(data).presets[0].counts.votes == 6
+    assert analyse(data).presets[0].counts["void"] == 1
+    assert analyse(data).presets[0].counts["votes"] == 6
 
 
 def test_two_versions_and_made_up_participants_are_pointed_out() -> None:

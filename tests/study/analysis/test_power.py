@@ -37,22 +37,23 @@ def test_power_agrees_with_a_simulation_that_asks_vote_by_vote() -> None:
     new = rng.random((sets, n, votes)) < rate
     means = np.where(repeats, own, new).mean(axis=2)
     p = stats.ttest_1samp(means, 0.5, axis=1).pvalue
-    share, error = power(Scenario(rate=rate, votes=votes, icc=icc), n)
+    found = power(Scenario(rate=rate, votes=votes, icc=icc), n)
+    share, error = found.power, found.error
     assert share == pytest.approx((p < 0.05).mean(), abs=0.04)
     assert 0 < error < 0.01
 
 
 def test_no_effect_is_found_as_often_as_alpha_says() -> None:
-    share, _ = power(Scenario(rate=0.5, icc=0.1), 40)
+    share = power(Scenario(rate=0.5, icc=0.1), 40).power
     assert share == pytest.approx(0.05, abs=0.012)
 
 
 def test_ties_random_answers_and_families_cost_power() -> None:
-    plain, _ = power(Scenario(rate=0.62), 40)
+    plain = power(Scenario(rate=0.62), 40).power
     assert plain == pytest.approx(0.87, abs=0.02)
-    assert power(Scenario(rate=0.62, ties=0.3), 40)[0] == pytest.approx(0.81, abs=0.02)
-    assert power(Scenario(rate=0.62, random=0.09), 40)[0] == pytest.approx(0.81, abs=0.03)
-    assert power(Scenario(rate=0.62, presets=5), 40)[0] < plain - 0.1
+    assert power(Scenario(rate=0.62, ties=0.3), 40).power == pytest.approx(0.81, abs=0.02)
+    assert power(Scenario(rate=0.62, random=0.09), 40).power == pytest.approx(0.81, abs=0.03)
+    assert power(Scenario(rate=0.62, presets=5), 40).power < plain - 0.1
 
 
 def test_exclusions_and_dropouts_are_made_up_for() -> None:

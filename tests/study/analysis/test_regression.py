@@ -15,9 +15,8 @@ from scipy import stats
 from scipy.special import expit
 
 from saif.study.analysis.data import StudyData
-from saif.study.analysis.quality import share
-from saif.study.analysis.regression import design, models
-from saif.study.analysis.results import Model
+from saif.study.analysis.estimates import share
+from saif.study.analysis.regression import Model, design, models
 from saif.study.participation.votes import Vote, preference_scores
 
 PLAIN, LONGER = "logistic regression", "logistic regression with length"

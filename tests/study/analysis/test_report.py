@@ -90,5 +90,5 @@ def test_the_flow_adds_up() -> None:
     statuses = {"a": "stale", "b": "withdrawn", "c": "erased", "d": "active", "e": "screened"}
     found = analyse(data_of(trial_rows(planted(1, 4, 2, 0.6)), statuses=statuses))
     first, finished, kept = flow_steps(found.quality.flow)
-    assert first.n - sum(n for _, n in first.leaving) == finished.n == 4
-    assert finished.n - sum(n for _, n in finished.leaving) == kept.n
+    assert first[1] - sum(n for _, n in first[2]) == finished[1] == 4
+    assert finished[1] - sum(n for _, n in finished[2]) == kept[1]

@@ -25,8 +25,7 @@ from stored_votes import votes
 from saif.errors import InputError, StudyError
 from saif.study.analysis.estimates import estimate, estimate_two_way, icc, sign_flip_p
 from saif.study.data.export import (
-    _READERS,
-    _WRITERS,
+    _CODECS,
     export,
     guarded,
     read_table,
@@ -63,7 +62,7 @@ NASTY = [
     "007",
     "\u2028",
 ]
-FORMATS = sorted(_WRITERS)
+FORMATS = sorted(_CODECS)
 
 
 def talk(store: Store, name: str, said: str, *, share: bool = True) -> str:
@@ -100,7 +99,7 @@ def test_any_text_comes_back_from_any_format(texts: list[str | None]) -> None:
         for i, text in enumerate(texts)
     ]
     for name in FORMATS:
-        assert _READERS[name](_WRITERS[name](table, columns), columns) == table, name
+        assert _CODECS[name][1](_CODECS[name][0](table, columns), columns) == table, name
 
 
 @pytest.mark.parametrize("text", NASTY)
@@ -122,7 +121,7 @@ def test_ten_thousand_rows_are_the_same_in_all_formats() -> None:
         for i in range(10_000)
     ]
     for name in FORMATS:
-        assert _READERS[name](_WRITERS[name](table, columns), columns) == table, name
+        assert _CODECS[name][1](_CODECS[name][0](table, columns), columns) == table, name
 
 
 def test_an_ordinary_reader_understands_the_csv(tmp_path: Path) -> None:

@@ -28,10 +28,9 @@ from made_up_participants import (
     rows,
     walk,
 )
-from stored_votes import votes
+from stored_votes import flow, votes
 
 from saif.errors import StudyError
-from saif.study.data.results import flow
 from saif.study.design.publish import canonical
 from saif.study.durability.backup import backup, backups, restore
 from saif.study.durability.erasure import finish_erasures, withdraw

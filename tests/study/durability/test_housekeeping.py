@@ -19,14 +19,13 @@ from made_up_participants import (
     published,
     rows,
 )
+from stored_votes import flow
 
 from saif.errors import StudyError
 from saif.study.data.monitoring import status
-from saif.study.data.results import flow
 from saif.study.durability.backup import backups
-from saif.study.durability.erasure import erase_rows
+from saif.study.durability.erasure import ends_at, erase_rows, purge
 from saif.study.durability.housekeeping import Housekeeper
-from saif.study.durability.retention import ends_at, purge
 from saif.study.store import audit
 from saif.study.store.settings import COPIED, change, setting
 from saif.study.store.store import Store
@@ -132,7 +131,7 @@ def test_a_job_that_fails_is_told_tried_again_and_stops_no_other(
         keeper.tick()
     assert remote.calls == 2
     assert troubles(store)["copy"] == {"since": since, "problem": "the hub can't be reached"}
-    assert [trouble.job for trouble in status(store).troubles] == ["backup", "copy"]
+    assert [trouble["job"] for trouble in status(store).troubles] == ["backup", "copy"]
     assert status(store).uncopied == 1
     assert "the hub can't be reached" in caplog.text
     remote.up = True
@@ -191,7 +190,7 @@ def test_the_thread_copies_when_woken_and_once_more_when_stopped(store: Store) -
         last = complete(store, "last")
     assert keeper.is_safe_to_finish(last)
     assert "housekeeper" not in {thread.name for thread in threading.enumerate()}
-    keeper.stop()
+    keeper.__exit__()
 
 
 def test_troubles_of_an_earlier_run_are_forgotten(store: Store, clock: Clock) -> None:
@@ -250,7 +249,7 @@ def test_a_deletion_that_was_cut_off_goes_on(
     complete(store, "a")
     complete(store, "b")
     with monkeypatch.context() as patch:
-        patch.setattr("saif.study.durability.retention.finish_erasures", lambda store: 1 / 0)
+        patch.setattr("saif.study.durability.erasure.finish_erasures", lambda store: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             purge(store)
     again = Store(store.folder, published(), KEY, clock=clock)

@@ -22,15 +22,14 @@ from stored_votes import votes
 
 from saif.errors import StudyError
 from saif.study.analysis.estimates import estimate
-from saif.study.durability.erasure import erase_rows, withdraw
+from saif.study.durability.erasure import erase_rows, purge, withdraw
 from saif.study.durability.housekeeping import Housekeeper
 from saif.study.durability.remote import SNAPSHOTS_AT_MOST, Copier, is_copied, n_uncopied, rebuild
-from saif.study.durability.retention import purge
 from saif.study.opening import REMOTE_VARIABLE, check_place
 from saif.study.participation.events import note_event
 from saif.study.participation.steps import add_exchange, begin, call_off, reopen, report
 from saif.study.participation.votes import preference_scores
-from saif.study.simulation.simulate import Crowd, simulate
+from saif.study.simulation.simulate import BotBehaviour, simulate
 from saif.study.store import audit
 from saif.study.store.schema import MIGRATIONS
 from saif.study.store.store import Store
@@ -151,7 +150,7 @@ def test_a_played_study_gives_the_same_statistics_after_a_rebuild(
     store = make_store(tmp_path, trials__main=4)
     copier = Copier(store, shelf)
     for seed in range(4):
-        simulate(store, 3, Crowd(failing=0.1, returning=0.1), seed=seed)
+        simulate(store, 3, BotBehaviour(failing=0.1, returning=0.1), seed=seed)
         copier()
     again = rebuilt(shelf, tmp_path / "new", store)
     assert votes(again) == votes(store)
@@ -159,7 +158,7 @@ def test_a_played_study_gives_the_same_statistics_after_a_rebuild(
         preference_scores(votes(store), "steered")
     )
     newest = max(shelf.files)
-    simulate(again, 3, Crowd(), seed=9)  # and goes on
+    simulate(again, 3, BotBehaviour(), seed=9)  # and goes on
     Copier(again, shelf)()
     assert max(shelf.files) > newest
     third = rebuilt(shelf, tmp_path / "third", again)

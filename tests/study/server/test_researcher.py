@@ -23,9 +23,9 @@ from made_up_participants import (
 )
 from read_exports import check_sums
 from researcher_server import SECRET, serving
+from stored_votes import flow
 
 from saif.errors import StudyError
-from saif.study.data.results import flow
 from saif.study.participation.steps import add_exchange, begin, call_off, report
 from saif.study.server.researcher import LASTS_SECONDS, Sessions, TooManyTriesError
 from saif.study.store.settings import is_paused

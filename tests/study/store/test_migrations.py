@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 from made_up_participants import KEY, Clock, complete, make_store, rows
-from stored_votes import votes
+from stored_votes import flow, votes
 
 from saif.errors import StudyError
-from saif.study.data.results import flow
 from saif.study.design.publish import Version
 from saif.study.store import audit
 from saif.study.store.schema import MIGRATIONS

@@ -21,10 +21,9 @@ from made_up_participants import (
     screen_out,
     walk,
 )
-from stored_votes import missed_checks, votes
+from stored_votes import flow, missed_checks, votes
 
 from saif.errors import InputError, StudyError
-from saif.study.data.results import flow
 from saif.study.design.plan import draw_plan
 from saif.study.participation.events import MAX_EVENTS, note_event
 from saif.study.participation.steps import (

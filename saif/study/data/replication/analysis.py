@@ -52,10 +52,8 @@ def estimate(votes: list[Vote]) -> dict[str, float | int | None]:
         seen[prompt].add(who)
     n, n_votes = len(scores), len(votes)
     value = math.fsum(math.fsum(own) / len(own) for own in scores.values()) / n
-    found: dict[str, float | int | None] = {
-        "share": value, "low": None, "high": None, "t": None, "df": None, "p": None,
-        "participants": n, "votes": n_votes,
-    }  # fmt: skip
+    unknown: dict[str, float | int | None] = dict.fromkeys(["low", "high", "t", "df", "p"])
+    found = {"share": value, **unknown, "participants": n, "votes": n_votes}
     if n < 2:
         return found
     df = n - 1
@@ -77,14 +75,12 @@ def estimate(votes: list[Vote]) -> dict[str, float | int | None]:
     else:  # Wilson
         z = norm.ppf(0.975)
         centre = (value + z**2 / (2 * n_eff)) / (1 + z**2 / n_eff)
-        half = (
-            z * math.sqrt(value * (1 - value) / n_eff + z**2 / (4 * n_eff**2)) / (1 + z**2 / n_eff)
-        )
+        spread = math.sqrt(value * (1 - value) / n_eff + z**2 / (4 * n_eff**2))
+        half = z * spread / (1 + z**2 / n_eff)
         found["low"], found["high"] = max(0.0, float(centre - half)), min(1.0, float(centre + half))
     if variance >= 1e-18:
         statistic = (value - 0.5) / math.sqrt(variance)
-        p = 2 * float(t.sf(abs(statistic), df))
-        found["t"], found["df"], found["p"] = statistic, df, p
+        found |= {"t": statistic, "df": df, "p": 2 * float(t.sf(abs(statistic), df))}
     return found
 
 

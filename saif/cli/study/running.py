@@ -1,4 +1,5 @@
-"""`study status`, `pause`, `resume`, `erase`, `backup`, `restore`, `verify`: what people gave."""
+"""`study serve`, `status`, `pause`, `resume`, `erase`, `backup`, `restore`, `verify`: a published
+study and what people gave."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -7,15 +8,41 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from saif.cli.options import JsonOption
-from saif.cli.output import console, note, plain, print_json
-from saif.cli.study.opening import StudyFolder, open_study
+from saif.cli.options import JsonOption, PresetsOption, open_library
+from saif.cli.output import chatter_to_stderr, console, note, plain, print_json
 
 if TYPE_CHECKING:
     from saif.study.data.monitoring import Status
+    from saif.study.store.store import Store
+
+StudyFolder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="The folder that the study was published to.")
+]
 
 RESEARCHER = "researcher"
 """Who the audit trail says it was."""
+
+
+def open_study(folder: Path, *, to_look: bool = False) -> "Store":
+    """As `saif.study.opening.open_study`, which loads only when a command runs."""
+    from saif.study.opening import open_study as opened
+
+    return opened(folder, to_look=to_look)
+
+
+def serve(
+    folder: StudyFolder,
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for everybody.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    presets: PresetsOption = None,
+) -> None:
+    """Serve a published study to its participants, until Ctrl+C."""
+    with chatter_to_stderr():
+        from saif.study.server.serve import open_to_participants
+
+        open_to_participants(folder, open_library(presets), host, port, say=note)
 
 
 def status(folder: StudyFolder, json: JsonOption = False) -> None:
@@ -34,7 +61,7 @@ def status(folder: StudyFolder, json: JsonOption = False) -> None:
         screen.print("Paused: nobody joins and no comparison begins.", style="bold")
     screen.print(_table(found))
     for trouble in found.troubles:
-        told = f"Trouble with {trouble.job} since {trouble.since}: {trouble.problem}"
+        told = "Trouble with {job} since {since}: {problem}".format_map(trouble)
         screen.print(plain(told), soft_wrap=True)
 
 

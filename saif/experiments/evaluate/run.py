@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from saif.core.steering import Steering
 from saif.decoding import Sampling
 from saif.engine.local import LocalEngine
 from saif.engine.protocol import Reply
@@ -18,9 +17,6 @@ from saif.experiments.baselines import (
 )
 from saif.experiments.evaluate.run_folder import Cell, ReplyRecord, RunFolder, Timing
 from saif.experiments.evaluate.score import CheckedReply, Task, check_replies, make_replies
-from saif.presets.spec import SteeringSpec
-
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +42,6 @@ class Measured:
     generation_seconds: float
     checking_seconds: float
 
-    @property
-    def steering(self) -> Steering | None:
-        """The cell's, None where nothing was steered."""
-        return self.tasks[0].steering
-
 
 class Evaluation:
     """Makes and checks the replies of trials.
@@ -66,7 +57,7 @@ class Evaluation:
         *,
         temperature: float = 0.0,
         seed: int = 0,
-        advance: Advance = lambda _: None,
+        advance: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.engine = engine
         self._sampling = Sampling(temperature=temperature, seed=seed)
@@ -93,7 +84,6 @@ class Evaluation:
         return self._measured[key]
 
     def _make(self, trial: Trial, tasks: Sequence[Task]) -> tuple[list[Reply], float]:
-        """The replies, and how many seconds they took."""
         started = time.perf_counter()
         sampling = replace(self._sampling, max_new_tokens=trial.max_new_tokens)
         replies = make_replies(self.engine, tasks, sampling=sampling, advance=self._advance)
@@ -116,8 +106,7 @@ def run_trials(
     done = set(folder.resume())
     for trial in trials:
         if trial.cell not in done:
-            measured = evaluation.measure(trial)
-            folder.append(_records(trial, measured), _timing(trial, measured))
+            folder.append(*_records(trial, evaluation.measure(trial)))
         yield trial.cell
 
 
@@ -132,48 +121,42 @@ def perplexity_bound(subject: Subject) -> float:
     return scores.perplexity_bound
 
 
-def _records(trial: Trial, measured: Measured) -> list[ReplyRecord]:
-    bound = trial.bound
+def _records(trial: Trial, measured: Measured) -> tuple[list[ReplyRecord], Timing]:
     spec = spec_for(trial.condition, trial.subject)
-    steering = measured.steering
-    return [
+    steering = measured.tasks[0].steering
+    # As run folders have always held it.
+    as_stored = spec and {
+        "layers": list(spec.layers),
+        "dose": round(spec.dose, 4),
+        "latents": None if spec.latents is None else asdict(spec.latents),
+        "shape": asdict(spec.schedule),
+    }
+    records = [
         ReplyRecord(
             cell=trial.cell,
             content=task.content,
             message=task.message,
-            push=None if spec is None else _plain_values(spec),
+            push=as_stored,
             text=checked.reply.text,
             token_ids=list(checked.reply.token_ids),
             stop=checked.reply.stop,
             steered=checked.reply.steered,
             dose=None if steering is None else round(steering.total_dose, 4),
             loose=checked.loose,
-            strict=checked.strict(bound),
+            strict=checked.strict(trial.bound),
             about=checked.relevant,
-            problems=checked.fluency.problems(bound),
+            problems=checked.fluency.problems(trial.bound),
             perplexity=_rounded(checked.fluency.perplexity),
         )
         for task, checked in zip(measured.tasks, measured.checked, strict=True)
     ]
-
-
-def _timing(trial: Trial, measured: Measured) -> Timing:
-    return Timing(
+    timing = Timing(
         cell=trial.cell,
-        tokens=sum(len(checked.reply.token_ids) for checked in measured.checked),
+        tokens=sum(len(record.token_ids) for record in records),
         generation_seconds=round(measured.generation_seconds, 2),
         judging_seconds=round(measured.checking_seconds, 2),
     )
-
-
-def _plain_values(spec: SteeringSpec) -> dict[str, object]:
-    """A spec as run folders have always held it."""
-    return {
-        "layers": list(spec.layers),
-        "dose": round(spec.dose, 4),
-        "latents": None if spec.latents is None else asdict(spec.latents),
-        "shape": asdict(spec.schedule),
-    }
+    return records, timing
 
 
 def _rounded(value: float | None) -> float | None:

@@ -164,19 +164,12 @@ class RunFolder:
         with self.replies_path.open("r+b") as file:
             complete: list[Cell] = []
             end = 0
-            lines: list[Cell] = []
-            position = 0
-            for line in file:
-                cell = _cell_of(line)
-                if cell is None:
+            for cell, lines in groupby(file, _cell_of):
+                sizes = [len(line) for line in lines]
+                if cell is None or len(sizes) < self.record.n:
                     break
-                if lines and cell != lines[-1]:
-                    lines = []
-                lines.append(cell)
-                position += len(line)
-                if len(lines) == self.record.n:
-                    complete.append(cell)
-                    end, lines = position, []
+                complete.append(cell)
+                end += sum(sizes)
             file.truncate(end)
         return complete
 

@@ -5,7 +5,7 @@ Each is a PNG with its text alternative. The same numbers give the same bytes.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 
@@ -148,8 +148,7 @@ def _value_axis(axes: Axes, over: str, values: Sequence[float]) -> None:
     axes.margins(x=0.03)
 
 
-@dataclass(frozen=True, slots=True)
-class PlacementPair:
+class PlacementPair(NamedTuple):
     """One preset and condition at both placements."""
 
     preset: str

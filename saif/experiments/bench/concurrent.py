@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 from saif.core.steering import Steering
@@ -23,13 +22,8 @@ _QUESTIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """One person's wait, in seconds, and the tokens of both columns."""
-
-    first_token: float
-    whole: float
-    tokens: int
+_Answer = tuple[float, float, int]
+"""One person's wait for the first token and for the whole, in seconds, and both columns' tokens."""
 
 
 def measure_concurrent(
@@ -40,13 +34,10 @@ def measure_concurrent(
         return []
     shared = SharedEngine(engine.language_model, cache_bytes=0)
     _ask_all(shared, steering, 1, n_steps)  # warm-up
-    return [_summary(_ask_all(shared, steering, size, n_steps)) for size in sizes]
+    return [_ask_all(shared, steering, size, n_steps) for size in sizes]
 
 
-def _ask_all(
-    shared: SharedEngine, steering: Steering, size: int, n_steps: int
-) -> tuple[float, list[_Answer]]:
-    """Seconds until everyone was answered, and each one's answer."""
+def _ask_all(shared: SharedEngine, steering: Steering, size: int, n_steps: int) -> dict[str, Any]:
     together = threading.Barrier(size)
 
     def ask(number: int) -> _Answer:
@@ -62,22 +53,18 @@ def _ask_all(
         for step in shared.stream(requests):
             first = first or time.perf_counter() - started
             tokens += sum(row.token_id is not None for row in step)
-        return _Answer(first, time.perf_counter() - started, tokens)
+        return first, time.perf_counter() - started, tokens
 
     started = time.perf_counter()
     with ThreadPoolExecutor(size) as people:
         answers = list(people.map(ask, range(size)))
-    return time.perf_counter() - started, answers
-
-
-def _summary(asked: tuple[float, list[_Answer]]) -> dict[str, Any]:
-    seconds, answers = asked
-    firsts = sorted(answer.first_token for answer in answers)
+    seconds = time.perf_counter() - started
+    firsts, wholes, tokens = zip(*answers, strict=True)
     return {
-        "people": len(answers),
-        "tokens_per_second": sum(answer.tokens for answer in answers) / seconds,
+        "people": size,
+        "tokens_per_second": sum(tokens) / seconds,
         "median_first_token_seconds": statistics.median(firsts),
-        "last_first_token_seconds": firsts[-1],
-        "median_answer_seconds": statistics.median(answer.whole for answer in answers),
-        "last_answer_seconds": max(answer.whole for answer in answers),
+        "last_first_token_seconds": max(firsts),
+        "median_answer_seconds": statistics.median(wholes),
+        "last_answer_seconds": max(wholes),
     }

@@ -25,31 +25,24 @@ from saif.runtime.bench_backends import generate_times, llama_cpp
 from saif.runtime.load import QuantizeOrAuto
 
 BASELINE, LLAMA_CPP = "generate, 1 row", "llama.cpp, 1 row"
-_ONE, _TWO, _THREE, _STEERED = (
-    "saif, 1 row",
-    "saif, 2 rows",
-    "saif, 3 rows",
-    "saif, 2 rows, one steered",
-)
+_ONE, _TWO, _STEERED = "saif, 1 row", "saif, 2 rows", "saif, 2 rows, one steered"
 OURS = {
     _ONE: (False,),
     _TWO: (False, False),
-    _THREE: (False, False, False),
+    "saif, 3 rows": (False, False, False),
     _STEERED: (False, True),
 }
 """case -> which of its rows are steered."""
 
 COSTS = {
     "a second row": (_TWO, _ONE),
-    "a third row": (_THREE, _ONE),
+    "a third row": ("saif, 3 rows", _ONE),
     "steering one of two rows": (_STEERED, _TWO),
 }
 """what costs -> the case with it and the one without."""
 
 _READ_BYTES = 200_000_000
 _PROMPT = "Write a long story about an old house by the sea and the people who lived in it."
-_TURNS = 5
-_PASSAGE = "The sea was calm that day, and the boats lay still beside the old stone wall. "
 _START = """
 import sys, time
 started = time.perf_counter()
@@ -78,13 +71,18 @@ class Bench:
     def round(self) -> dict[str, list[float]]:
         """case -> seconds of each of its steps. What else the machine does falls on all alike: our
         cases take turns at their steps, and what others run comes right before."""
-        found = {BASELINE: _steps(generate_times(self._model, self._prompt(), self._n))}
+        prompt = self._model.render([{"role": "user", "content": _PROMPT}])
+        found = {BASELINE: _steps(generate_times(self._model, prompt, self._n))}
         if self._llama is not None:
-            found[LLAMA_CPP] = _steps(self._llama.times(self._prompt(), self._n))
+            found[LLAMA_CPP] = _steps(self._llama.times(prompt, self._n))
         return found | self._interleaved()
 
     def _interleaved(self) -> dict[str, list[float]]:
-        cases = {name: self._engine.stream(self._requests(name)) for name in OURS}
+        asked = (Message("user", _PROMPT),)
+        cases = {
+            name: self._engine.stream([self._request(asked, steered) for steered in rows])
+            for name, rows in OURS.items()
+        }
         for steps in cases.values():
             next(steps)  # the prefill
         found: dict[str, list[float]] = {name: [] for name in OURS}
@@ -105,32 +103,19 @@ class Bench:
         self._engine.wait_for_reprefills()  # they are no part of the next round
         return {name: _checked(seconds[:n]) for name, seconds in found.items()}
 
-    def _requests(self, case: str) -> list[Request]:
-        message = (Message("user", _PROMPT),)
-        return [
-            Request(
-                messages=message,
-                steering=self.steering if steered else None,
-                sampling=self._sampling,
-            )
-            for steered in OURS[case]
-        ]
-
-    def _prompt(self) -> list[int]:
-        return self._model.render([{"role": "user", "content": _PROMPT}])
+    def _request(self, messages: tuple[Message, ...], steered: bool) -> Request:
+        steering = self.steering if steered else None
+        return Request(messages=messages, steering=steering, sampling=self._sampling)
 
     def first_tokens(self) -> list[float]:
         """Seconds to the first token of each turn of a conversation in two columns."""
         columns: list[tuple[Message, ...]] = [(), ()]
         found = []
         self._engine.forget()
-        for turn in range(_TURNS):
+        for turn in range(5):
             asked = Message("user", f"{_PROMPT} This is chapter {turn + 1}.")
             columns = [(*messages, asked) for messages in columns]
-            requests = [
-                Request(messages=messages, steering=steering, sampling=self._sampling)
-                for messages, steering in zip(columns, (None, self.steering), strict=True)
-            ]
+            requests = [self._request(columns[0], False), self._request(columns[1], True)]
             started = time.perf_counter()
             texts = ["", ""]
             for number, step in enumerate(self._engine.stream(requests)):
@@ -147,7 +132,8 @@ class Bench:
 
     def prefill_seconds(self) -> float:
         """Seconds per token to prefill some hundred tokens of text as one row."""
-        ids = self._model.encode_text(_PASSAGE * 8)
+        sentence = "The sea was calm that day, and the boats lay still beside the old stone wall. "
+        ids = self._model.encode_text(sentence * 8)
         started = time.perf_counter()
         self._model.residuals([ids], [])
         return (time.perf_counter() - started) / len(ids)

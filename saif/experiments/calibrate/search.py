@@ -12,6 +12,7 @@ that it is a fair baseline.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from saif.core.fluency import perplexity_bound
 from saif.core.types import Placement, Sampling
@@ -37,6 +38,9 @@ from saif.presets.instructions import Instruction, place
 from saif.presets.preset import LoadedPreset
 from saif.presets.spec import SteeringSpec
 
+Search = Literal["all", "rival", "none"]
+"""What is searched: latents and mean difference, mean difference alone, or neither."""
+
 _CHECKED_TOGETHER = 4
 
 MAX_DEGENERATE = 0.15
@@ -61,19 +65,25 @@ def calibrate(
     contents: Sequence[str],
     budget: SearchBudget,
     *,
-    latents: bool = True,
+    search: Search = "all",
     advance: Callable[[int], None] = lambda _: None,
 ) -> Calibration:
-    """The best choice for one placement, found on `contents` only. Without `latents` only mean
-    difference is searched, and the preset's own choice stays. Raises ModelError for a model that
-    answers with nothing."""
+    """The best choice for one placement, found on `contents` only. What isn't searched stays as the
+    preset has it. Raises ModelError for a model that answers with nothing, PresetError for a preset
+    that was never calibrated if nothing is searched."""
     scorer = _Scorer(engine, preset, instruction, placement, budget, advance)
     contents = contents[: budget.third]
-    bound = scorer.perplexity_bound(contents)
     part = preset.preset.placements[placement]
+    choice, mean_difference = part.choice, part.mean_difference
+    if search == "none" and mean_difference is None:
+        raise PresetError(
+            f"The preset '{preset.id}' has no choice yet to keep.",
+            hint="Calibrate it with the search first.",
+        )
+    bound = scorer.perplexity_bound(contents)
     baseline, own = search_spaces(len(part.layer_numbers), budget)
 
-    def search(space: SearchSpace) -> SteeringSpec:
+    def best_of(space: SearchSpace) -> SteeringSpec:
         first = initial_grid(part.layer_numbers, space.recipes, budget.doses)
         scores = scorer.score(first, contents[: budget.first], bound, budget.first_tokens)
         ranking = distinct(_best(first, scores, len(first)))
@@ -82,32 +92,11 @@ def calibrate(
         finalists = _best(second, scores, space.finalists)
         return scorer.strictest(final_variants(finalists, ranking), contents, bound)
 
-    mean_difference = search(baseline)
-    choice = search(own) if latents else part.choice
+    if mean_difference is None or search != "none":
+        mean_difference = best_of(baseline)
+    if search == "all":
+        choice = best_of(own)
     return Calibration(choice, mean_difference, bound)
-
-
-def keep_choice(
-    engine: LocalEngine,
-    preset: LoadedPreset,
-    instruction: Instruction,
-    placement: Placement,
-    contents: Sequence[str],
-    budget: SearchBudget,
-    *,
-    advance: Callable[[int], None] = lambda _: None,
-) -> Calibration:
-    """The choice that the preset has, with the bound that its scores need; nothing is searched.
-    Raises PresetError for a preset that was never calibrated."""
-    part = preset.preset.placements[placement]
-    if part.mean_difference is None:
-        raise PresetError(
-            f"The preset '{preset.id}' has no choice yet to keep.",
-            hint="Calibrate it with the search first.",
-        )
-    scorer = _Scorer(engine, preset, instruction, placement, budget, advance)
-    bound = scorer.perplexity_bound(contents[: budget.third])
-    return Calibration(part.choice, part.mean_difference, bound)
 
 
 Objective = tuple[float, float]

@@ -125,12 +125,16 @@ def _records(trial: Trial, measured: Measured) -> tuple[list[ReplyRecord], Timin
     spec = spec_for(trial.condition, trial.subject)
     steering = measured.tasks[0].steering
     # As run folders have always held it.
-    as_stored = spec and {
-        "layers": list(spec.layers),
-        "dose": round(spec.dose, 4),
-        "latents": None if spec.latents is None else asdict(spec.latents),
-        "shape": asdict(spec.schedule),
-    }
+    as_stored = (
+        None
+        if spec is None
+        else {
+            "layers": list(spec.layers),
+            "dose": round(spec.dose, 4),
+            "latents": None if spec.latents is None else asdict(spec.latents),
+            "shape": asdict(spec.schedule),
+        }
+    )
     records = [
         ReplyRecord(
             cell=trial.cell,

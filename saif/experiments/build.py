@@ -32,7 +32,7 @@ N_SCORED = 20
 def identify_presets(
     engine: LocalEngine,
     library: Library,
-    data: Path,
+    data: Path | None,
     instruction_ids: Sequence[str] | None,
     sae_sources: Sequence[str] | None,
     *,
@@ -41,7 +41,8 @@ def identify_presets(
 ) -> None:
     """Write a preset per instruction, uncalibrated, with the latents of every available SAE.
 
-    All instructions are read, even if few are wanted: each is the others' control.
+    All instructions are read, even if few are wanted: each is the others' control. Without `data`,
+    here and below, the sentences that ship for making presets are read.
     """
     if n < 2:
         raise InputError(f"Latents can't be told from {n} texts.", hint="Give --n 2 or more.")
@@ -49,7 +50,8 @@ def identify_presets(
         library.instruction(name)  # raises, listing what there is
     instructions = library.instructions()
     kinds = sorted({instruction.contents for instruction in instructions})
-    contents = {kind: read_contents(data, kind, "identify", n) for kind in kinds}
+    source = data or _shipped(library)
+    contents = {kind: read_contents(source, kind, "identify", n) for kind in kinds}
     sources = _sae_sources(engine, library, sae_sources)
     layers = sorted(sources)
     activations = read_activations(
@@ -76,10 +78,8 @@ def make_presets(
 ) -> None:
     """Identify and calibrate what a model lacks. Goes on where it was interrupted.
 
-    Without `data` the sentences that ship for this are read, and so only instructions for
-    sentences can be made.
+    Without `data` only instructions for sentences can be made.
     """
-    source = data or library.root / "contents" / "making.txt"
     possible = makeable(library, data)
     wanted = list(preset_ids or possible)
     for name in wanted:
@@ -94,12 +94,12 @@ def make_presets(
     if missing:
         n_texts = BUDGETS[effort, "sentence"].identify_on
         identify_presets(
-            engine, library, source, missing, sae_sources, n=n_texts, on_progress=on_progress
+            engine, library, data, missing, sae_sources, n=n_texts, on_progress=on_progress
         )
     calibrate_presets(
         engine,
         library,
-        source,
+        data,
         wanted,
         sae_sources,
         n=n,
@@ -108,6 +108,10 @@ def make_presets(
         on_progress=on_progress,
         command=command,
     )
+
+
+def _shipped(library: Library) -> Path:
+    return library.root / "contents" / "making.txt"
 
 
 def makeable(library: Library, data: Path | None = None) -> list[str]:
@@ -135,7 +139,7 @@ def work_left(
 def calibrate_presets(
     engine: LocalEngine,
     library: Library,
-    data: Path,
+    data: Path | None,
     preset_ids: Sequence[str] | None,
     sae_sources: Sequence[str] | None,
     *,
@@ -174,7 +178,7 @@ def calibrate_presets(
             progress.advance(replies, count)
             on_progress("replies", count)
 
-        texts = functools.cache(functools.partial(read_contents, data))
+        texts = functools.cache(functools.partial(read_contents, data or _shipped(library)))
         evaluation = Evaluation(engine, advance=advance)
         folder = library.model_folder(engine.model.id)
         jobs = [(name, placement) for name in names for placement in PLACEMENTS]

@@ -70,7 +70,7 @@ def a_set_is_needed(evidence: Evidence) -> Claim:
 def k_has_an_optimum(evidence: Evidence) -> Claim:
     text = "There is an optimal number of latents k: fewer and more are worse."
     swept = swept_numbers(evidence.sweeps.get("k", {}), "steered")
-    values = swept.values
+    values = list(swept)
     if len(values) < 3:
         return _unmeasured(text, "a sweep over at least three values of k")
     inner = values[1:-1]
@@ -86,7 +86,7 @@ def k_has_an_optimum(evidence: Evidence) -> Claim:
 def last_layer_is_best(evidence: Evidence) -> Claim:
     text = "The last layer is the best one to steer."
     swept = swept_numbers(evidence.sweeps.get("layer", {}), "steered")
-    values = swept.values
+    values = list(swept)
     last = evidence.model.n_layers - 1
     if len(values) < 2 or last not in values:
         measured = f" (measured: {', '.join(f'{value:g}' for value in values)})" if values else ""
@@ -106,7 +106,13 @@ def post_beats_pre(evidence: Evidence, *, suffix: bool = False) -> Claim:
         condition, needed = "steered-suffix", "both placements with the suffix"
     found = post_against_pre(evidence.cells, condition)
     if not found.strata:
-        found = post_against_pre(_by_placement(evidence), condition)
+        # A sweep over the placement, told as an evaluation's cells.
+        told = {
+            cell.model_copy(update={"placement": cell.value, "value": None}): replies
+            for cell, replies in evidence.sweeps.get("placement", {}).items()
+            if cell.value in ("pre", "post")
+        }
+        found = post_against_pre(told, condition)
     if not found.strata:
         return _unmeasured(text, needed)
     return Claim(text, found.better(), found.words("post", "pre") + ".")
@@ -198,15 +204,6 @@ def _subject(cells: Cells) -> str:
     """What stands for the method: the calibrated preset, or the plain recipe if only that ran."""
     conditions = {cell.condition for cell in cells}
     return "saif" if "saif" in conditions and "steered" not in conditions else "steered"
-
-
-def _by_placement(evidence: Evidence) -> Cells:
-    """A sweep over the placement, told as an evaluation's cells."""
-    told = {}
-    for cell, replies in evidence.sweeps.get("placement", {}).items():
-        if cell.value in ("pre", "post"):
-            told[cell.model_copy(update={"placement": cell.value, "value": None})] = replies
-    return told
 
 
 def _rate(cells: Cells, condition: str, outcome: Outcome) -> Rate:

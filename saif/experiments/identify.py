@@ -154,8 +154,27 @@ def build_presets(
                 tables.setdefault((instruction.id, placement), []).append(table)
             vectors[instruction.id][layer] = _vectors(sae, found, instruction, activations, layer)
         on_progress("layers", 1)
+    commit = engine.language_model.revision
     return [
-        LoadedPreset(_card(engine, instruction, tables), vectors[instruction.id])
+        LoadedPreset(
+            Preset(
+                schema_version=1,
+                id=instruction.id,
+                title=instruction.title,
+                instruction=instruction.id,
+                model=engine.model,
+                placements={
+                    placement: PlacementPreset(
+                        layers=tables[instruction.id, placement],
+                        choice=replace(FIRST_CHOICE, layer=layers[-1]),
+                        scores=None,
+                    )
+                    for placement in PLACEMENTS
+                },
+                versions={"saif": __version__} | ({"model": commit} if commit else {}),
+            ),
+            vectors[instruction.id],
+        )
         for instruction in instructions
     ]
 
@@ -255,28 +274,4 @@ def _vectors(
             placement: instructed[instruction.id, placement][layer].mean(dim=0) - without
             for placement in PLACEMENTS
         },
-    )
-
-
-def _card(
-    engine: LocalEngine,
-    instruction: Instruction,
-    tables: dict[tuple[str, Placement], list[LayerTable]],
-) -> Preset:
-    commit = engine.language_model.revision
-    return Preset(
-        schema_version=1,
-        id=instruction.id,
-        title=instruction.title,
-        instruction=instruction.id,
-        model=engine.model,
-        placements={
-            placement: PlacementPreset(
-                layers=tables[instruction.id, placement],
-                choice=replace(FIRST_CHOICE, layer=tables[instruction.id, placement][-1].layer),
-                scores=None,
-            )
-            for placement in PLACEMENTS
-        },
-        versions={"saif": __version__} | ({"model": commit} if commit else {}),
     )

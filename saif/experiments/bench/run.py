@@ -6,8 +6,10 @@ import platform
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,9 @@ import torch
 
 from saif.core.steering import Steering
 from saif.decoding import Sampling
-from saif.engine.local import LocalEngine
+from saif.engine.local import LocalEngine, SharedEngine
 from saif.engine.protocol import Message, Request
 from saif.errors import InputError, ModelError
-from saif.experiments.bench.concurrent import measure_concurrent
 from saif.progress import track
 from saif.runtime import embedded
 from saif.runtime.bench_backends import generate_times, llama_cpp
@@ -41,7 +42,16 @@ COSTS = {
 }
 """what costs -> the case with it and the one without."""
 
+PEOPLE = (1, 4, 16, 64)
+"""How many write at once, where that is asked for."""
+
 _READ_BYTES = 200_000_000
+_QUESTIONS = (
+    "Write a long story about an old house by the sea.",
+    "Tell me everything you know about bread.",
+    "What should I see in a big city on a rainy day?",
+    "Describe a long walk through a forest in the autumn.",
+)
 _PROMPT = "Write a long story about an old house by the sea and the people who lived in it."
 _START = """
 import sys, time
@@ -175,8 +185,53 @@ def run_bench(
         "last_turn_to_first": statistics.median(turn[-1] / turn[0] for turn in turns),
         "read_tokens_per_second": 1 / statistics.median(prefills),
         "memory_bytes": {"model": engine.language_model.memory, "process_peak": _peak_memory()},
-        "crowd": measure_concurrent(engine, bench.steering, sizes=people, n_steps=n_steps),
+        "crowd": _concurrent(engine, bench.steering, people, n_steps),
         "start_up_seconds": _start_up(start_up, quantize) if start_up else None,
+    }
+
+
+def _concurrent(
+    engine: LocalEngine, steering: Steering, sizes: Sequence[int], n_steps: int
+) -> list[dict[str, Any]]:
+    """How it answers when many people write at once, each two columns, one of them steered. Per
+    size: tokens per second of all together, and what one of them waits for."""
+    if not sizes:
+        return []
+    shared = SharedEngine(engine.language_model, cache_bytes=0)
+    _ask_all(shared, steering, 1, n_steps)  # warm-up
+    return [_ask_all(shared, steering, size, n_steps) for size in sizes]
+
+
+def _ask_all(shared: SharedEngine, steering: Steering, size: int, n_steps: int) -> dict[str, Any]:
+    together = threading.Barrier(size)
+
+    def ask(number: int) -> tuple[float, float, int]:
+        message = Message("user", f"{_QUESTIONS[number % len(_QUESTIONS)]} ({number})")
+        sampling = Sampling(max_new_tokens=n_steps, seed=number)
+        requests = [
+            Request(messages=(message,), steering=each, sampling=sampling)
+            for each in (None, steering)
+        ]
+        together.wait()
+        started = time.perf_counter()
+        first, tokens = 0.0, 0
+        for step in shared.stream(requests):
+            first = first or time.perf_counter() - started
+            tokens += sum(row.token_id is not None for row in step)
+        return first, time.perf_counter() - started, tokens
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(size) as people:
+        answers = list(people.map(ask, range(size)))
+    seconds = time.perf_counter() - started
+    firsts, wholes, tokens = zip(*answers, strict=True)
+    return {
+        "people": size,
+        "tokens_per_second": sum(tokens) / seconds,
+        "median_first_token_seconds": statistics.median(firsts),
+        "last_first_token_seconds": max(firsts),
+        "median_answer_seconds": statistics.median(wholes),
+        "last_answer_seconds": max(wholes),
     }
 
 

@@ -157,10 +157,8 @@ class _Scorer:
         scores: dict[SteeringSpec, Objective] = {}
         for start in range(0, len(ranking), _CHECKED_TOGETHER):
             next_best = ranking[start : start + _CHECKED_TOGETHER]
-            if (
-                scores
-                and _best([*scores, next_best[0]], {**upper_bounds, **scores}, 1)[0] in scores
-            ):
+            challenger = next_best[:1]
+            if scores and _best([*scores, *challenger], upper_bounds | scores, 1) != challenger:
                 break
             flat = [j for spec in next_best for j in checked[spec]]
             found = check_relevance(self.engine, self.instruction, flat, contents)

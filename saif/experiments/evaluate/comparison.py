@@ -142,24 +142,17 @@ def uneven_doses(cells: Cells, first: str, second: str, tolerance: float) -> lis
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Swept:
-    """A sweep over a number, for the condition `condition`: value -> stratum -> replies. Only
-    values that every preset and placement was measured at, so that they can be pooled."""
-
-    by_value: Mapping[float, Mapping[str, Sequence[ReplyRecord]]]
-
-    @property
-    def values(self) -> list[float]:
-        return sorted(self.by_value)
+class Swept(dict[float, Mapping[str, Sequence[ReplyRecord]]]):
+    """A sweep over a number under one condition: value -> stratum -> replies, in the order of the
+    values. Only those that every preset and placement was measured at, so that they can be pooled.
+    """
 
     def best(self, values: Sequence[float]) -> float:
         """The value with the most replies that followed; the smallest of several."""
-        return max(values, key=lambda value: rate_of(chain(*self.by_value[value].values())).value)
+        return max(values, key=lambda value: rate_of(chain(*self[value].values())).value)
 
     def between(self, first: float, second: float) -> Comparison:
-        other = self.by_value[second]
-        strata = {name: (one, other[name]) for name, one in self.by_value[first].items()}
+        strata = {name: (one, self[second][name]) for name, one in self[first].items()}
         return _compare(strata, "followed")
 
 
@@ -170,4 +163,4 @@ def swept_numbers(cells: Cells, condition: str) -> Swept:
         if cell.condition == condition and isinstance(cell.value, int | float):
             found.setdefault(float(cell.value), {})[stratum(cell)] = replies
     everywhere = max((len(strata) for strata in found.values()), default=0)
-    return Swept({value: strata for value, strata in found.items() if len(strata) == everywhere})
+    return Swept(item for item in sorted(found.items()) if len(item[1]) == everywhere)

@@ -105,7 +105,8 @@ def plan_scores(
         command=command,
     )
     trials = [
-        _trial(subject, condition, contents, max_new_tokens, bound) for condition in CONDITIONS
+        Trial(_cell(subject, condition), subject, condition, contents, max_new_tokens, bound)
+        for condition in CONDITIONS
     ]
     return _record(engine, plan, trials, {preset.id: sha256_of(parts)}), trials
 
@@ -246,29 +247,25 @@ def _trials(
     texts = {
         kind: evaluation_contents(library.root, plan.data, kind, plan.n) for kind in sorted(kinds)
     }
-    return [
-        _trial(subject, condition, texts[kind], MAX_NEW_TOKENS[kind], perplexity_bound(subject))
-        for subject in subjects
-        for kind in (subject.instruction.contents,)
-        for condition in conditions
-    ]
+    trials = []
+    for subject in subjects:
+        kind, bound = subject.instruction.contents, perplexity_bound(subject)
+        trials += [
+            Trial(
+                _cell(subject, condition),
+                subject,
+                condition,
+                texts[kind],
+                MAX_NEW_TOKENS[kind],
+                bound,
+            )
+            for condition in conditions
+        ]
+    return trials
 
 
-def _trial(
-    subject: Subject,
-    condition: Condition,
-    contents: Sequence[str],
-    max_new_tokens: int,
-    bound: float,
-) -> Trial:
-    return Trial(
-        cell=Cell(preset=subject.preset.id, placement=subject.placement, condition=condition),
-        subject=subject,
-        condition=condition,
-        contents=contents,
-        max_new_tokens=max_new_tokens,
-        bound=bound,
-    )
+def _cell(subject: Subject, condition: Condition) -> Cell:
+    return Cell(preset=subject.preset.id, placement=subject.placement, condition=condition)
 
 
 def _digests(engine: LocalEngine, library: Library, trials: Sequence[Trial]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from saif.experiments.evaluate.run_folder import Cell, ReplyRecord, RunFolder, T
 from saif.experiments.evaluate.score import CheckedReply, Task, check_replies, make_replies
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Trial:
     """What one cell measures. In a sweep the subject's choice is a changed one, and the cell
     says in which value."""

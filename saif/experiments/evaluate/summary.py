@@ -5,10 +5,10 @@ Knows nothing of pages or pictures.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal
+from typing import Literal, get_args
 
 from saif.core.statistics import Rate, rate
 from saif.experiments.evaluate.run_folder import Cell, ReplyRecord, RunFolder, RunRecord, Timing
@@ -19,22 +19,8 @@ Cells = Mapping[Cell, Sequence[ReplyRecord]]
 Outcome = Literal["loose", "strict", "degenerate", "followed"]
 
 
-def followed(reply: ReplyRecord) -> bool:
-    """Did what was asked, in words that can be read: loose and not degenerate."""
-    return reply.loose and not reply.degenerate
-
-
-OUTCOMES: Mapping[Outcome, Callable[[ReplyRecord], bool]] = {
-    "loose": lambda reply: reply.loose,
-    "strict": lambda reply: reply.strict,
-    "degenerate": lambda reply: reply.degenerate,
-    "followed": followed,
-}
-
-
 def rate_of(replies: Iterable[ReplyRecord], outcome: Outcome = "followed") -> Rate:
-    holds = OUTCOMES[outcome]
-    return rate([holds(reply) for reply in replies])
+    return rate([getattr(reply, outcome) for reply in replies])
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +51,7 @@ def summarise(cell: Cell, replies: Sequence[ReplyRecord], timing: Timing | None 
     speed = timing and timing.generation_seconds and timing.tokens / timing.generation_seconds
     return Row(
         cell=cell,
-        **{outcome: rate_of(replies, outcome) for outcome in OUTCOMES},
+        **{outcome: rate_of(replies, outcome) for outcome in get_args(Outcome)},
         perplexity=_median(reply.perplexity for reply in replies),
         layer=next(iter((replies[0].push or {}).get("layers", ())), None),
         dose=_median(reply.dose for reply in replies),
@@ -127,19 +113,18 @@ def pairs(
     first: Sequence[ReplyRecord], second: Sequence[ReplyRecord], outcome: Outcome = "followed"
 ) -> list[tuple[bool, bool]]:
     """Outcomes on the same content, (first, second); what only one of them has is left out."""
-    holds = OUTCOMES[outcome]
-    known = {key: holds(reply) for key, reply in _by_content(second)}
-    return [(holds(reply), known[key]) for key, reply in _by_content(first) if key in known]
+    known = dict(_by_content(second, outcome))
+    return [(holds, known[key]) for key, holds in _by_content(first, outcome) if key in known]
 
 
 def _by_content(
-    replies: Sequence[ReplyRecord],
-) -> Iterable[tuple[tuple[str, int], ReplyRecord]]:
+    replies: Sequence[ReplyRecord], outcome: Outcome
+) -> Iterable[tuple[tuple[str, int], bool]]:
     """A content may come twice; its n-th reply belongs to the other's n-th."""
     seen: Counter[str] = Counter()
     for reply in replies:
         seen[reply.content] += 1
-        yield (reply.content, seen[reply.content]), reply
+        yield (reply.content, seen[reply.content]), getattr(reply, outcome)
 
 
 @dataclass(frozen=True, slots=True)

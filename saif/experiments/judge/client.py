@@ -6,26 +6,24 @@ grading that was interrupted goes on. The replies leave this machine for the end
 there and nowhere else: not to disk, not into a log, not into an error.
 """
 
+import functools
 import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from saif.errors import InputError, ModelError
-from saif.experiments.evaluate.run_folder import Cell, RunFolder
+from saif.experiments.evaluate.run_folder import RunFolder
 from saif.experiments.judge.grades import Grade, GradeRecord, read_grades, write_grades
 from saif.experiments.judge.settings import JudgeSettings, RateLimit, Spending
 from saif.files import StrictModel, replace_file, sha256_of
 from saif.presets.library import Library
 from saif.runtime.embedded import cache_root
-
-if TYPE_CHECKING:
-    import openai
 
 _LONGEST_PAUSE = 120
 """Seconds of Retry-After that the client waits by itself."""
@@ -183,21 +181,8 @@ class Judge:
             )
             said = completion.choices[0].message.content
             usage = completion.usage
-        except openai.APITimeoutError as error:
-            raise ModelError(f"The judge at {self.settings.url} doesn't answer in time.") from error
-        except openai.APIConnectionError as error:
-            why = self._redacted(str(error.__cause__ or error)).rstrip(".")
-            raise ModelError(
-                f"The judge at {self.settings.url} can't be reached: {why}.",
-                hint="Check SAIF_JUDGE_URL or --url, and that the server runs.",
-            ) from error
-        except openai.APIStatusError as error:
-            raise self._refusal(error) from error
         except (openai.OpenAIError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ModelError(
-                f"What answers at {self.settings.url} is no OpenAI-compatible endpoint.",
-                hint="The address usually ends in /v1.",
-            ) from error
+            raise self._failure(error) from error
         read = getattr(usage, "prompt_tokens", None)
         written = getattr(usage, "completion_tokens", None)
         with self._counting:
@@ -208,9 +193,25 @@ class Judge:
                 self.spending.uncounted += 1
         return self._redacted(said) if isinstance(said, str) else ""
 
-    def _refusal(self, error: "openai.APIStatusError") -> ModelError:
-        """What a status other than 200 means."""
-        url, status = self.settings.url, error.status_code
+    def _failure(self, error: Exception) -> ModelError:
+        """What went wrong, and what helps, in words."""
+        import openai
+
+        url = self.settings.url
+        if isinstance(error, openai.APITimeoutError):
+            return ModelError(f"The judge at {url} doesn't answer in time.")
+        if isinstance(error, openai.APIConnectionError):
+            why = self._redacted(str(error.__cause__ or error)).rstrip(".")
+            return ModelError(
+                f"The judge at {url} can't be reached: {why}.",
+                hint="Check SAIF_JUDGE_URL or --url, and that the server runs.",
+            )
+        if not isinstance(error, openai.APIStatusError):
+            return ModelError(
+                f"What answers at {url} is no OpenAI-compatible endpoint.",
+                hint="The address usually ends in /v1.",
+            )
+        status = error.status_code
         said = self._explanation(error.body)
         if status in {401, 403}:
             return ModelError(
@@ -262,14 +263,18 @@ def grade_run(
 
     When it stops early, what it has so far is written too, unless more was there before.
     """
-    places: dict[tuple[Cell, int], Question] = {}
-    wordings: dict[str, str] = {}
-    for cell, replies in run.cells().items():
-        if cell.preset not in wordings:
-            card = library.card(run.record.model.id, cell.preset)
-            wordings[cell.preset] = library.instruction(card.instruction).main_wording
-        for index, reply in enumerate(replies):
-            places[cell, index] = Question(wordings[cell.preset], reply.content, reply.text)
+
+    @functools.cache
+    def wording(preset: str) -> str:
+        return library.instruction(
+            library.card(run.record.model.id, preset).instruction
+        ).main_wording
+
+    places = {
+        (cell, index): Question(wording(cell.preset), reply.content, reply.text)
+        for cell, replies in run.cells().items()
+        for index, reply in enumerate(replies)
+    }
     if not places:
         raise InputError(f"{run.path} holds no replies to grade.")
     times = Counter(places.values())

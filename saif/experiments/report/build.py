@@ -18,7 +18,7 @@ from saif.experiments.evaluate.comparison import (
     stratum,
 )
 from saif.experiments.evaluate.run_folder import Cell, ReplyRecord, RunFolder
-from saif.experiments.evaluate.summary import Row, followed, gather, summaries
+from saif.experiments.evaluate.summary import Row, gather, summaries
 from saif.experiments.judge.grades import agreement_with_verifier
 from saif.experiments.report.baseline_comparison import (
     compare_with_baselines,
@@ -175,7 +175,6 @@ def render(sections: Sequence[dict[str, Any]], findings: Sequence[dict[str, Any]
     environment = page_environment(Path(__file__).parent)
     environment.filters.update(
         title_of=title_of,
-        followed=followed,
         check_result=_check_result,
         share=lambda found: f"{100 * found.value:.0f}",
         bounds=bounds,

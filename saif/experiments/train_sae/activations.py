@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -43,7 +42,12 @@ def collect_activations(
         replace_file(record, json.dumps(progress).encode())
 
     save(done)  # first, so that no array is ever without its record
-    arrays = {layer: _array(files[layer], shape) for layer in pending}
+    arrays = {
+        layer: np.lib.format.open_memmap(
+            files[layer], "r+" if files[layer].is_file() else "w+", dtype=np.float16, shape=shape
+        )
+        for layer in pending
+    }
     for number, (skip, batch) in enumerate(track(batches, f"Residuals of {n_tokens:,} tokens")):
         if number < done:
             continue
@@ -76,11 +80,6 @@ def _read_progress(
                 hint="Move it away, or give another --work folder.",
             )
     return {layer: tuple(reached) for layer, reached in progress.items()}
-
-
-def _array(path: Path, shape: tuple[int, int]) -> np.memmap:
-    mode: Literal["r+", "w+"] = "r+" if path.is_file() else "w+"
-    return np.lib.format.open_memmap(path, mode, dtype=np.float16, shape=shape)
 
 
 def _batches(part: Sequences) -> list[list[list[int]]]:

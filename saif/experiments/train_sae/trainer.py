@@ -130,7 +130,13 @@ def train_sae(
     # The scaler is what sae-lens writes last: without it a checkpoint is incomplete.
     complete = [path.parent for path in checkpoints.glob(f"*/{ACTIVATION_SCALER_CFG_FILENAME}")]
     if complete:
-        _resume(trainer, sae, max(complete, key=lambda path: int(path.name)))
+        newest = max(complete, key=lambda path: int(path.name))
+        sae.load_weights_from_checkpoint(newest)
+        trainer.load_trainer_state(newest)
+        trainer.n_training_steps += 1  # sae-lens saves before it counts the step it saves after
+        trainer.checkpoint_thresholds = [
+            at for at in trainer.checkpoint_thresholds if at >= trainer.n_training_samples
+        ]
         for _ in range(trainer.n_training_steps):
             next(provider)
     else:
@@ -147,17 +153,6 @@ def _start_at_the_mean(trainer: Any, sae: Any, activations: Path) -> None:
     scale = float(sample.shape[1] ** 0.5 / sample.norm(dim=1).mean())
     trainer.activation_scaler.scaling_factor = scale
     sae.b_dec.data[:] = sample.mean(dim=0) * scale
-
-
-def _resume(trainer: Any, sae: Any, checkpoint: Path) -> None:
-    sae.load_weights_from_checkpoint(checkpoint)
-    trainer.load_trainer_state(checkpoint)
-    trainer.n_training_steps += 1  # sae-lens saves before it counts the step it saves after
-    trainer.checkpoint_thresholds = [
-        threshold
-        for threshold in trainer.checkpoint_thresholds
-        if threshold >= trainer.n_training_samples
-    ]
 
 
 def _batches(activations: Path, training: SaeTraining) -> Iterator[Tensor]:

@@ -17,7 +17,7 @@ from saif.errors import InputError
 from saif.experiments.baselines import CONDITIONS, Condition
 from saif.experiments.build import calibrate_presets, identify_presets, makeable, sae_loader
 from saif.experiments.evaluate.plan import RunPlan, plan_evaluation
-from saif.experiments.evaluate.run import Evaluation, Trial, run_trials
+from saif.experiments.evaluate.run import Evaluation, Trial
 from saif.experiments.evaluate.run_folder import RunFolder, RunRecord
 from saif.experiments.evaluate.summary import Row, summaries
 from saif.presets.controls import Controls
@@ -282,7 +282,7 @@ def measure(
             seed=record.seed,
             advance=lambda count: progress.advance(task, count),
         )
-        for done, cell in enumerate(run_trials(evaluation, folder, trials), 1):
+        for done, cell in enumerate(evaluation.run(folder, trials), 1):
             progress.update(task, description=str(cell), completed=done * record.n)
     return EvaluationResult(folder, summaries(folder.cells(), folder.timings()))
 

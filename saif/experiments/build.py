@@ -16,7 +16,7 @@ from saif.experiments.calibrate.search import Search, calibrate
 from saif.experiments.calibrate.space import replies_made
 from saif.experiments.datasets import read_contents
 from saif.experiments.evaluate.plan import plan_scores
-from saif.experiments.evaluate.run import Evaluation, run_trials
+from saif.experiments.evaluate.run import Evaluation
 from saif.experiments.evaluate.run_folder import RunFolder
 from saif.experiments.evaluate.summary import stored_scores
 from saif.experiments.identify import build_presets, n_prompts, read_activations
@@ -222,7 +222,7 @@ def calibrate_presets(
                 if again:
                     shutil.rmtree(path, ignore_errors=True)
                 run = RunFolder.open(path, record)  # the same run goes on
-                for _ in run_trials(evaluation, run, trials):
+                for _ in evaluation.run(run, trials):
                     pass
                 scores = stored_scores(run, bound)
                 write_preset(folder, chosen.with_part(placement, scores=scores))

@@ -102,7 +102,8 @@ def compare(cells: Cells, first: str, second: str, outcome: Outcome = "followed"
 
 
 def _compare(
-    strata: Mapping[str, tuple[Sequence[ReplyRecord], Sequence[ReplyRecord]]], outcome: Outcome
+    strata: Mapping[str, tuple[Sequence[ReplyRecord], Sequence[ReplyRecord]]],
+    outcome: Outcome = "followed",
 ) -> Comparison:
     found = {name: pairs(first, second, outcome) for name, (first, second) in strata.items()}
     return Comparison({name: mcnemar(paired) for name, paired in found.items() if paired})
@@ -117,15 +118,14 @@ def _partner(cells: Cells, cell: Cell, condition: str) -> Sequence[ReplyRecord]:
     return []
 
 
-def post_against_pre(cells: Cells, condition: str, outcome: Outcome = "followed") -> Comparison:
+def post_against_pre(cells: Cells, condition: str) -> Comparison:
     """Post (first) and pre (second) of one condition, by preset."""
     return _compare(
         {
             cell.preset: (replies, cells.get(cell.model_copy(update={"placement": "pre"}), ()))
             for cell, replies in cells.items()
             if cell.condition == condition and cell.placement == "post"
-        },
-        outcome,
+        }
     )
 
 
@@ -153,7 +153,7 @@ class Swept(dict[float, Mapping[str, Sequence[ReplyRecord]]]):
 
     def between(self, first: float, second: float) -> Comparison:
         strata = {name: (one, self[second][name]) for name, one in self[first].items()}
-        return _compare(strata, "followed")
+        return _compare(strata)
 
 
 def swept_numbers(cells: Cells, condition: str) -> Swept:

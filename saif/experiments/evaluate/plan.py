@@ -14,7 +14,7 @@ from saif.errors import InputError
 from saif.experiments.baselines import CONDITIONS, Condition, Subject
 from saif.experiments.calibrate.budget import HALF_LIFE, MAX_NEW_TOKENS
 from saif.experiments.datasets import evaluation_contents
-from saif.experiments.evaluate.run import Trial, perplexity_bound
+from saif.experiments.evaluate.run import Trial
 from saif.experiments.evaluate.run_folder import Cell, RunRecord
 from saif.files import sha256_of
 from saif.presets.library import Library
@@ -222,7 +222,7 @@ def _subjects(
                 load=load,
                 seed=plan.seed,
             )
-            perplexity_bound(subject)  # refuses what isn't calibrated before hours are spent
+            _ = subject.bound  # refuses what isn't calibrated before hours are spent
             subjects.append(subject)
     return subjects
 
@@ -249,17 +249,11 @@ def _trials(
     }
     trials = []
     for subject in subjects:
-        kind, bound = subject.instruction.contents, perplexity_bound(subject)
+        kind = subject.instruction.contents
+        contents, longest = texts[kind], MAX_NEW_TOKENS[kind]
         trials += [
-            Trial(
-                _cell(subject, condition),
-                subject,
-                condition,
-                texts[kind],
-                MAX_NEW_TOKENS[kind],
-                bound,
-            )
-            for condition in conditions
+            Trial(_cell(subject, name), subject, name, contents, longest, subject.bound)
+            for name in conditions
         ]
     return trials
 

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from saif.decoding import Sampling
 from saif.engine.local import LocalEngine
 from saif.engine.protocol import Reply
-from saif.errors import PresetError
 from saif.experiments.baselines import (
     Condition,
     Subject,
@@ -83,6 +82,14 @@ class Evaluation:
             self._measured[key] = self._check(trial, tasks, *self._made[messages])
         return self._measured[key]
 
+    def run(self, folder: RunFolder, trials: Sequence[Trial]) -> Iterator[Cell]:
+        """Measure what the folder doesn't hold yet, writing each cell as soon as it is done."""
+        done = set(folder.resume())
+        for trial in trials:
+            if trial.cell not in done:
+                folder.append(*_records(trial, self.measure(trial)))
+            yield trial.cell
+
     def _make(self, trial: Trial, tasks: Sequence[Task]) -> tuple[list[Reply], float]:
         started = time.perf_counter()
         sampling = replace(self._sampling, max_new_tokens=trial.max_new_tokens)
@@ -97,28 +104,6 @@ class Evaluation:
             self.engine, trial.subject.instruction, tasks, replies, contents=list(trial.contents)
         )
         return Measured(checked, tasks, seconds, time.perf_counter() - started)
-
-
-def run_trials(
-    evaluation: Evaluation, folder: RunFolder, trials: Sequence[Trial]
-) -> Iterator[Cell]:
-    """Measure what the folder doesn't hold yet, writing each cell as soon as it is done."""
-    done = set(folder.resume())
-    for trial in trials:
-        if trial.cell not in done:
-            folder.append(*_records(trial, evaluation.measure(trial)))
-        yield trial.cell
-
-
-def perplexity_bound(subject: Subject) -> float:
-    """The bound that calibration derived for this preset. Raises PresetError without one."""
-    scores = subject.preset.preset.placements[subject.placement].scores
-    if scores is None:
-        raise PresetError(
-            f"The preset '{subject.preset.id}' is not calibrated.",
-            hint="Run `python -m saif calibrate` first.",
-        )
-    return scores.perplexity_bound
 
 
 def _records(trial: Trial, measured: Measured) -> tuple[list[ReplyRecord], Timing]:

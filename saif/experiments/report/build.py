@@ -84,8 +84,7 @@ def _section(
     pictures = accuracy_figures(number, run.record, rows)
     drawn = [pair for pair in placements if not shown(pair.condition).control]
     if drawn:
-        title = "After the content (post) against before it (pre)"
-        pictures.append(pre_post_figure(f"{number:02d}-pre-post", title, drawn))
+        pictures.append(pre_post_figure(number, drawn))
     presets = dict.fromkeys(row.cell.preset for row in rows)
     headlines = {
         preset: _headline([row for row in rows if row.cell.preset == preset]) for preset in presets

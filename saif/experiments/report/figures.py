@@ -149,8 +149,9 @@ class PlacementPair(NamedTuple):
     """Post is first, pre second."""
 
 
-def pre_post_figure(name: str, title: str, pairs: Sequence[PlacementPair]) -> Picture:
+def pre_post_figure(number: int, pairs: Sequence[PlacementPair]) -> Picture:
     """A line from pre (hollow) to post (filled) for each preset and condition."""
+    title = "After the content (post) against before it (pre)"
     lines: list[PlacementPair | str] = []
     for preset in dict.fromkeys(pair.preset for pair in pairs):
         lines += [preset, *(pair for pair in pairs if pair.preset == preset)]
@@ -170,7 +171,7 @@ def pre_post_figure(name: str, title: str, pairs: Sequence[PlacementPair]) -> Pi
         rows(axes, len(lines), margin=0.4)
         sheet.percent_axis("x", "replies that followed, %; hollow: pre, filled: post")
         alt = f"Dumbbell chart, {title}. {'; '.join(told)}."
-        return Picture(name, alt, sheet.png(), height)
+        return Picture(f"{number:02d}-pre-post", alt, sheet.png(), height)
 
 
 def _dumbbell(axes: Axes, place: int, pair: PlacementPair) -> None:

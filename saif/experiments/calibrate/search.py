@@ -11,7 +11,7 @@ that it is a fair baseline.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from saif.core.fluency import perplexity_bound
@@ -81,16 +81,17 @@ def calibrate(
             hint="Calibrate it with the search first.",
         )
     bound = scorer.perplexity_bound(contents)
+    scorer = replace(scorer, bound=bound)
     baseline, own = search_spaces(len(part.layer_numbers), budget)
 
     def best_of(space: SearchSpace) -> SteeringSpec:
         first = initial_grid(part.layer_numbers, space.recipes, budget.doses)
-        scores = scorer.score(first, contents[: budget.first], bound, budget.first_tokens)
+        scores = scorer.score(first, contents[: budget.first], budget.first_tokens)
         ranking = distinct(_best(first, scores, len(first)))
         second = neighbours(ranking[: space.semifinalists])
-        scores = scorer.score(second, contents[: space.texts], bound, budget.max_new_tokens)
+        scores = scorer.score(second, contents[: space.texts], budget.max_new_tokens)
         finalists = _best(second, scores, space.finalists)
-        return scorer.strictest(final_variants(finalists, ranking), contents, bound)
+        return scorer.strictest(final_variants(finalists, ranking), contents)
 
     if mean_difference is None or search != "none":
         mean_difference = best_of(baseline)
@@ -118,6 +119,7 @@ class _Scorer:
     placement: Placement
     budget: SearchBudget
     advance: Callable[[int], None]
+    bound: float = math.inf
 
     def perplexity_bound(self, contents: Sequence[str]) -> float:
         """Derived from the replies to the instruction in words."""
@@ -133,26 +135,19 @@ class _Scorer:
         return bound
 
     def score(
-        self,
-        specs: Sequence[SteeringSpec],
-        contents: Sequence[str],
-        bound: float,
-        max_new_tokens: int,
+        self, specs: Sequence[SteeringSpec], contents: Sequence[str], max_new_tokens: int
     ) -> dict[SteeringSpec, Objective]:
         """Every candidate on every text; all replies are taken to be relevant."""
-        checked = self._check_each(specs, contents, max_new_tokens)
-        return {spec: _objective(checked[spec], bound) for spec in specs}
+        return self._objectives(self._check_each(specs, contents, max_new_tokens))
 
-    def strictest(
-        self, specs: Sequence[SteeringSpec], contents: Sequence[str], bound: float
-    ) -> SteeringSpec:
+    def strictest(self, specs: Sequence[SteeringSpec], contents: Sequence[str]) -> SteeringSpec:
         """The best candidate on `contents`, relevance included.
 
         Checking relevance can only lower an objective. So the most promising are checked first, and
         checking ends when the best of those can't be beaten any more.
         """
         checked = self._check_each(specs, contents, self.budget.max_new_tokens)
-        upper_bounds = {spec: _objective(checked[spec], bound) for spec in specs}
+        upper_bounds = self._objectives(checked)
         ranking = _best(specs, upper_bounds, len(specs))
         scores: dict[SteeringSpec, Objective] = {}
         for start in range(0, len(ranking), _CHECKED_TOGETHER):
@@ -162,10 +157,13 @@ class _Scorer:
                 break
             flat = [j for spec in next_best for j in checked[spec]]
             found = check_relevance(self.engine, self.instruction, flat, contents)
-            scores |= {
-                spec: _objective(each, bound) for spec, each in _split(next_best, found).items()
-            }
+            scores |= self._objectives(_split(next_best, found))
         return _best(list(scores), scores, 1)[0]
+
+    def _objectives(
+        self, checked: Mapping[SteeringSpec, Sequence[CheckedReply]]
+    ) -> dict[SteeringSpec, Objective]:
+        return {spec: _objective(replies, self.bound) for spec, replies in checked.items()}
 
     def _check_each(
         self, specs: Sequence[SteeringSpec], contents: Sequence[str], max_new_tokens: int

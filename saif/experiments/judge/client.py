@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from time import monotonic
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -20,7 +21,7 @@ from pydantic import ValidationError
 from saif.errors import InputError, ModelError
 from saif.experiments.evaluate.run_folder import RunFolder
 from saif.experiments.judge.grades import Grade, GradeRecord, read_grades, write_grades
-from saif.experiments.judge.settings import JudgeSettings, RateLimit, Spending
+from saif.experiments.judge.settings import JudgeSettings, Spending
 from saif.files import StrictModel, replace_file, sha256_of
 from saif.presets.library import Library
 from saif.runtime.embedded import cache_root
@@ -79,7 +80,7 @@ class Judge:
         self.settings = settings
         self.spending = Spending()
         self._cache = cache or cache_root() / "judge"
-        self._limit = RateLimit(settings.per_minute)
+        self._next_free = 0.0
         self._counting = threading.Lock()
         self._stopping = threading.Event()
         self._client = openai.OpenAI(
@@ -164,8 +165,14 @@ class Judge:
         }
 
     def _before_request(self, _: object) -> None:
-        """Wait for the rate limit and count; the client calls this before every attempt."""
-        if self._stopping.wait(self._limit.reserve()):
+        """Wait for the rate limit and count; the client calls this before every attempt, in
+        whichever thread makes it."""
+        gap = 60 / self.settings.per_minute if self.settings.per_minute else 0
+        with self._counting:
+            now = monotonic()
+            start = max(now, self._next_free)
+            self._next_free = start + gap
+        if self._stopping.wait(start - now):
             raise ModelError("The grading was stopped.")
         with self._counting:
             self.spending.requests += 1

@@ -1,9 +1,6 @@
-"""Settings of the LLM judge, its rate limit and what it costs. Knows nothing of HTTP."""
+"""Settings of the LLM judge, and what it costs. Knows nothing of HTTP."""
 
 import math
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -81,23 +78,3 @@ class Spending:
         if settings.price_in is None or settings.price_out is None:
             return None
         return (self.tokens_in * settings.price_in + self.tokens_out * settings.price_out) / 1e6
-
-
-class RateLimit:
-    """Spreads requests evenly over time, whichever thread makes them."""
-
-    def __init__(
-        self, per_minute: float | None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._gap = 60 / per_minute if per_minute else 0.0
-        self._clock = clock
-        self._next = -math.inf
-        self._lock = threading.Lock()
-
-    def reserve(self) -> float:
-        """Take the next free moment: seconds from now until it comes."""
-        with self._lock:
-            now = self._clock()
-            start = max(now, self._next)
-            self._next = start + self._gap
-        return start - now

@@ -11,7 +11,7 @@ import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 from saif.errors import InputError
 from saif.presets.instructions import ContentKind
@@ -91,7 +91,7 @@ def _texts(source: Path, kind: ContentKind) -> Iterator[str]:
 
 def sentence_pairs(path: Path) -> Iterator[tuple[str, str]]:
     """(English, translation) for each line of a tab-separated file."""
-    with _open(path) as file:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
         for line in file:
             english, _, other = line.rstrip("\n").partition("\t")
             if other:
@@ -100,7 +100,7 @@ def sentence_pairs(path: Path) -> Iterator[tuple[str, str]]:
 
 def stories(path: Path) -> Iterator[list[str]]:
     """The pages of each story of a JSON-lines file."""
-    with _open(path) as file:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
         for line in file:
             yield [page.strip() for page in json.loads(line)["pages"] if page.strip()]
 
@@ -114,7 +114,3 @@ def _passages(pages: list[str]) -> Iterator[str]:
             if len(words) <= 90:
                 yield " ".join(words)
             words = []
-
-
-def _open(path: Path) -> IO[str]:
-    return gzip.open(path, "rt", encoding="utf-8")

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from saif.errors import InputError
 from saif.experiments.train_sae.activations import collect_activations
 from saif.experiments.train_sae.corpus import Sequences, build_corpus
 from saif.presets.library import Library
-from saif.runtime.hooks import Edit
 from saif.runtime.language_model import LanguageModel
 from saif.runtime.sae import WEIGHTS, Sae, load_sae
 
@@ -248,20 +248,17 @@ def _losses(
         for start in range(0, len(batch), 8):
             few = batch[start : start + 8]
             n_tokens = sum(len(ids) - part.skip for ids in few)
-            edit = {sae.site.layer: _reconstruction(sae, [len(ids) for ids in few], part.skip)}
+            lengths = torch.tensor([len(ids) for ids in few])
+            edit = {sae.site.layer: partial(_reconstructed, sae, lengths, part.skip)}
             plain += n_tokens * model.next_token_loss(few, skip=part.skip)
             patched += n_tokens * model.next_token_loss(few, skip=part.skip, replace=edit)
             weight += n_tokens
     return plain / weight, patched / weight
 
 
-def _reconstruction(sae: Sae, lengths: Sequence[int], skip: int) -> Edit:
-    """An edit that puts the SAE's reconstruction in place of every token after the first `skip`
-    of left-padded rows of these lengths."""
-
-    def replace(resid: Tensor) -> Tensor:
-        position = torch.arange(resid.shape[1]) - (max(lengths) - torch.tensor(lengths))[:, None]
-        read = (position >= skip)[:, :, None].to(resid.device)
-        return torch.where(read, sae.reconstruct(resid), resid)
-
-    return replace
+def _reconstructed(sae: Sae, lengths: Tensor, skip: int, resid: Tensor) -> Tensor:
+    """Left-padded rows of these lengths with the SAE's reconstruction in place of every token after
+    the first `skip`."""
+    position = torch.arange(resid.shape[1]) - (lengths.max() - lengths)[:, None]
+    read = (position >= skip)[:, :, None].to(resid.device)
+    return torch.where(read, sae.reconstruct(resid), resid)

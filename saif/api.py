@@ -14,10 +14,10 @@ from saif.core.steering import Steering
 from saif.core.types import PLACEMENTS, Placement, Sampling, Span, Thoroughness
 from saif.engine.local import LocalEngine
 from saif.errors import InputError
-from saif.experiments.baselines import Condition
+from saif.experiments.baselines import CONDITIONS, Condition
 from saif.experiments.build import calibrate_presets, identify_presets, makeable, sae_loader
 from saif.experiments.evaluate.plan import RunPlan, plan_evaluation
-from saif.experiments.evaluate.run import Evaluation, Trial, run_trials
+from saif.experiments.evaluate.run import Evaluation, Trial
 from saif.experiments.evaluate.run_folder import RunFolder, RunRecord
 from saif.experiments.evaluate.summary import Row, summaries
 from saif.presets.controls import Controls
@@ -37,14 +37,6 @@ Presets = Library | Path | str | None
 """Where presets lie: a library, its folder, or None for the shipped ones and the user's own."""
 
 _SAMPLING = Sampling()
-_BASELINES: tuple[Condition, ...] = (
-    "unsteered",
-    "steered",
-    "prompted",
-    "mean-difference",
-    "random",
-    "single-latent",
-)
 
 
 def list_presets(model: Model | str, *, presets: Presets = None) -> list[str]:
@@ -179,9 +171,8 @@ def identify(
     Raises SaeError without an SAE, InputError where the texts don't suffice.
     """
     engine, library = _engine(model), _library(presets)
-    source = None if data is None else Path(data)
-    wanted = instructions or makeable(library, source)
-    identify_presets(engine, library, _data(data, library), wanted, saes, n=n)
+    wanted = instructions or makeable(library, _path(data))
+    identify_presets(engine, library, _path(data), wanted, saes, n=n)
     return [library.preset(engine.model.id, name) for name in wanted]
 
 
@@ -207,7 +198,7 @@ def calibrate(
     calibrate_presets(
         engine,
         library,
-        _data(data, library),
+        _path(data),
         names,
         saes,
         n=n,
@@ -241,7 +232,7 @@ def evaluate(
     model: Model,
     names: Sequence[str] = (),
     *,
-    conditions: Sequence[Condition] = _BASELINES,
+    conditions: Sequence[Condition] = CONDITIONS[:6],
     placement: Placement | Literal["both"] = "both",
     data: Path | str | None = None,
     n: int = 100,
@@ -264,7 +255,7 @@ def evaluate(
     plan = RunPlan(
         presets=names,
         placements=PLACEMENTS if placement == "both" else (placement,),
-        data=None if data is None else Path(data),
+        data=_path(data),
         n=n,
         temperature=temperature,
         seed=seed,
@@ -291,7 +282,7 @@ def measure(
             seed=record.seed,
             advance=lambda count: progress.advance(task, count),
         )
-        for done, cell in enumerate(run_trials(evaluation, folder, trials), 1):
+        for done, cell in enumerate(evaluation.run(folder, trials), 1):
             progress.update(task, description=str(cell), completed=done * record.n)
     return EvaluationResult(folder, summaries(folder.cells(), folder.timings()))
 
@@ -310,5 +301,5 @@ def _library(presets: Presets) -> Library:
     return Library(own=user_folder()) if presets is None else Library(Path(presets))
 
 
-def _data(data: Path | str | None, library: Library) -> Path:
-    return library.root / "contents" / "making.txt" if data is None else Path(data)
+def _path(data: Path | str | None) -> Path | None:
+    return None if data is None else Path(data)

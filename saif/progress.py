@@ -1,6 +1,6 @@
 """Progress: bars with the time left on stderr, where no result is printed, and listeners."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeVar
 
 from rich.console import Console
@@ -16,7 +16,7 @@ from rich.progress import (
 T = TypeVar("T")
 
 Part = Literal["prompts", "layers", "replies"]
-"""What is counted: prompts run, layers whose latents are identified, replies made and judged."""
+"""What is counted: prompts run, layers whose latents are identified, replies made and checked."""
 
 ProgressListener = Callable[[Part, int], None]
 """Is told how many more of a part are done. What it raises ends the work."""
@@ -39,9 +39,7 @@ def bar() -> Progress:
     )
 
 
-def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
-    """Iterate with a bar. `total` is only needed for what has no length."""
-    if total is None and isinstance(items, Sequence):
-        total = len(items)
+def track(items: Sequence[T], label: str) -> Iterator[T]:
+    """Iterate with a bar."""
     with bar() as progress:
-        yield from progress.track(items, total=total, description=label)
+        yield from progress.track(items, description=label)

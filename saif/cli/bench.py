@@ -23,8 +23,7 @@ def bench(
     """Measure decoding, first tokens, reading, memory and start-up on this machine."""
     from saif.cli.output import print_json
     from saif.engine.local import CACHE_BYTES, LocalEngine
-    from saif.experiments.bench.concurrent import SIZES
-    from saif.experiments.bench.run import run_bench
+    from saif.experiments.bench.run import PEOPLE, run_bench
 
     engine = LocalEngine(open_engine(model, quantize).language_model, cache_bytes=CACHE_BYTES)
     found = run_bench(
@@ -33,7 +32,7 @@ def bench(
         rounds=rounds,
         n_steps=steps,
         start_up=model if start_up else "",
-        people=SIZES if crowd else (),
+        people=PEOPLE if crowd else (),
     )
     if as_json:
         print_json(found)

@@ -46,21 +46,20 @@ def train_sae(
     ] = Path("runs/sae"),
 ) -> None:
     """Train an SAE per layer on the model's residual stream. Goes on where it was interrupted."""
-    from saif.experiments.train_sae.pipeline import TrainingPlan, train_saes
+    from saif.experiments.train_sae.trainer import SaeTraining, train_saes
 
     engine = open_engine(model)
     library = open_library(presets)
-    plan = TrainingPlan(
-        data=data,
-        layers=tuple(layer or [engine.model.n_layers - 1]),
+    train_saes(
+        engine.language_model,
+        library,
+        data,
+        layer or [engine.model.n_layers - 1],
+        SaeTraining(width=width, k=k, n_tokens=int(tokens * epochs)),
         n_tokens=tokens,
-        epochs=epochs,
-        width=width,
-        k=k,
         work=work,
         command=command_typed(),
     )
-    train_saes(engine.language_model, library, plan)
 
 
 def identify(

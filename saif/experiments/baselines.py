@@ -38,7 +38,6 @@ CONDITIONS = ALL_CONDITIONS[:7]
 """What every preset's scores hold."""
 
 NEUTRAL_SUFFIX = "Thank you."
-SAIF_K = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +53,21 @@ class Subject:
     """Gives the SAE of a layer, for random latents."""
     seed: int = 0
     """Of the random latents."""
+
+    @property
+    def bound(self) -> float:
+        """The perplexity bound that calibration derived. Raises PresetError without one."""
+        scores = self.preset.preset.placements[self.placement].scores
+        if scores is None:
+            raise _uncalibrated(self.preset)
+        return scores.perplexity_bound
+
+
+def _uncalibrated(preset: LoadedPreset) -> PresetError:
+    return PresetError(
+        f"The preset '{preset.id}' is not calibrated.",
+        hint="Run `python -m saif calibrate` first.",
+    )
 
 
 def message_for(condition: Condition, subject: Subject, content: str) -> str:
@@ -76,10 +90,7 @@ def spec_for(condition: Condition, subject: Subject) -> SteeringSpec | None:
         return None
     if condition == "mean-difference":
         if part.mean_difference is None:
-            raise PresetError(
-                f"The preset '{preset.id}' is not calibrated.",
-                hint="Run `python -m saif calibrate` first.",
-            )
+            raise _uncalibrated(preset)
         return part.mean_difference
     if condition == "saif":
         return plain_saif(preset, subject.placement)
@@ -132,7 +143,7 @@ def plain_saif(preset: LoadedPreset, placement: Placement) -> SteeringSpec:
     Raises PresetError if that is zero."""
     part = preset.preset.placements[placement]
     layer = max(part.layer_numbers)
-    latents = LatentSource(selection="saif", rule="mean", k=SAIF_K)
+    latents = LatentSource(selection="saif", rule="mean", k=15)
     length = float(preset.select(placement, layer, latents).direction.norm())
     if not length:
         raise preset.no_direction(layer)

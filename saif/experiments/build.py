@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from saif.core.relevance import N_DISTRACTORS
 from saif.core.types import PLACEMENTS, Thoroughness
@@ -13,25 +12,18 @@ from saif.engine.local import LocalEngine
 from saif.errors import InputError, SaeError
 from saif.experiments.baselines import CONDITIONS, Subject
 from saif.experiments.calibrate.budget import BUDGETS
-from saif.experiments.calibrate.search import calibrate, keep_choice
+from saif.experiments.calibrate.search import Search, calibrate
 from saif.experiments.calibrate.space import replies_made
-from saif.experiments.datasets import Split, read_contents
+from saif.experiments.datasets import read_contents
 from saif.experiments.evaluate.plan import plan_scores
-from saif.experiments.evaluate.run import Evaluation, run_trials
-from saif.experiments.evaluate.run_folder import RunFolder, RunRecord
+from saif.experiments.evaluate.run import Evaluation
+from saif.experiments.evaluate.run_folder import RunFolder
 from saif.experiments.evaluate.summary import stored_scores
 from saif.experiments.identify import build_presets, n_prompts, read_activations
-from saif.presets.instructions import ContentKind
 from saif.presets.library import Library, write_preset
 from saif.progress import Part, ProgressListener, bar, ignore_progress
 from saif.runtime.catalog import known
 from saif.runtime.sae import Sae, load_sae
-
-Search = Literal["all", "rival", "none"]
-"""What calibration searches: latents and mean difference, mean difference alone, or neither."""
-
-RUNS = "runs"
-"""Where a model's folder keeps the runs that its presets' scores summarise."""
 
 N_SCORED = 20
 """Held-out texts that a made preset is scored on, unless told otherwise; as many ship."""
@@ -40,7 +32,7 @@ N_SCORED = 20
 def identify_presets(
     engine: LocalEngine,
     library: Library,
-    data: Path,
+    data: Path | None,
     instruction_ids: Sequence[str] | None,
     sae_sources: Sequence[str] | None,
     *,
@@ -49,15 +41,17 @@ def identify_presets(
 ) -> None:
     """Write a preset per instruction, uncalibrated, with the latents of every available SAE.
 
-    All instructions are read, even if few are wanted: each is the others' control.
+    All instructions are read, even if few are wanted: each is the others' control. Without `data`,
+    here and below, the sentences that ship for making presets are read.
     """
     if n < 2:
         raise InputError(f"Latents can't be told from {n} texts.", hint="Give --n 2 or more.")
     for name in instruction_ids or ():
         library.instruction(name)  # raises, listing what there is
     instructions = library.instructions()
-    kinds: set[ContentKind] = {instruction.contents for instruction in instructions}
-    contents = {kind: read_contents(data, kind, "identify", n) for kind in sorted(kinds)}
+    kinds = sorted({instruction.contents for instruction in instructions})
+    source = data or _shipped(library)
+    contents = {kind: read_contents(source, kind, "identify", n) for kind in kinds}
     sources = _sae_sources(engine, library, sae_sources)
     layers = sorted(sources)
     activations = read_activations(
@@ -65,9 +59,8 @@ def identify_presets(
     )
     wanted = [item for item in instructions if not instruction_ids or item.id in instruction_ids]
     load = _loader(library, sources)
-    loaded = build_presets(engine, wanted, activations, load, layers, on_progress=on_progress)
     folder = library.model_folder(engine.model.id)
-    for preset in loaded:
+    for preset in build_presets(engine, wanted, activations, load, layers, on_progress=on_progress):
         write_preset(folder, preset)
 
 
@@ -85,10 +78,8 @@ def make_presets(
 ) -> None:
     """Identify and calibrate what a model lacks. Goes on where it was interrupted.
 
-    Without `data` the sentences that ship for this are read, and so only instructions for
-    sentences can be made.
+    Without `data` only instructions for sentences can be made.
     """
-    source = data or library.root / "contents" / "making.txt"
     possible = makeable(library, data)
     wanted = list(preset_ids or possible)
     for name in wanted:
@@ -103,12 +94,12 @@ def make_presets(
     if missing:
         n_texts = BUDGETS[effort, "sentence"].identify_on
         identify_presets(
-            engine, library, source, missing, sae_sources, n=n_texts, on_progress=on_progress
+            engine, library, data, missing, sae_sources, n=n_texts, on_progress=on_progress
         )
     calibrate_presets(
         engine,
         library,
-        source,
+        data,
         wanted,
         sae_sources,
         n=n,
@@ -117,6 +108,10 @@ def make_presets(
         on_progress=on_progress,
         command=command,
     )
+
+
+def _shipped(library: Library) -> Path:
+    return library.root / "contents" / "making.txt"
 
 
 def makeable(library: Library, data: Path | None = None) -> list[str]:
@@ -144,7 +139,7 @@ def work_left(
 def calibrate_presets(
     engine: LocalEngine,
     library: Library,
-    data: Path,
+    data: Path | None,
     preset_ids: Sequence[str] | None,
     sae_sources: Sequence[str] | None,
     *,
@@ -183,10 +178,7 @@ def calibrate_presets(
             progress.advance(replies, count)
             on_progress("replies", count)
 
-        @functools.cache
-        def texts(kind: ContentKind, split: Split, number: int) -> list[str]:
-            return read_contents(data, kind, split, number)
-
+        texts = functools.cache(functools.partial(read_contents, data or _shipped(library)))
         evaluation = Evaluation(engine, advance=advance)
         folder = library.model_folder(engine.model.id)
         jobs = [(name, placement) for name in names for placement in PLACEMENTS]
@@ -200,43 +192,41 @@ def calibrate_presets(
                 each = BUDGETS[effort, instruction.contents]
                 develop = texts(instruction.contents, "develop", each.third)
                 held_out = texts(instruction.contents, "held-out", n)
-                find = (
-                    keep_choice
-                    if search == "none"
-                    else functools.partial(calibrate, latents=search == "all")
+                found = calibrate(
+                    engine,
+                    preset,
+                    instruction,
+                    placement,
+                    develop,
+                    each,
+                    search=search,
+                    advance=advance,
                 )
-                found = find(engine, preset, instruction, placement, develop, each, advance=advance)
                 chosen = preset.with_part(
                     placement, choice=found.choice, mean_difference=found.mean_difference
                 )
                 subject = Subject(
                     preset=chosen, instruction=instruction, placement=placement, load=load
                 )
+                bound = round(found.bound, 2)
                 record, trials = plan_scores(
                     engine,
                     library,
                     subject,
                     held_out,
-                    bound=round(found.bound, 2),
+                    bound=bound,
                     max_new_tokens=each.max_new_tokens,
                     command=command,
                 )
-                run = _run_folder(folder, record, anew=again)
-                for _ in run_trials(evaluation, run, trials):
+                path = folder / "runs" / f"{name}-{placement}-{record.identity()[:10]}"
+                if again:
+                    shutil.rmtree(path, ignore_errors=True)
+                run = RunFolder.open(path, record)  # the same run goes on
+                for _ in evaluation.run(run, trials):
                     pass
-                scores = stored_scores(run, round(found.bound, 2))
+                scores = stored_scores(run, bound)
                 write_preset(folder, chosen.with_part(placement, scores=scores))
             progress.advance(overall)
-
-
-def _run_folder(folder: Path, record: RunRecord, *, anew: bool) -> RunFolder:
-    """The run that scores a preset, beside the presets in `folder`. What is there already of the
-    same run goes on, unless `anew`."""
-    (preset,), (placement,) = record.presets, record.placements
-    path = folder / RUNS / f"{preset}-{placement}-{record.identity()[:10]}"
-    if anew:
-        shutil.rmtree(path, ignore_errors=True)
-    return RunFolder.open(path, record)
 
 
 def sae_loader(
@@ -244,10 +234,7 @@ def sae_loader(
 ) -> Callable[[int], Sae]:
     """Loads the SAE of a layer, looking for it only then: most conditions need none."""
 
-    @functools.cache
-    def loader() -> Callable[[int], Sae]:
-        return _loader(library, _sae_sources(engine, library, given))
-
+    loader = functools.cache(lambda: _loader(library, _sae_sources(engine, library, given)))
     return lambda layer: loader()(layer)
 
 

@@ -6,7 +6,6 @@ and placements. A difference is there if the exact McNemar test says so at 5 %; 
 itself contradicts at 5 % is unclear too.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 
@@ -25,6 +24,7 @@ from saif.experiments.evaluate.comparison import (
 from saif.experiments.evaluate.summary import Cells, Evidence, Outcome, rate_of
 from saif.report.conditions import title_of
 
+_PLAIN = "… with the paper's plain recipe (k = 15, last layer)."
 STRICT_SHARE = 0.30  # the paper's "over 30 %"
 _SAME_DOSE = 0.05  # doses that differ by less count as matched
 
@@ -40,7 +40,19 @@ class Claim:
 
 def claims(evidence: Evidence) -> list[Claim]:
     """All of them, in the paper's order."""
-    return [decide(evidence) for decide in _CLAIMS]
+    return [
+        a_set_is_needed(evidence),
+        k_has_an_optimum(evidence),
+        latents_are_causal(evidence),
+        latents_are_specific(evidence),
+        last_layer_is_best(evidence),
+        post_beats_pre(evidence),
+        post_beats_pre(evidence, suffix=True),
+        loose_is_comparable(evidence),
+        loose_is_comparable(evidence, plain=True),
+        strict_is_over_30(evidence),
+        strict_is_over_30(evidence, plain=True),
+    ]
 
 
 def a_set_is_needed(evidence: Evidence) -> Claim:
@@ -58,7 +70,7 @@ def a_set_is_needed(evidence: Evidence) -> Claim:
 def k_has_an_optimum(evidence: Evidence) -> Claim:
     text = "There is an optimal number of latents k: fewer and more are worse."
     swept = swept_numbers(evidence.sweeps.get("k", {}), "steered")
-    values = swept.values
+    values = list(swept)
     if len(values) < 3:
         return _unmeasured(text, "a sweep over at least three values of k")
     inner = values[1:-1]
@@ -74,7 +86,7 @@ def k_has_an_optimum(evidence: Evidence) -> Claim:
 def last_layer_is_best(evidence: Evidence) -> Claim:
     text = "The last layer is the best one to steer."
     swept = swept_numbers(evidence.sweeps.get("layer", {}), "steered")
-    values = swept.values
+    values = list(swept)
     last = evidence.model.n_layers - 1
     if len(values) < 2 or last not in values:
         measured = f" (measured: {', '.join(f'{value:g}' for value in values)})" if values else ""
@@ -86,41 +98,33 @@ def last_layer_is_best(evidence: Evidence) -> Claim:
     return Claim(text, held, found.words(f"layer {last}", f"layer {other:g}, the best other") + ".")
 
 
-def post_beats_pre(evidence: Evidence) -> Claim:
+def post_beats_pre(evidence: Evidence, *, suffix: bool = False) -> Claim:
     text = "Instructions after the content work better than before it (steered)."
-    return _post_beats_pre(evidence, text, _subject(evidence.cells), "both placements, steered")
-
-
-def post_beats_pre_with_one_ending(evidence: Evidence) -> Claim:
-    text = "… also when both prompts end in the same neutral sentence (steered)."
-    return _post_beats_pre(evidence, text, "steered-suffix", "both placements with the suffix")
-
-
-def _post_beats_pre(evidence: Evidence, text: str, condition: str, needed: str) -> Claim:
+    condition, needed = _subject(evidence.cells), "both placements, steered"
+    if suffix:
+        text = "… also when both prompts end in the same neutral sentence (steered)."
+        condition, needed = "steered-suffix", "both placements with the suffix"
     found = post_against_pre(evidence.cells, condition)
     if not found.strata:
-        found = post_against_pre(_by_placement(evidence), condition)
+        # A sweep over the placement, told as an evaluation's cells.
+        told = {
+            cell.model_copy(update={"placement": cell.value, "value": None}): replies
+            for cell, replies in evidence.sweeps.get("placement", {}).items()
+            if cell.value in ("pre", "post")
+        }
+        found = post_against_pre(told, condition)
     if not found.strata:
         return _unmeasured(text, needed)
     return Claim(text, found.better(), found.words("post", "pre") + ".")
 
 
-def loose_is_comparable(evidence: Evidence) -> Claim:
-    text = "Loose accuracy is comparable to prompting (within 10 points)."
-    return _comparable(evidence, text, _subject(evidence.cells))
-
-
-def loose_is_comparable_for_saif(evidence: Evidence) -> Claim:
-    text = "… with the paper's plain recipe (k = 15, last layer)."
-    return _comparable(evidence, text, "saif")
-
-
-def _comparable(evidence: Evidence, text: str, condition: str) -> Claim:
+def loose_is_comparable(evidence: Evidence, *, plain: bool = False) -> Claim:
+    text = _PLAIN if plain else "Loose accuracy is comparable to prompting (within 10 points)."
+    condition = "saif" if plain else _subject(evidence.cells)
     found = compare(evidence.cells, condition, "prompted", "loose")
     if not found.strata:
         return _unmeasured(text, f"{title_of(condition)} beside prompted replies")
-    low, high = found.pooled.interval()
-    held: Decision = "yes" if low > -MARGIN else "no" if high < -MARGIN else "unclear"
+    held = _above(-MARGIN, found.pooled.interval())
     far = [name for name, table in found.strata.items() if table.interval()[1] < -MARGIN]
     number = found.words(f"{title_of(condition)}, loose", "prompted")
     if far and held == "yes":
@@ -129,25 +133,20 @@ def _comparable(evidence: Evidence, text: str, condition: str) -> Claim:
     return Claim(text, held, f"{number}. Loose and not degenerate: {with_interval(clean)}.")
 
 
-def strict_is_over_30(evidence: Evidence) -> Claim:
-    text = "Strict accuracy is over 30 %."
-    return _over_30(evidence, text, _subject(evidence.cells))
-
-
-def strict_is_over_30_for_saif(evidence: Evidence) -> Claim:
-    return _over_30(evidence, "… with the paper's plain recipe (k = 15, last layer).", "saif")
-
-
-def _over_30(evidence: Evidence, text: str, condition: str) -> Claim:
+def strict_is_over_30(evidence: Evidence, *, plain: bool = False) -> Claim:
+    text = _PLAIN if plain else "Strict accuracy is over 30 %."
+    condition = "saif" if plain else _subject(evidence.cells)
     cells = {cell: found for cell, found in evidence.cells.items() if cell.condition == condition}
     if not cells:
         return _unmeasured(text, f"{title_of(condition)} replies")
     pooled = _rate(cells, condition, "strict")
-    low, high = pooled.wilson()
-    held: Decision = "yes" if low > STRICT_SHARE else "no" if high < STRICT_SHARE else "unclear"
+    held = _above(STRICT_SHARE, pooled.wilson())
     number = f"{title_of(condition)} {with_interval(pooled)} strict, n = {pooled.n}"
-    rates = {cell: rate_of(found, "strict") for cell, found in cells.items()}
-    below = [stratum(cell) for cell, own in rates.items() if own.wilson()[1] < STRICT_SHARE]
+    below = [
+        stratum(cell)
+        for cell, found in cells.items()
+        if rate_of(found, "strict").wilson()[1] < STRICT_SHARE
+    ]
     if below and held == "yes":
         held, number = "unclear", f"{number}; clearly below for {', '.join(below)}"
     return Claim(text, held, number + ".")
@@ -187,23 +186,13 @@ def latents_are_specific(evidence: Evidence) -> Claim:
     return Claim(text, stays if works == "yes" or stays == "no" else "unclear", number)
 
 
-_CLAIMS: tuple[Callable[[Evidence], Claim], ...] = (
-    a_set_is_needed,
-    k_has_an_optimum,
-    latents_are_causal,
-    latents_are_specific,
-    last_layer_is_best,
-    post_beats_pre,
-    post_beats_pre_with_one_ending,
-    loose_is_comparable,
-    loose_is_comparable_for_saif,
-    strict_is_over_30,
-    strict_is_over_30_for_saif,
-)
-
-
 def _unmeasured(text: str, needed: str) -> Claim:
     return Claim(text, "not measured", f"Needs {needed}.")
+
+
+def _above(bound: float, interval: tuple[float, float]) -> Decision:
+    low, high = interval
+    return "yes" if low > bound else "no" if high < bound else "unclear"
 
 
 def _all_of(*parts: Decision) -> Decision:
@@ -215,15 +204,6 @@ def _subject(cells: Cells) -> str:
     """What stands for the method: the calibrated preset, or the plain recipe if only that ran."""
     conditions = {cell.condition for cell in cells}
     return "saif" if "saif" in conditions and "steered" not in conditions else "steered"
-
-
-def _by_placement(evidence: Evidence) -> Cells:
-    """A sweep over the placement, told as an evaluation's cells."""
-    told = {}
-    for cell, replies in evidence.sweeps.get("placement", {}).items():
-        if cell.value in ("pre", "post"):
-            told[cell.model_copy(update={"placement": cell.value, "value": None})] = replies
-    return told
 
 
 def _rate(cells: Cells, condition: str, outcome: Outcome) -> Rate:

@@ -73,7 +73,7 @@ def read_activations(
 
     A wording is drawn per content, the same for both placements.
     """
-    jobs: list[tuple[Any, list[str]]] = [(kind, texts) for kind, texts in contents.items()]
+    jobs: list[tuple[Any, list[str]]] = list(contents.items())
     for instruction in instructions:
         rng = random.Random(f"{seed}-{instruction.id}")
         texts = contents[instruction.contents]
@@ -81,15 +81,12 @@ def read_activations(
         for placement in PLACEMENTS:
             placed = [place(w, t, placement) for w, t in zip(wordings, texts, strict=True)]
             jobs.append(((instruction.id, placement), placed))
-    plain: dict[ContentKind, Residuals] = {}
-    instructed: dict[tuple[str, Placement], Residuals] = {}
-    for key, texts in track(jobs, "Reading prompts"):
-        residuals = last_residuals(model, texts, layers, on_progress=on_progress)
-        if isinstance(key, tuple):
-            instructed[key] = residuals
-        else:
-            plain[key] = residuals
-    return Activations({item.id: item.contents for item in instructions}, plain, instructed)
+    found = {
+        key: last_residuals(model, texts, layers, on_progress=on_progress)
+        for key, texts in track(jobs, "Reading prompts")
+    }
+    plain = {kind: found.pop(kind) for kind in contents}
+    return Activations({item.id: item.contents for item in instructions}, plain, found)
 
 
 def n_prompts(instructions: Sequence[Instruction], n: int) -> int:
@@ -151,15 +148,33 @@ def build_presets(
             )
             known.update(zip(new, scores, strict=True))
             for placement, statistics in found.items():
-                statistics.output_score[:] = torch.tensor(
-                    [known[latent] for latent in statistics.ids.tolist()]
-                )
+                own = [known[latent] for latent in statistics.ids.tolist()]
+                statistics.output_score[:] = torch.tensor(own)
                 table = _table(engine.language_model, sae, layer, norm, statistics)
                 tables.setdefault((instruction.id, placement), []).append(table)
             vectors[instruction.id][layer] = _vectors(sae, found, instruction, activations, layer)
         on_progress("layers", 1)
+    commit = engine.language_model.revision
     return [
-        LoadedPreset(_card(engine, instruction, tables), vectors[instruction.id])
+        LoadedPreset(
+            Preset(
+                schema_version=1,
+                id=instruction.id,
+                title=instruction.title,
+                instruction=instruction.id,
+                model=engine.model,
+                placements={
+                    placement: PlacementPreset(
+                        layers=tables[instruction.id, placement],
+                        choice=replace(FIRST_CHOICE, layer=layers[-1]),
+                        scores=None,
+                    )
+                    for placement in PLACEMENTS
+                },
+                versions={"saif": __version__} | ({"model": commit} if commit else {}),
+            ),
+            vectors[instruction.id],
+        )
         for instruction in instructions
     ]
 
@@ -221,11 +236,8 @@ def _table(
     model: LanguageModel, sae: Sae, layer: int, norm: float, statistics: LatentStatistics
 ) -> LayerTable:
     words = model.logit_lens(sae.decoder(statistics.ids), _WORDS)
-    columns = {
-        name: [round(float(value), 5) for value in column]
-        for name, column in vars(statistics).items()
-        if name != "ids"
-    }
+    columns = {name: column.tolist() for name, column in vars(statistics).items()}
+    ids = columns.pop("ids")
     return LayerTable(
         layer=layer,
         sae=SaeRef(id=sae.id, sha256=sae.sha256),
@@ -234,9 +246,9 @@ def _table(
             Latent(
                 id=latent,
                 words=words[i],
-                **{name: column[i] for name, column in columns.items()},
+                **{name: round(column[i], 5) for name, column in columns.items()},
             )
-            for i, latent in enumerate(statistics.ids.tolist())
+            for i, latent in enumerate(ids)
         ],
     )
 
@@ -251,39 +263,15 @@ def _vectors(
     ids = sorted({latent for statistics in found.values() for latent in statistics.ids.tolist()})
     encoder, bias, threshold = sae.encoder(ids)
     without = activations.plain[instruction.contents][layer].mean(dim=0)
-    with_it = {
-        placement: activations.instructed[instruction.id, placement][layer].mean(dim=0)
-        for placement in PLACEMENTS
-    }
+    instructed = activations.instructed
     return LayerVectors(
         ids=ids,
         decoder=sae.decoder(ids),
         encoder=encoder,
         bias=bias,
         threshold=threshold,
-        mean_difference={placement: mean - without for placement, mean in with_it.items()},
-    )
-
-
-def _card(
-    engine: LocalEngine,
-    instruction: Instruction,
-    tables: dict[tuple[str, Placement], list[LayerTable]],
-) -> Preset:
-    commit = engine.language_model.revision
-    return Preset(
-        schema_version=1,
-        id=instruction.id,
-        title=instruction.title,
-        instruction=instruction.id,
-        model=engine.model,
-        placements={
-            placement: PlacementPreset(
-                layers=tables[instruction.id, placement],
-                choice=replace(FIRST_CHOICE, layer=tables[instruction.id, placement][-1].layer),
-                scores=None,
-            )
+        mean_difference={
+            placement: instructed[instruction.id, placement][layer].mean(dim=0) - without
             for placement in PLACEMENTS
         },
-        versions={"saif": __version__} | ({"model": commit} if commit else {}),
     )

@@ -12,8 +12,6 @@ from saif.core.types import NO_CONTROL_CODES
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from saif.report.style import Picture
-
 
 def page_environment(folder: Path) -> "Environment":
     """For the templates in `folder`, which may include `page.css`, the style of all our pages, and
@@ -28,12 +26,10 @@ def page_environment(folder: Path) -> "Environment":
         lstrip_blocks=True,
         finalize=_printable,
     )
-    environment.filters["png"] = _as_data
+    environment.filters["png"] = lambda picture: (
+        f"data:image/png;base64,{base64.b64encode(picture.png).decode()}"
+    )
     return environment
-
-
-def _as_data(picture: "Picture") -> str:
-    return f"data:image/png;base64,{base64.b64encode(picture.png).decode()}"
 
 
 def _printable(value: object) -> object:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import matplotlib as mpl
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
@@ -79,7 +78,6 @@ class Sheet:
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
         self._figure = Figure(figsize=self._size, dpi=2 * _CSS_DPI)
-        FigureCanvasAgg(self._figure)
         self.axes = self._figure.add_axes(self._frame)
         for side in ("top", "right", "left"):
             self.axes.spines[side].set_visible(False)

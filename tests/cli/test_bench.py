@@ -11,7 +11,6 @@ import pytest
 from tiny import tiny_model
 
 from saif.engine.local import LocalEngine
-from saif.experiments.bench import concurrent
 from saif.experiments.bench import run as module
 from saif.runtime import bench_backends
 
@@ -67,7 +66,7 @@ def test_a_person_gets_a_table(bench: Any) -> None:
 
 
 def test_a_crowd_is_answered_together(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(concurrent, "SIZES", (1, 3))
+    monkeypatch.setattr(module, "PEOPLE", (1, 3))
     found = json.loads(bench("--no-start-up", "--crowd", "--json").stdout)["crowd"]
     assert [many["people"] for many in found] == [1, 3]
     for many in found:

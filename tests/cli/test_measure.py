@@ -29,9 +29,9 @@ def measure(saif: Any, own_files: Any, tmp_path: Path) -> Callable[..., Result]:
         scores = Scores(
             split="held-out", n=1, max_new_tokens=4, perplexity_bound=1e9, command="", conditions=[]
         )
-        rival = SteeringSpec(layer=3, dose=0.5)
+        baseline = SteeringSpec(layer=3, dose=0.5)
         placements = {
-            placement: part.model_copy(update={"scores": scores, "mean_difference": rival})
+            placement: part.model_copy(update={"scores": scores, "mean_difference": baseline})
             for placement, part in preset.preset.placements.items()
         }
         card = preset.preset.model_copy(update={"placements": placements})
@@ -129,9 +129,9 @@ def test_a_sweep_varies_one_thing_beside_its_baselines(measure: Any, tmp_path: P
     ]
     assert rows[1]["dose"] == rows[2]["dose"] == 1.0
     cells = RunFolder.read(tmp_path / "run").cells()
-    pushes = {cell.value: replies[0].push for cell, replies in cells.items()}
-    assert pushes[None] is None
-    assert [pushes[k]["latents"]["k"] for k in (1, 3)] == [1, 3]  # type: ignore[index]
+    specs = {cell.value: replies[0].push for cell, replies in cells.items()}
+    assert specs[None] is None
+    assert [specs[k]["latents"]["k"] for k in (1, 3)] == [1, 3]  # type: ignore[index]
 
 
 def test_strength_nought_steers_nothing_and_two_twice_as_hard(measure: Any, tmp_path: Path) -> None:

@@ -40,19 +40,19 @@ def content(i: int) -> str:
 def reply(cell: Cell, i: int, outcome: str, **changes: Any) -> ReplyRecord:
     """outcome: strict, followed (and not strict), repeats (loose but degenerate), lost (degenerate
     and not loose) or plain (neither)."""
-    pushed = cell.condition not in ("unsteered", "prompted", "prompted-suffix")
+    steered = cell.condition not in ("unsteered", "prompted", "prompted-suffix")
     degenerate = outcome in ("repeats", "lost")
     values: dict[str, Any] = {
         "cell": cell,
         "content": content(i),
         "message": content(i),
-        "push": {"dose": 0.4} if pushed else None,
+        "push": {"dose": 0.4} if steered else None,
         "text": f"Dear {cell.condition}, {outcome} {i}. "
         + ("and and " * 9 if degenerate else LOREM),
         "token_ids": [1, 2, 3],
         "stop": "end",
-        "steered": 4 if pushed else 0,
-        "dose": 0.4 if pushed else None,
+        "steered": 4 if steered else 0,
+        "dose": 0.4 if steered else None,
         "loose": outcome in ("strict", "followed", "repeats"),
         "strict": outcome == "strict",
         "about": outcome == "strict",

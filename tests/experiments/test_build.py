@@ -14,7 +14,7 @@ from saif.experiments import build
 from saif.experiments.baselines import CONDITIONS
 from saif.experiments.build import calibrate_presets, identify_presets, make_presets, work_left
 from saif.experiments.calibrate.budget import BUDGETS, SearchBudget
-from saif.experiments.calibrate.search import Calibration
+from saif.experiments.calibrate.search import Calibration, calibrate
 from saif.experiments.datasets import read_contents
 from saif.experiments.evaluate import run
 from saif.experiments.evaluate.run_folder import RunFolder
@@ -29,7 +29,7 @@ FOUND = SteeringSpec(layer=3, dose=0.5)
 
 
 @pytest.fixture
-def shelf(
+def with_saes(
     engine: LocalEngine, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Library]:
     """A library with folders for SAEs at layers 1 and 3; loading one gives the planted one."""
@@ -52,16 +52,19 @@ class Search:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[tuple[str, str]] = []
         self.contents: list[list[str]] = []
-        self.latents: list[bool] = []
-        """Whether they were searched as well."""
+        self.searched: list[str] = []
         self.fail_at = -1
         monkeypatch.setattr(build, "calibrate", self._calibrate)
 
     def _calibrate(
         self, engine: Any, preset: LoadedPreset, instruction: Any, placement: Any, contents: Any,
-        effort: Any, *, advance: Any, latents: bool,
+        effort: Any, *, advance: Any, search: Any,
     ) -> Calibration:  # fmt: skip
-        self.latents.append(latents)
+        self.searched.append(search)
+        if search == "none":
+            return calibrate(
+                engine, preset, instruction, placement, contents, effort, search=search
+            )
         if len(self.calls) == self.fail_at:
             raise RuntimeError
         self.calls.append((preset.id, placement))
@@ -89,10 +92,10 @@ def _scored(engine: LocalEngine, library: Library, name: str) -> dict[str, bool]
 
 
 def test_every_condition_is_scored_and_the_choice_is_written(
-    engine: LocalEngine, shelf: Library, data: Path, search: Search
+    engine: LocalEngine, with_saes: Library, data: Path, search: Search
 ) -> None:
-    _calibrate(engine, shelf, data, "question")
-    preset = read_preset(shelf.model_folder(engine.model.id) / "question.json").preset
+    _calibrate(engine, with_saes, data, "question")
+    preset = read_preset(with_saes.model_folder(engine.model.id) / "question.json").preset
     for placement in PLACEMENTS:
         part = preset.placements[placement]
         assert part.choice.dose == 0.123
@@ -116,12 +119,12 @@ def test_every_condition_is_scored_and_the_choice_is_written(
 
 
 def test_scores_can_be_counted_again_from_the_replies_of_their_run(
-    engine: LocalEngine, shelf: Library, data: Path, search: Search, tmp_path: Path
+    engine: LocalEngine, with_saes: Library, data: Path, search: Search, tmp_path: Path
 ) -> None:
-    _calibrate(engine, shelf, data, "question")
-    folder = shelf.model_folder(engine.model.id)
+    _calibrate(engine, with_saes, data, "question")
+    folder = with_saes.model_folder(engine.model.id)
     runs = {run.name: RunFolder.read(run) for run in (folder / "runs").iterdir()}
-    card = shelf.card(engine.model.id, "question")
+    card = with_saes.card(engine.model.id, "question")
     for placement in PLACEMENTS:
         scores = card.placements[placement].scores
         assert scores is not None
@@ -140,11 +143,15 @@ def test_scores_can_be_counted_again_from_the_replies_of_their_run(
         page = write_report([run.path], tmp_path / placement).read_text("utf-8")
         assert "mean difference" in page
     assert runs == {}
-    assert shelf.preset_ids(engine.model.id) == ["question", "translate-french", "verse"]
+    assert with_saes.preset_ids(engine.model.id) == ["question", "translate-french", "verse"]
 
 
 def test_scoring_goes_on_within_a_preset_and_again_makes_its_replies_anew(
-    engine: LocalEngine, shelf: Library, data: Path, search: Search, monkeypatch: pytest.MonkeyPatch
+    engine: LocalEngine,
+    with_saes: Library,
+    data: Path,
+    search: Search,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made: list[str] = []
     real = run.Evaluation.measure
@@ -157,42 +164,42 @@ def test_scoring_goes_on_within_a_preset_and_again_makes_its_replies_anew(
 
     monkeypatch.setattr(run.Evaluation, "measure", measure)
     with pytest.raises(KeyboardInterrupt):
-        _calibrate(engine, shelf, data, "question")
-    assert _scored(engine, shelf, "question") == {"pre": False, "post": False}
+        _calibrate(engine, with_saes, data, "question")
+    assert _scored(engine, with_saes, "question") == {"pre": False, "post": False}
     cells = [f"question/{placement}/{name}" for placement in PLACEMENTS for name in CONDITIONS]
     made.clear()
     made.extend("four")
-    _calibrate(engine, shelf, data, "question")
+    _calibrate(engine, with_saes, data, "question")
     assert made[4:] == cells[3:]
-    _calibrate(engine, shelf, data, "question", again=True)
+    _calibrate(engine, with_saes, data, "question", again=True)
     assert made[4:] == cells[3:] + cells
-    runs = shelf.model_folder(engine.model.id) / "runs"
+    runs = with_saes.model_folder(engine.model.id) / "runs"
     assert len(list(runs.iterdir())) == 2  # the same settings, so the same run
 
 
 def test_an_interrupted_run_goes_on_where_it_was(
-    engine: LocalEngine, shelf: Library, data: Path, search: Search
+    engine: LocalEngine, with_saes: Library, data: Path, search: Search
 ) -> None:
     search.fail_at = 3
     with pytest.raises(RuntimeError):
-        _calibrate(engine, shelf, data)
-    assert _scored(engine, shelf, "question") == {"pre": True, "post": True}
-    assert _scored(engine, shelf, "verse") == {"pre": True, "post": False}
+        _calibrate(engine, with_saes, data)
+    assert _scored(engine, with_saes, "question") == {"pre": True, "post": True}
+    assert _scored(engine, with_saes, "verse") == {"pre": True, "post": False}
     search.fail_at = -1
-    _calibrate(engine, shelf, data)
+    _calibrate(engine, with_saes, data)
     jobs = [(name, placement) for name in ("question", "verse") for placement in PLACEMENTS]
     assert search.calls == jobs
-    assert _scored(engine, shelf, "verse") == {"pre": True, "post": True}
-    _calibrate(engine, shelf, data)
+    assert _scored(engine, with_saes, "verse") == {"pre": True, "post": True}
+    _calibrate(engine, with_saes, data)
     assert len(search.calls) == 4
-    _calibrate(engine, shelf, data, "verse", again=True, search="rival")
+    _calibrate(engine, with_saes, data, "verse", again=True, search="rival")
     assert search.calls[4:] == [("verse", "pre"), ("verse", "post")]
-    assert search.latents[-3:] == [True, False, False]
+    assert search.searched[-3:] == ["all", "rival", "rival"]
 
 
 def test_searching_sees_develop_texts_and_scoring_held_out_ones(
     engine: LocalEngine,
-    shelf: Library,
+    with_saes: Library,
     data: Path,
     search: Search,
     monkeypatch: pytest.MonkeyPatch,
@@ -205,7 +212,7 @@ def test_searching_sees_develop_texts_and_scoring_held_out_ones(
         return real(engine, library, subject, contents, **options)
 
     monkeypatch.setattr(build, "plan_scores", plan_scores)
-    _calibrate(engine, shelf, data, "question")
+    _calibrate(engine, with_saes, data, "question")
     assert len(search.contents) == len(scored) == 2
     for given, split, n in ((search.contents, "develop", 4), (scored, "held-out", 4)):
         for contents in given:
@@ -217,7 +224,7 @@ def test_searching_sees_develop_texts_and_scoring_held_out_ones(
 
 def test_unsteered_replies_are_made_once_for_all_presets_with_the_same_texts(
     engine: LocalEngine,
-    shelf: Library,
+    with_saes: Library,
     data: Path,
     search: Search,
     monkeypatch: pytest.MonkeyPatch,
@@ -237,14 +244,14 @@ def test_unsteered_replies_are_made_once_for_all_presets_with_the_same_texts(
 
     monkeypatch.setattr(run, "make_replies", make_replies)
     monkeypatch.setattr(run, "check_replies", check_replies)
-    _calibrate(engine, shelf, data)
+    _calibrate(engine, with_saes, data)
     assert len(plain) == len(set(plain)) == 4
     assert checked == ["question", "verse"]  # each by its own check, once for both placements
 
 
 def test_prompts_carry_the_instruction_where_the_placement_says(
     engine: LocalEngine,
-    shelf: Library,
+    with_saes: Library,
     data: Path,
     search: Search,
     monkeypatch: pytest.MonkeyPatch,
@@ -257,14 +264,18 @@ def test_prompts_carry_the_instruction_where_the_placement_says(
         return real(engine, tasks, **options)
 
     monkeypatch.setattr(run, "make_replies", make_replies)
-    _calibrate(engine, shelf, data, "question")
-    wording = shelf.instruction("question").main_wording
+    _calibrate(engine, with_saes, data, "question")
+    wording = with_saes.instruction("question").main_wording
     assert [m.startswith(f"{wording}\n") for m in prompted] == [True] * 4 + [False] * 4
     assert [m.endswith(f"\n{wording}") for m in prompted] == [False] * 4 + [True] * 4
 
 
 def test_the_data_is_read_once_for_all_presets_and_placements(
-    engine: LocalEngine, shelf: Library, data: Path, search: Search, monkeypatch: pytest.MonkeyPatch
+    engine: LocalEngine,
+    with_saes: Library,
+    data: Path,
+    search: Search,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     read: list[tuple[Any, ...]] = []
     real = build.read_contents
@@ -274,17 +285,17 @@ def test_the_data_is_read_once_for_all_presets_and_placements(
         return real(source, *what)
 
     monkeypatch.setattr(build, "read_contents", read_contents)
-    _calibrate(engine, shelf, data)
+    _calibrate(engine, with_saes, data)
     assert read == [("sentence", "develop", 4), ("sentence", "held-out", 4)]
 
 
 def test_nothing_to_calibrate_and_too_few_texts_are_refused(
-    engine: LocalEngine, shelf: Library, data: Path, tmp_path: Path
+    engine: LocalEngine, with_saes: Library, data: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="3 held-out texts are too few"):
-        _calibrate(engine, shelf, data, n=3)
+        _calibrate(engine, with_saes, data, n=3)
     with pytest.raises(PresetError, match="no preset 'nothing'"):
-        _calibrate(engine, shelf, data, "nothing")
+        _calibrate(engine, with_saes, data, "nothing")
     with pytest.raises(InputError, match="no presets for tests/tiny-llama"):
         calibrate_presets(engine, Library(tmp_path), data, None, None, n=4, again=False, command="")
 
@@ -293,10 +304,10 @@ def test_nothing_to_calibrate_and_too_few_texts_are_refused(
 
 
 def test_identifying_writes_presets_that_name_their_sae_by_its_place(
-    engine: LocalEngine, shelf: Library, data: Path
+    engine: LocalEngine, with_saes: Library, data: Path
 ) -> None:
-    identify_presets(engine, shelf, data, ["question"], None, n=4)
-    preset = shelf.preset(engine.model.id, "question").preset
+    identify_presets(engine, with_saes, data, ["question"], None, n=4)
+    preset = with_saes.preset(engine.model.id, "question").preset
     for placement in PLACEMENTS:
         part = preset.placements[placement]
         assert part.layer_numbers == [1, 3]
@@ -306,13 +317,13 @@ def test_identifying_writes_presets_that_name_their_sae_by_its_place(
 
 
 def test_an_unknown_instruction_and_one_text_are_refused_before_any_work(
-    engine: LocalEngine, shelf: Library, data: Path, monkeypatch: pytest.MonkeyPatch
+    engine: LocalEngine, with_saes: Library, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(build, "read_activations")
     with pytest.raises(PresetError, match="no instruction 'sing'"):
-        identify_presets(engine, shelf, data, ["question", "sing"], None, n=4)
+        identify_presets(engine, with_saes, data, ["question", "sing"], None, n=4)
     with pytest.raises(InputError, match="from 1 texts"):
-        identify_presets(engine, shelf, data, None, None, n=1)
+        identify_presets(engine, with_saes, data, None, None, n=1)
 
 
 def test_a_model_without_an_sae_is_told_how_to_get_one(
@@ -324,14 +335,16 @@ def test_a_model_without_an_sae_is_told_how_to_get_one(
 
 
 def test_without_a_search_the_choice_stays_and_is_scored(
-    engine: LocalEngine, shelf: Library, data: Path, search: Search
+    engine: LocalEngine, with_saes: Library, data: Path, search: Search
 ) -> None:
     with pytest.raises(PresetError, match="no choice yet"):
-        _calibrate(engine, shelf, data, "question", search="none")
-    _calibrate(engine, shelf, data, "question")
-    before = shelf.preset(engine.model.id, "question").preset
-    _calibrate(engine, shelf, data, "question", search="none", again=True, command="scored again")
-    after = shelf.preset(engine.model.id, "question").preset
+        _calibrate(engine, with_saes, data, "question", search="none")
+    _calibrate(engine, with_saes, data, "question")
+    before = with_saes.preset(engine.model.id, "question").preset
+    _calibrate(
+        engine, with_saes, data, "question", search="none", again=True, command="scored again"
+    )
+    after = with_saes.preset(engine.model.id, "question").preset
     assert len(search.calls) == 2
     for placement in PLACEMENTS:
         assert after.placements[placement].choice == before.placements[placement].choice
@@ -345,13 +358,13 @@ def test_without_a_search_the_choice_stays_and_is_scored(
 
 
 @pytest.fixture
-def shipped(shelf: Library) -> Library:
-    """The shelf with the sentences that presets are made with."""
+def shipped(with_saes: Library) -> Library:
+    """The with_saes with the sentences that presets are made with."""
     source = SHIPPED / "contents" / "making.txt"
-    folder = shelf.root / "contents"
+    folder = with_saes.root / "contents"
     folder.mkdir()
     (folder / source.name).write_bytes(source.read_bytes())
-    return shelf
+    return with_saes
 
 
 def test_what_a_model_lacks_is_identified_and_the_rest_left_alone(

@@ -13,11 +13,8 @@ from saif.experiments.claims import (
     latents_are_causal,
     latents_are_specific,
     loose_is_comparable,
-    loose_is_comparable_for_saif,
     post_beats_pre,
-    post_beats_pre_with_one_ending,
     strict_is_over_30,
-    strict_is_over_30_for_saif,
 )
 from saif.experiments.evaluate.comparison import Decision
 from saif.experiments.evaluate.run_folder import Cell, ReplyRecord
@@ -138,9 +135,9 @@ def test_the_last_layer(counts: dict[float, int], held: Decision) -> None:
 def test_post_against_pre(pre: int, post: int, held: Decision) -> None:
     both = {**planted("pre", steered=pre), **planted("post", steered=post)}
     assert post_beats_pre(evidence(both)).held == held
-    assert post_beats_pre_with_one_ending(evidence(both)).held == "not measured"
+    assert post_beats_pre(evidence(both), suffix=True).held == "not measured"
     suffix = {**planted("pre", steered_suffix=pre), **planted("post", steered_suffix=post)}
-    assert post_beats_pre_with_one_ending(evidence(suffix)).held == held
+    assert post_beats_pre(evidence(suffix), suffix=True).held == held
 
 
 def test_a_sweep_over_the_placement_serves_as_well() -> None:
@@ -159,7 +156,7 @@ def test_a_sweep_over_the_placement_serves_as_well() -> None:
 def test_loose_is_within_ten_points_of_prompting(steered: int, n: int, held: Decision) -> None:
     cells = planted(n=n, steered=steered, prompted=n)
     assert loose_is_comparable(evidence(cells)).held == held
-    assert loose_is_comparable_for_saif(evidence(cells)).held == "not measured"
+    assert loose_is_comparable(evidence(cells), plain=True).held == "not measured"
 
 
 def test_loose_counts_degenerate_replies_and_says_how_many_are_not() -> None:
@@ -176,8 +173,8 @@ def test_loose_counts_degenerate_replies_and_says_how_many_are_not() -> None:
 @pytest.mark.parametrize(("strict", "held"), [(30, "yes"), (4, "no"), (16, "unclear")])
 def test_strict_is_over_30_per_cent(strict: int, held: Decision) -> None:
     assert strict_is_over_30(evidence(planted(steered=strict))).held == held
-    assert strict_is_over_30_for_saif(evidence(planted(saif=strict))).held == held
-    assert strict_is_over_30_for_saif(evidence(planted(steered=9))).held == "not measured"
+    assert strict_is_over_30(evidence(planted(saif=strict)), plain=True).held == held
+    assert strict_is_over_30(evidence(planted(steered=9)), plain=True).held == "not measured"
 
 
 def test_strict_over_30_on_average_is_unclear_if_a_preset_is_clearly_below() -> None:

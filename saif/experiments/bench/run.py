@@ -6,8 +6,10 @@ import platform
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +17,42 @@ import torch
 
 from saif.core.steering import Steering
 from saif.decoding import Sampling
-from saif.engine.local import LocalEngine
+from saif.engine.local import LocalEngine, SharedEngine
 from saif.engine.protocol import Message, Request
 from saif.errors import InputError, ModelError
-from saif.experiments.bench.concurrent import measure_concurrent
 from saif.progress import track
 from saif.runtime import embedded
 from saif.runtime.bench_backends import generate_times, llama_cpp
 from saif.runtime.load import QuantizeOrAuto
 
 BASELINE, LLAMA_CPP = "generate, 1 row", "llama.cpp, 1 row"
-_ONE, _TWO, _THREE, _STEERED = (
-    "saif, 1 row",
-    "saif, 2 rows",
-    "saif, 3 rows",
-    "saif, 2 rows, one steered",
-)
+_ONE, _TWO, _STEERED = "saif, 1 row", "saif, 2 rows", "saif, 2 rows, one steered"
 OURS = {
     _ONE: (False,),
     _TWO: (False, False),
-    _THREE: (False, False, False),
+    "saif, 3 rows": (False, False, False),
     _STEERED: (False, True),
 }
 """case -> which of its rows are steered."""
 
 COSTS = {
     "a second row": (_TWO, _ONE),
-    "a third row": (_THREE, _ONE),
+    "a third row": ("saif, 3 rows", _ONE),
     "steering one of two rows": (_STEERED, _TWO),
 }
 """what costs -> the case with it and the one without."""
 
+PEOPLE = (1, 4, 16, 64)
+"""How many write at once, where that is asked for."""
+
 _READ_BYTES = 200_000_000
+_QUESTIONS = (
+    "Write a long story about an old house by the sea.",
+    "Tell me everything you know about bread.",
+    "What should I see in a big city on a rainy day?",
+    "Describe a long walk through a forest in the autumn.",
+)
 _PROMPT = "Write a long story about an old house by the sea and the people who lived in it."
-_TURNS = 5
-_PASSAGE = "The sea was calm that day, and the boats lay still beside the old stone wall. "
 _START = """
 import sys, time
 started = time.perf_counter()
@@ -78,13 +81,18 @@ class Bench:
     def round(self) -> dict[str, list[float]]:
         """case -> seconds of each of its steps. What else the machine does falls on all alike: our
         cases take turns at their steps, and what others run comes right before."""
-        found = {BASELINE: _steps(generate_times(self._model, self._prompt(), self._n))}
+        prompt = self._model.render([{"role": "user", "content": _PROMPT}])
+        found = {BASELINE: _steps(generate_times(self._model, prompt, self._n))}
         if self._llama is not None:
-            found[LLAMA_CPP] = _steps(self._llama.times(self._prompt(), self._n))
+            found[LLAMA_CPP] = _steps(self._llama.times(prompt, self._n))
         return found | self._interleaved()
 
     def _interleaved(self) -> dict[str, list[float]]:
-        cases = {name: self._engine.stream(self._requests(name)) for name in OURS}
+        asked = (Message("user", _PROMPT),)
+        cases = {
+            name: self._engine.stream([self._request(asked, steered) for steered in rows])
+            for name, rows in OURS.items()
+        }
         for steps in cases.values():
             next(steps)  # the prefill
         found: dict[str, list[float]] = {name: [] for name in OURS}
@@ -105,32 +113,19 @@ class Bench:
         self._engine.wait_for_reprefills()  # they are no part of the next round
         return {name: _checked(seconds[:n]) for name, seconds in found.items()}
 
-    def _requests(self, case: str) -> list[Request]:
-        message = (Message("user", _PROMPT),)
-        return [
-            Request(
-                messages=message,
-                steering=self.steering if steered else None,
-                sampling=self._sampling,
-            )
-            for steered in OURS[case]
-        ]
-
-    def _prompt(self) -> list[int]:
-        return self._model.render([{"role": "user", "content": _PROMPT}])
+    def _request(self, messages: tuple[Message, ...], steered: bool) -> Request:
+        steering = self.steering if steered else None
+        return Request(messages=messages, steering=steering, sampling=self._sampling)
 
     def first_tokens(self) -> list[float]:
         """Seconds to the first token of each turn of a conversation in two columns."""
         columns: list[tuple[Message, ...]] = [(), ()]
         found = []
         self._engine.forget()
-        for turn in range(_TURNS):
+        for turn in range(5):
             asked = Message("user", f"{_PROMPT} This is chapter {turn + 1}.")
             columns = [(*messages, asked) for messages in columns]
-            requests = [
-                Request(messages=messages, steering=steering, sampling=self._sampling)
-                for messages, steering in zip(columns, (None, self.steering), strict=True)
-            ]
+            requests = [self._request(columns[0], False), self._request(columns[1], True)]
             started = time.perf_counter()
             texts = ["", ""]
             for number, step in enumerate(self._engine.stream(requests)):
@@ -147,7 +142,8 @@ class Bench:
 
     def prefill_seconds(self) -> float:
         """Seconds per token to prefill some hundred tokens of text as one row."""
-        ids = self._model.encode_text(_PASSAGE * 8)
+        sentence = "The sea was calm that day, and the boats lay still beside the old stone wall. "
+        ids = self._model.encode_text(sentence * 8)
         started = time.perf_counter()
         self._model.residuals([ids], [])
         return (time.perf_counter() - started) / len(ids)
@@ -189,8 +185,53 @@ def run_bench(
         "last_turn_to_first": statistics.median(turn[-1] / turn[0] for turn in turns),
         "read_tokens_per_second": 1 / statistics.median(prefills),
         "memory_bytes": {"model": engine.language_model.memory, "process_peak": _peak_memory()},
-        "crowd": measure_concurrent(engine, bench.steering, sizes=people, n_steps=n_steps),
+        "crowd": _concurrent(engine, bench.steering, people, n_steps),
         "start_up_seconds": _start_up(start_up, quantize) if start_up else None,
+    }
+
+
+def _concurrent(
+    engine: LocalEngine, steering: Steering, sizes: Sequence[int], n_steps: int
+) -> list[dict[str, Any]]:
+    """How it answers when many people write at once, each two columns, one of them steered. Per
+    size: tokens per second of all together, and what one of them waits for."""
+    if not sizes:
+        return []
+    shared = SharedEngine(engine.language_model, cache_bytes=0)
+    _ask_all(shared, steering, 1, n_steps)  # warm-up
+    return [_ask_all(shared, steering, size, n_steps) for size in sizes]
+
+
+def _ask_all(shared: SharedEngine, steering: Steering, size: int, n_steps: int) -> dict[str, Any]:
+    together = threading.Barrier(size)
+
+    def ask(number: int) -> tuple[float, float, int]:
+        message = Message("user", f"{_QUESTIONS[number % len(_QUESTIONS)]} ({number})")
+        sampling = Sampling(max_new_tokens=n_steps, seed=number)
+        requests = [
+            Request(messages=(message,), steering=each, sampling=sampling)
+            for each in (None, steering)
+        ]
+        together.wait()
+        started = time.perf_counter()
+        first, tokens = 0.0, 0
+        for step in shared.stream(requests):
+            first = first or time.perf_counter() - started
+            tokens += sum(row.token_id is not None for row in step)
+        return first, time.perf_counter() - started, tokens
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(size) as people:
+        answers = list(people.map(ask, range(size)))
+    seconds = time.perf_counter() - started
+    firsts, wholes, tokens = zip(*answers, strict=True)
+    return {
+        "people": size,
+        "tokens_per_second": sum(tokens) / seconds,
+        "median_first_token_seconds": statistics.median(firsts),
+        "last_first_token_seconds": max(firsts),
+        "median_answer_seconds": statistics.median(wholes),
+        "last_answer_seconds": max(wholes),
     }
 
 

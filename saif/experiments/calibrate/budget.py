@@ -42,7 +42,6 @@ class SearchBudget:
     """Texts that latents are found on where presets are made in one go."""
 
 
-_THOROUGH = SearchBudget()
 # The two recipes that won most of the thorough searches.
 _QUICK = SearchBudget(
     first=3,
@@ -62,16 +61,15 @@ _QUICK = SearchBudget(
 )
 
 
-def _for_passages(budget: SearchBudget) -> SearchBudget:
-    """A passage's summary is only checked once it has come to its end."""
-    return replace(budget, first_tokens=64, max_new_tokens=64)
-
+_SENTENCES: dict[Thoroughness, SearchBudget] = {"thorough": SearchBudget(), "quick": _QUICK}
 
 BUDGETS: dict[tuple[Thoroughness, ContentKind], SearchBudget] = {
-    ("thorough", "sentence"): _THOROUGH,
-    ("thorough", "passage"): _for_passages(_THOROUGH),
-    ("quick", "sentence"): _QUICK,
-    ("quick", "passage"): _for_passages(_QUICK),
+    **{(name, "sentence"): budget for name, budget in _SENTENCES.items()},
+    # A passage's summary is only checked once it has come to its end.
+    **{
+        (name, "passage"): replace(budget, first_tokens=64, max_new_tokens=64)
+        for name, budget in _SENTENCES.items()
+    },
 }
 
 MAX_NEW_TOKENS = {kind: budget.max_new_tokens for (_, kind), budget in BUDGETS.items()}

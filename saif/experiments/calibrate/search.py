@@ -11,7 +11,8 @@ that it is a fair baseline.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from saif.core.fluency import perplexity_bound
 from saif.core.types import Placement, Sampling
@@ -37,6 +38,9 @@ from saif.presets.instructions import Instruction, place
 from saif.presets.preset import LoadedPreset
 from saif.presets.spec import SteeringSpec
 
+Search = Literal["all", "rival", "none"]
+"""What is searched: latents and mean difference, mean difference alone, or neither."""
+
 _CHECKED_TOGETHER = 4
 
 MAX_DEGENERATE = 0.15
@@ -61,53 +65,39 @@ def calibrate(
     contents: Sequence[str],
     budget: SearchBudget,
     *,
-    latents: bool = True,
+    search: Search = "all",
     advance: Callable[[int], None] = lambda _: None,
 ) -> Calibration:
-    """The best choice for one placement, found on `contents` only. Without `latents` only mean
-    difference is searched, and the preset's own choice stays. Raises ModelError for a model that
-    answers with nothing."""
+    """The best choice for one placement, found on `contents` only. What isn't searched stays as the
+    preset has it. Raises ModelError for a model that answers with nothing, PresetError for a preset
+    that was never calibrated if nothing is searched."""
     scorer = _Scorer(engine, preset, instruction, placement, budget, advance)
     contents = contents[: budget.third]
-    bound = scorer.perplexity_bound(contents)
     part = preset.preset.placements[placement]
-    baseline, own = search_spaces(len(part.layer_numbers), budget)
-
-    def search(space: SearchSpace) -> SteeringSpec:
-        first = initial_grid(part.layer_numbers, space.recipes, budget.doses)
-        scores = scorer.score(first, contents[: budget.first], bound, budget.first_tokens)
-        ranking = distinct(_best(first, scores, len(first)))
-        second = neighbours(ranking[: space.semifinalists])
-        scores = scorer.score(second, contents[: space.texts], bound, budget.max_new_tokens)
-        finalists = _best(second, scores, space.finalists)
-        return scorer.strictest(final_variants(finalists, ranking), contents, bound)
-
-    mean_difference = search(baseline)
-    choice = search(own) if latents else part.choice
-    return Calibration(choice, mean_difference, bound)
-
-
-def keep_choice(
-    engine: LocalEngine,
-    preset: LoadedPreset,
-    instruction: Instruction,
-    placement: Placement,
-    contents: Sequence[str],
-    budget: SearchBudget,
-    *,
-    advance: Callable[[int], None] = lambda _: None,
-) -> Calibration:
-    """The choice that the preset has, with the bound that its scores need; nothing is searched.
-    Raises PresetError for a preset that was never calibrated."""
-    part = preset.preset.placements[placement]
-    if part.mean_difference is None:
+    choice, mean_difference = part.choice, part.mean_difference
+    if search == "none" and mean_difference is None:
         raise PresetError(
             f"The preset '{preset.id}' has no choice yet to keep.",
             hint="Calibrate it with the search first.",
         )
-    scorer = _Scorer(engine, preset, instruction, placement, budget, advance)
-    bound = scorer.perplexity_bound(contents[: budget.third])
-    return Calibration(part.choice, part.mean_difference, bound)
+    bound = scorer.perplexity_bound(contents)
+    scorer = replace(scorer, bound=bound)
+    baseline, own = search_spaces(len(part.layer_numbers), budget)
+
+    def best_of(space: SearchSpace) -> SteeringSpec:
+        first = initial_grid(part.layer_numbers, space.recipes, budget.doses)
+        scores = scorer.score(first, contents[: budget.first], budget.first_tokens)
+        ranking = distinct(_best(first, scores, len(first)))
+        second = neighbours(ranking[: space.semifinalists])
+        scores = scorer.score(second, contents[: space.texts], budget.max_new_tokens)
+        finalists = _best(second, scores, space.finalists)
+        return scorer.strictest(final_variants(finalists, ranking), contents)
+
+    if mean_difference is None or search != "none":
+        mean_difference = best_of(baseline)
+    if search == "all":
+        choice = best_of(own)
+    return Calibration(choice, mean_difference, bound)
 
 
 Objective = tuple[float, float]
@@ -129,6 +119,7 @@ class _Scorer:
     placement: Placement
     budget: SearchBudget
     advance: Callable[[int], None]
+    bound: float = math.inf
 
     def perplexity_bound(self, contents: Sequence[str]) -> float:
         """Derived from the replies to the instruction in words."""
@@ -144,41 +135,35 @@ class _Scorer:
         return bound
 
     def score(
-        self,
-        specs: Sequence[SteeringSpec],
-        contents: Sequence[str],
-        bound: float,
-        max_new_tokens: int,
+        self, specs: Sequence[SteeringSpec], contents: Sequence[str], max_new_tokens: int
     ) -> dict[SteeringSpec, Objective]:
         """Every candidate on every text; all replies are taken to be relevant."""
-        checked = self._check_each(specs, contents, max_new_tokens)
-        return {spec: _objective(checked[spec], bound) for spec in specs}
+        return self._objectives(self._check_each(specs, contents, max_new_tokens))
 
-    def strictest(
-        self, specs: Sequence[SteeringSpec], contents: Sequence[str], bound: float
-    ) -> SteeringSpec:
+    def strictest(self, specs: Sequence[SteeringSpec], contents: Sequence[str]) -> SteeringSpec:
         """The best candidate on `contents`, relevance included.
 
         Checking relevance can only lower an objective. So the most promising are checked first, and
         checking ends when the best of those can't be beaten any more.
         """
         checked = self._check_each(specs, contents, self.budget.max_new_tokens)
-        upper_bounds = {spec: _objective(checked[spec], bound) for spec in specs}
+        upper_bounds = self._objectives(checked)
         ranking = _best(specs, upper_bounds, len(specs))
         scores: dict[SteeringSpec, Objective] = {}
         for start in range(0, len(ranking), _CHECKED_TOGETHER):
             next_best = ranking[start : start + _CHECKED_TOGETHER]
-            if (
-                scores
-                and _best([*scores, next_best[0]], {**upper_bounds, **scores}, 1)[0] in scores
-            ):
+            challenger = next_best[:1]
+            if scores and _best([*scores, *challenger], upper_bounds | scores, 1) != challenger:
                 break
             flat = [j for spec in next_best for j in checked[spec]]
             found = check_relevance(self.engine, self.instruction, flat, contents)
-            scores |= {
-                spec: _objective(each, bound) for spec, each in _split(next_best, found).items()
-            }
+            scores |= self._objectives(_split(next_best, found))
         return _best(list(scores), scores, 1)[0]
+
+    def _objectives(
+        self, checked: Mapping[SteeringSpec, Sequence[CheckedReply]]
+    ) -> dict[SteeringSpec, Objective]:
+        return {spec: _objective(replies, self.bound) for spec, replies in checked.items()}
 
     def _check_each(
         self, specs: Sequence[SteeringSpec], contents: Sequence[str], max_new_tokens: int

@@ -56,8 +56,23 @@ def initial_grid(
 def final_variants(
     finalists: Sequence[SteeringSpec], ranking: Sequence[SteeringSpec]
 ) -> list[SteeringSpec]:
-    """The last round: the finalists on every schedule."""
-    return [variant for spec in finalists for variant in _schedules(spec, ranking)]
+    """The last round: each fading finalist as it is and on every other schedule; latents also at
+    the next best layer as well."""
+    found = []
+    for spec in finalists:
+        found += [
+            spec,
+            replace(_at(spec, _LASTING), schedule=Schedule(half_life=_LONG_HALF_LIFE)),
+            replace(_at(spec, _STEADY), schedule=CONSTANT),
+            replace(spec, schedule=replace(spec.schedule, keep_norm=True)),
+        ]
+        if spec.latents is not None:
+            found.append(replace(spec, schedule=replace(spec.schedule, clamp=True)))
+            others = [other.layer for other in ranking if other.layer not in spec.layers]
+            found += [
+                replace(spec, extra_layers=(*spec.extra_layers, layer)) for layer in others[:1]
+            ]
+    return found
 
 
 def neighbours(specs: Sequence[SteeringSpec]) -> list[SteeringSpec]:
@@ -75,24 +90,6 @@ def neighbours(specs: Sequence[SteeringSpec]) -> list[SteeringSpec]:
     return list(dict.fromkeys(found))
 
 
-def _schedules(spec: SteeringSpec, ranking: Sequence[SteeringSpec]) -> list[SteeringSpec]:
-    """A fading spec as it is and on every other schedule; latents also at the next best layer as
-    well."""
-    found = [
-        spec,
-        replace(_at(spec, _LASTING), schedule=Schedule(half_life=_LONG_HALF_LIFE)),
-        replace(_at(spec, _STEADY), schedule=CONSTANT),
-        replace(spec, schedule=replace(spec.schedule, keep_norm=True)),
-    ]
-    if spec.latents is not None:
-        found.append(replace(spec, schedule=replace(spec.schedule, clamp=True)))
-        others = (other.layer for other in ranking if other.layer not in spec.layers)
-        found += [
-            replace(spec, extra_layers=(*spec.extra_layers, layer)) for layer in [*others][:1]
-        ]
-    return found
-
-
 def _at(spec: SteeringSpec, factor: float) -> SteeringSpec:
     return replace(spec, dose=round(spec.dose * factor, 3))
 
@@ -105,10 +102,10 @@ def distinct(specs: Sequence[SteeringSpec]) -> list[SteeringSpec]:
     return list(first.values())
 
 
-def replies_made(n_layers: int, budget: SearchBudget, *, latents: bool = True) -> int:
+def replies_made(n_layers: int, budget: SearchBudget) -> int:
     """How many replies a search makes; a little fewer where neighbours coincide."""
     n = budget.third  # the instruction in words
-    for space in search_spaces(n_layers, budget)[: 1 + latents]:
+    for space in search_spaces(n_layers, budget):
         first = initial_grid(range(n_layers), space.recipes, budget.doses)
         ranking = distinct(first)
         second = neighbours(ranking[: space.semifinalists])

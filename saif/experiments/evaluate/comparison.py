@@ -24,13 +24,9 @@ class Comparison:
 
     @property
     def pooled(self) -> PairedTable:
+        names = ("both", "first_only", "second_only", "neither")
         tables = self.strata.values()
-        return PairedTable(
-            both=sum(table.both for table in tables),
-            first_only=sum(table.first_only for table in tables),
-            second_only=sum(table.second_only for table in tables),
-            neither=sum(table.neither for table in tables),
-        )
+        return PairedTable(**{name: sum(getattr(one, name) for one in tables) for name in names})
 
     def better(self, alpha: float = ALPHA) -> Decision:
         """Is the first setting better than the second?"""
@@ -38,18 +34,18 @@ class Comparison:
         if not pooled.n:
             return "not measured"
         if pooled.p < alpha:
-            sign = 1 if pooled.difference > 0 else -1
-            if self.contrary(sign):
+            if self.contrary():
                 return "unclear"
-            return "yes" if sign > 0 else "no"
+            return "yes" if pooled.difference > 0 else "no"
         return "no" if pooled.interval()[1] < MARGIN else "unclear"
 
-    def contrary(self, sign: int) -> list[str]:
-        """The strata that by themselves say the opposite of `sign`."""
+    def contrary(self) -> list[str]:
+        """The strata that by themselves say the opposite of all together."""
+        up = self.pooled.difference > 0
         return [
             name
-            for name, table in self.strata.items()
-            if sign * table.difference < 0 and table.p < ALPHA
+            for name, one in self.strata.items()
+            if (one.difference < 0 if up else one.difference > 0) and one.p < ALPHA
         ]
 
     def words(self, first: str, second: str) -> str:
@@ -61,7 +57,7 @@ class Comparison:
             f"{signed(table.difference)} points (95 % interval {low} to {high}; "
             f"n = {table.n}, {p_value(table.p)})"
         )
-        contrary = self.contrary(1 if table.difference > 0 else -1)
+        contrary = self.contrary()
         return text + (f"; the other way round for {', '.join(contrary)}" if contrary else "")
 
 
@@ -95,15 +91,22 @@ def stratum(cell: Cell) -> str:
 
 def compare(cells: Cells, first: str, second: str, outcome: Outcome = "followed") -> Comparison:
     """Two conditions of an evaluation, wherever both were measured."""
-    strata = {}
-    for cell, replies in cells.items():
-        if cell.condition != first or cell.value is not None:
-            continue
-        other = _partner(cells, cell, second)
-        found = pairs(replies, other, outcome)
-        if found:
-            strata[stratum(cell)] = mcnemar(found)
-    return Comparison(strata)
+    return _compare(
+        {
+            stratum(cell): (replies, _partner(cells, cell, second))
+            for cell, replies in cells.items()
+            if cell.condition == first and cell.value is None
+        },
+        outcome,
+    )
+
+
+def _compare(
+    strata: Mapping[str, tuple[Sequence[ReplyRecord], Sequence[ReplyRecord]]],
+    outcome: Outcome = "followed",
+) -> Comparison:
+    found = {name: pairs(first, second, outcome) for name, (first, second) in strata.items()}
+    return Comparison({name: mcnemar(paired) for name, paired in found.items() if paired})
 
 
 def _partner(cells: Cells, cell: Cell, condition: str) -> Sequence[ReplyRecord]:
@@ -115,16 +118,15 @@ def _partner(cells: Cells, cell: Cell, condition: str) -> Sequence[ReplyRecord]:
     return []
 
 
-def post_against_pre(cells: Cells, condition: str, outcome: Outcome = "followed") -> Comparison:
+def post_against_pre(cells: Cells, condition: str) -> Comparison:
     """Post (first) and pre (second) of one condition, by preset."""
-    strata = {}
-    for cell, replies in cells.items():
-        pre = cell.model_copy(update={"placement": "pre"})
-        if cell.condition == condition and cell.placement == "post" and pre in cells:
-            found = pairs(replies, cells[pre], outcome)
-            if found:
-                strata[cell.preset] = mcnemar(found)
-    return Comparison(strata)
+    return _compare(
+        {
+            cell.preset: (replies, cells.get(cell.model_copy(update={"placement": "pre"}), ()))
+            for cell, replies in cells.items()
+            if cell.condition == condition and cell.placement == "post"
+        }
+    )
 
 
 def uneven_doses(cells: Cells, first: str, second: str, tolerance: float) -> list[str]:
@@ -134,35 +136,24 @@ def uneven_doses(cells: Cells, first: str, second: str, tolerance: float) -> lis
         other = _partner(cells, cell, second)
         if cell.condition != first or not other:
             continue
-        doses = summarise(cell, replies).dose, summarise(cell, other).dose
-        one, two = doses
+        one, two = summarise(cell, replies).dose, summarise(cell, other).dose
         if one is None or two is None or abs(one - two) > tolerance * max(one, two):
             found.append(stratum(cell))
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Swept:
-    """A sweep over a number, for the condition `condition`: value -> stratum -> replies. Only
-    values that every preset and placement was measured at, so that they can be pooled."""
-
-    by_value: Mapping[float, Mapping[str, Sequence[ReplyRecord]]]
-
-    @property
-    def values(self) -> list[float]:
-        return sorted(self.by_value)
+class Swept(dict[float, Mapping[str, Sequence[ReplyRecord]]]):
+    """A sweep over a number under one condition: value -> stratum -> replies, in the order of the
+    values. Only those that every preset and placement was measured at, so that they can be pooled.
+    """
 
     def best(self, values: Sequence[float]) -> float:
         """The value with the most replies that followed; the smallest of several."""
-        return max(values, key=lambda value: rate_of(chain(*self.by_value[value].values())).value)
+        return max(values, key=lambda value: rate_of(chain(*self[value].values())).value)
 
     def between(self, first: float, second: float) -> Comparison:
-        other = self.by_value[second]
-        tables = {
-            name: mcnemar(pairs(replies, other[name]))
-            for name, replies in self.by_value[first].items()
-        }
-        return Comparison(tables)
+        strata = {name: (one, self[second][name]) for name, one in self[first].items()}
+        return _compare(strata)
 
 
 def swept_numbers(cells: Cells, condition: str) -> Swept:
@@ -172,4 +163,4 @@ def swept_numbers(cells: Cells, condition: str) -> Swept:
         if cell.condition == condition and isinstance(cell.value, int | float):
             found.setdefault(float(cell.value), {})[stratum(cell)] = replies
     everywhere = max((len(strata) for strata in found.values()), default=0)
-    return Swept({value: strata for value, strata in found.items() if len(strata) == everywhere})
+    return Swept(item for item in sorted(found.items()) if len(item[1]) == everywhere)

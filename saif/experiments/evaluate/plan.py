@@ -1,6 +1,5 @@
 """Plan of a run: its cells, what each is made of, and the record of it all."""
 
-import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,13 +14,12 @@ from saif.errors import InputError
 from saif.experiments.baselines import CONDITIONS, Condition, Subject
 from saif.experiments.calibrate.budget import HALF_LIFE, MAX_NEW_TOKENS
 from saif.experiments.datasets import evaluation_contents
-from saif.experiments.evaluate.run import Trial, perplexity_bound
+from saif.experiments.evaluate.run import Trial
 from saif.experiments.evaluate.run_folder import Cell, RunRecord
 from saif.files import sha256_of
-from saif.presets.instructions import ContentKind
 from saif.presets.library import Library
 from saif.presets.preset import LoadedPreset
-from saif.presets.spec import MAX_STORED_LATENTS, SteeringSpec
+from saif.presets.spec import MAX_STORED_LATENTS
 from saif.runtime.sae import Sae
 
 Parameter = Literal[
@@ -75,8 +73,7 @@ def plan_evaluation(
 ) -> tuple[RunRecord, list[Trial]]:
     """A cell for every preset, placement and condition."""
     subjects = _subjects(engine, library, plan, load, others="wrong-instruction" in conditions)
-    texts = _texts(library, plan)
-    trials = [_trial(texts, subject, condition) for subject in subjects for condition in conditions]
+    trials = _trials(library, plan, subjects, conditions)
     return _record(engine, plan, trials, _digests(engine, library, trials)), trials
 
 
@@ -108,14 +105,7 @@ def plan_scores(
         command=command,
     )
     trials = [
-        Trial(
-            cell=Cell(preset=preset.id, placement=subject.placement, condition=condition),
-            subject=subject,
-            condition=condition,
-            contents=contents,
-            max_new_tokens=max_new_tokens,
-            bound=bound,
-        )
+        Trial(_cell(subject, condition), subject, condition, contents, max_new_tokens, bound)
         for condition in CONDITIONS
     ]
     return _record(engine, plan, trials, {preset.id: sha256_of(parts)}), trials
@@ -133,22 +123,22 @@ def plan_sweep(
     calibrated; the dose too, unless the strength is swept."""
     if over == "placement":
         plan = replace(plan, placements=PLACEMENTS)
-    texts = _texts(library, plan)
+    subjects = _subjects(engine, library, plan, load, others=False)
     trials: list[Trial] = []
     used: dict[Value, None] = {}
-    for subject in _subjects(engine, library, plan, load, others=False):
-        baselines: tuple[Condition, ...] = ("unsteered", "prompted")
-        trials += [_trial(texts, subject, condition) for condition in baselines]
-        for value in _values(over, values, subject):
-            if over == "placement" and value != subject.placement:
-                continue
-            used[value] = None
-            trials.append(_with_value(_trial(texts, subject, "steered"), over, value))
+    for trial in _trials(library, plan, subjects, ("unsteered", "prompted", "steered")):
+        if trial.condition != "steered":
+            trials.append(trial)
+            continue
+        for value in _values(over, values, trial.subject):
+            if over != "placement" or value == trial.subject.placement:
+                used[value] = None
+                trials.append(_with_value(trial, over, value))
     digests = _digests(engine, library, trials)
     return _record(engine, plan, trials, digests, over=over, values=list(used)), trials
 
 
-def _with_value(trial: Trial, over: Parameter, value: Value) -> Trial:
+def _with_value(trial: Trial, over: Parameter, value: Any) -> Trial:
     """The trial with a swept value in place of the calibrated one."""
     trial = replace(trial, cell=trial.cell.model_copy(update={"value": value}))
     if over == "placement":  # each has its own calibrated choice
@@ -156,29 +146,26 @@ def _with_value(trial: Trial, over: Parameter, value: Value) -> Trial:
     if over == "strength" and value == 0:  # nothing steers at all
         return replace(trial, condition="unsteered")
     subject = trial.subject
-    choice = _with(subject.preset.preset.placements[subject.placement].choice, over, value)
-    preset = subject.preset.with_part(subject.placement, choice=choice)
-    return replace(trial, subject=replace(subject, preset=preset))
-
-
-def _with(spec: SteeringSpec, over: Parameter, value: Any) -> SteeringSpec:
+    spec = subject.preset.preset.placements[subject.placement].choice
     if over == "strength":
-        return replace(spec, dose=spec.dose * float(value))
-    if over == "layer":
-        return replace(spec, layer=value, extra_layers=())
-    if over == "half-life":
-        return replace(spec, schedule=replace(spec.schedule, half_life=value))
-    if over == "shape":
-        return replace(spec, schedule=_SHAPES[value])
-    assert spec.latents is not None
-    return replace(spec, latents=replace(spec.latents, **{over: value}))
+        spec = replace(spec, dose=spec.dose * float(value))
+    elif over == "layer":
+        spec = replace(spec, layer=value, extra_layers=())
+    elif over == "half-life":
+        spec = replace(spec, schedule=replace(spec.schedule, half_life=value))
+    elif over == "shape":
+        spec = replace(spec, schedule=_SHAPES[value])
+    else:
+        assert spec.latents is not None
+        spec = replace(spec, latents=replace(spec.latents, **{over: value}))
+    preset = subject.preset.with_part(subject.placement, choice=spec)
+    return replace(trial, subject=replace(subject, preset=preset))
 
 
 def _values(over: Parameter, given: Sequence[str], subject: Subject) -> list[Value]:
     """The values to sweep, checked. Raises InputError naming the first that can't be."""
-    part = subject.preset.preset.placements[subject.placement]
-    layers = tuple(sorted(part.layer_numbers))
-    offered: tuple[Value, ...] = layers if over == "layer" else _VALUES[over]
+    layers = subject.preset.preset.placements[subject.placement].layer_numbers
+    offered: Sequence[Value] = sorted(layers) if over == "layer" else _VALUES[over]
     if not given:
         return list(offered)
     if isinstance(offered[0], str) or over == "layer":
@@ -192,16 +179,9 @@ def _values(over: Parameter, given: Sequence[str], subject: Subject) -> list[Val
     return [_number(over, text) for text in given]
 
 
-_RANGES: dict[str, tuple[float, float]] = {
-    "k": (1, MAX_STORED_LATENTS),
-    "beta": (-1, 1),
-    "strength": (0, 10),
-    "half-life": (1, 10_000),
-}
-
-
 def _number(over: Parameter, text: str) -> int | float:
-    low, high = _RANGES[over]
+    ranges = {"k": (1, MAX_STORED_LATENTS), "beta": (-1, 1), "half-life": (1, 10_000)}
+    low, high = ranges.get(over, (0, 10))  # of a strength
     whole = over in ("k", "half-life")
     try:
         value = float(text)
@@ -242,7 +222,7 @@ def _subjects(
                 load=load,
                 seed=plan.seed,
             )
-            perplexity_bound(subject)  # refuses what isn't calibrated before hours are spent
+            _ = subject.bound  # refuses what isn't calibrated before hours are spent
             subjects.append(subject)
     return subjects
 
@@ -260,29 +240,26 @@ def _another(engine: LocalEngine, library: Library, preset: LoadedPreset) -> Loa
     return None
 
 
-Texts = Callable[[ContentKind], list[str]]
+def _trials(
+    library: Library, plan: RunPlan, subjects: Sequence[Subject], conditions: Sequence[Condition]
+) -> list[Trial]:
+    kinds = {subject.instruction.contents for subject in subjects}
+    texts = {
+        kind: evaluation_contents(library.root, plan.data, kind, plan.n) for kind in sorted(kinds)
+    }
+    trials = []
+    for subject in subjects:
+        kind = subject.instruction.contents
+        contents, longest = texts[kind], MAX_NEW_TOKENS[kind]
+        trials += [
+            Trial(_cell(subject, name), subject, name, contents, longest, subject.bound)
+            for name in conditions
+        ]
+    return trials
 
 
-def _texts(library: Library, plan: RunPlan) -> Texts:
-    """The texts of a kind of contents, read once for all cells."""
-
-    @functools.cache
-    def read(kind: ContentKind) -> list[str]:
-        return evaluation_contents(library.root, plan.data, kind, plan.n)
-
-    return read
-
-
-def _trial(texts: Texts, subject: Subject, condition: Condition) -> Trial:
-    kind = subject.instruction.contents
-    return Trial(
-        cell=Cell(preset=subject.preset.id, placement=subject.placement, condition=condition),
-        subject=subject,
-        condition=condition,
-        contents=texts(kind),
-        max_new_tokens=MAX_NEW_TOKENS[kind],
-        bound=perplexity_bound(subject),
-    )
+def _cell(subject: Subject, condition: Condition) -> Cell:
+    return Cell(preset=subject.preset.id, placement=subject.placement, condition=condition)
 
 
 def _digests(engine: LocalEngine, library: Library, trials: Sequence[Trial]) -> dict[str, str]:

@@ -4,11 +4,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from saif.core.steering import Steering
 from saif.decoding import Sampling
 from saif.engine.local import LocalEngine
 from saif.engine.protocol import Reply
-from saif.errors import PresetError
 from saif.experiments.baselines import (
     Condition,
     Subject,
@@ -18,12 +16,9 @@ from saif.experiments.baselines import (
 )
 from saif.experiments.evaluate.run_folder import Cell, ReplyRecord, RunFolder, Timing
 from saif.experiments.evaluate.score import CheckedReply, Task, check_replies, make_replies
-from saif.presets.spec import SteeringSpec
-
-Advance = Callable[[int], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Trial:
     """What one cell measures. In a sweep the subject's choice is a changed one, and the cell
     says in which value."""
@@ -46,11 +41,6 @@ class Measured:
     generation_seconds: float
     checking_seconds: float
 
-    @property
-    def steering(self) -> Steering | None:
-        """The cell's, None where nothing was steered."""
-        return self.tasks[0].steering
-
 
 class Evaluation:
     """Makes and checks the replies of trials.
@@ -66,7 +56,7 @@ class Evaluation:
         *,
         temperature: float = 0.0,
         seed: int = 0,
-        advance: Advance = lambda _: None,
+        advance: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.engine = engine
         self._sampling = Sampling(temperature=temperature, seed=seed)
@@ -92,8 +82,15 @@ class Evaluation:
             self._measured[key] = self._check(trial, tasks, *self._made[messages])
         return self._measured[key]
 
+    def run(self, folder: RunFolder, trials: Sequence[Trial]) -> Iterator[Cell]:
+        """Measure what the folder doesn't hold yet, writing each cell as soon as it is done."""
+        done = set(folder.resume())
+        for trial in trials:
+            if trial.cell not in done:
+                folder.append(*_records(trial, self.measure(trial)))
+            yield trial.cell
+
     def _make(self, trial: Trial, tasks: Sequence[Task]) -> tuple[list[Reply], float]:
-        """The replies, and how many seconds they took."""
         started = time.perf_counter()
         sampling = replace(self._sampling, max_new_tokens=trial.max_new_tokens)
         replies = make_replies(self.engine, tasks, sampling=sampling, advance=self._advance)
@@ -109,71 +106,46 @@ class Evaluation:
         return Measured(checked, tasks, seconds, time.perf_counter() - started)
 
 
-def run_trials(
-    evaluation: Evaluation, folder: RunFolder, trials: Sequence[Trial]
-) -> Iterator[Cell]:
-    """Measure what the folder doesn't hold yet, writing each cell as soon as it is done."""
-    done = set(folder.resume())
-    for trial in trials:
-        if trial.cell not in done:
-            measured = evaluation.measure(trial)
-            folder.append(_records(trial, measured), _timing(trial, measured))
-        yield trial.cell
-
-
-def perplexity_bound(subject: Subject) -> float:
-    """The bound that calibration derived for this preset. Raises PresetError without one."""
-    scores = subject.preset.preset.placements[subject.placement].scores
-    if scores is None:
-        raise PresetError(
-            f"The preset '{subject.preset.id}' is not calibrated.",
-            hint="Run `python -m saif calibrate` first.",
-        )
-    return scores.perplexity_bound
-
-
-def _records(trial: Trial, measured: Measured) -> list[ReplyRecord]:
-    bound = trial.bound
+def _records(trial: Trial, measured: Measured) -> tuple[list[ReplyRecord], Timing]:
     spec = spec_for(trial.condition, trial.subject)
-    steering = measured.steering
-    return [
+    steering = measured.tasks[0].steering
+    # As run folders have always held it.
+    as_stored = (
+        None
+        if spec is None
+        else {
+            "layers": list(spec.layers),
+            "dose": round(spec.dose, 4),
+            "latents": None if spec.latents is None else asdict(spec.latents),
+            "shape": asdict(spec.schedule),
+        }
+    )
+    records = [
         ReplyRecord(
             cell=trial.cell,
             content=task.content,
             message=task.message,
-            push=None if spec is None else _plain_values(spec),
+            push=as_stored,
             text=checked.reply.text,
             token_ids=list(checked.reply.token_ids),
             stop=checked.reply.stop,
             steered=checked.reply.steered,
             dose=None if steering is None else round(steering.total_dose, 4),
             loose=checked.loose,
-            strict=checked.strict(bound),
+            strict=checked.strict(trial.bound),
             about=checked.relevant,
-            problems=checked.fluency.problems(bound),
+            problems=checked.fluency.problems(trial.bound),
             perplexity=_rounded(checked.fluency.perplexity),
         )
         for task, checked in zip(measured.tasks, measured.checked, strict=True)
     ]
-
-
-def _timing(trial: Trial, measured: Measured) -> Timing:
-    return Timing(
+    timing = Timing(
         cell=trial.cell,
-        tokens=sum(len(checked.reply.token_ids) for checked in measured.checked),
+        tokens=sum(len(record.token_ids) for record in records),
         generation_seconds=round(measured.generation_seconds, 2),
         judging_seconds=round(measured.checking_seconds, 2),
     )
-
-
-def _plain_values(spec: SteeringSpec) -> dict[str, object]:
-    """A spec as run folders have always held it."""
-    return {
-        "layers": list(spec.layers),
-        "dose": round(spec.dose, 4),
-        "latents": None if spec.latents is None else asdict(spec.latents),
-        "shape": asdict(spec.schedule),
-    }
+    return records, timing
 
 
 def _rounded(value: float | None) -> float | None:

@@ -106,6 +106,11 @@ class ReplyRecord(StrictModel):
     def degenerate(self) -> bool:
         return bool(self.problems)
 
+    @property
+    def followed(self) -> bool:
+        """Did what was asked, in words that can be read."""
+        return self.loose and not self.degenerate
+
 
 class Timing(StrictModel):
     """How long a cell took: making its replies, then checking them."""
@@ -152,38 +157,27 @@ class RunFolder:
     def replies_path(self) -> Path:
         return self.path / "replies.jsonl"
 
-    @property
-    def _timings_path(self) -> Path:
-        return self.path / "timings.jsonl"
-
     def resume(self) -> list[Cell]:
         """The cells that are complete, in order. Drops what is left of one that is not."""
-        drop_torn_line(self._timings_path)
+        drop_torn_line(self.path / "timings.jsonl")
         if not self.replies_path.exists():
             return []
         with self.replies_path.open("r+b") as file:
             complete: list[Cell] = []
             end = 0
-            lines: list[Cell] = []
-            position = 0
-            for line in file:
-                cell = _cell_of(line)
-                if cell is None:
+            for cell, lines in groupby(file, _cell_of):
+                sizes = [len(line) for line in lines]
+                if cell is None or len(sizes) < self.record.n:
                     break
-                if lines and cell != lines[-1]:
-                    lines = []
-                lines.append(cell)
-                position += len(line)
-                if len(lines) == self.record.n:
-                    complete.append(cell)
-                    end, lines = position, []
+                complete.append(cell)
+                end += sum(sizes)
             file.truncate(end)
         return complete
 
     def append(self, replies: Sequence[ReplyRecord], timing: Timing) -> None:
         """Write one cell, safely on disk when this returns."""
         append_lines(self.replies_path, replies)
-        append_lines(self._timings_path, [timing])
+        append_lines(self.path / "timings.jsonl", [timing])
 
     def replies(self) -> list[ReplyRecord]:
         """All replies. Raises InputError at a line that is none."""
@@ -191,7 +185,7 @@ class RunFolder:
 
     def timings(self) -> dict[Cell, Timing]:
         """How long each cell took; the last time, if it was made twice."""
-        return {timing.cell: timing for timing in read_lines(self._timings_path, Timing)}
+        return {timing.cell: timing for timing in read_lines(self.path / "timings.jsonl", Timing)}
 
     def cells(self) -> dict[Cell, list[ReplyRecord]]:
         """All replies by cell, in the order of the run."""

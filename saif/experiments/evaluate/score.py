@@ -1,13 +1,14 @@
 """Scoring: make replies for many texts under one condition, and check them with code."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from saif.core.fluency import Fluency, fluency
 from saif.core.relevance import N_DISTRACTORS, is_relevant
 from saif.core.steering import Steering
-from saif.core.verifiers import Check, follows
+from saif.core.verifiers import follows
 from saif.decoding import Sampling
 from saif.engine.local import LocalEngine
 from saif.engine.protocol import Message, Reply, Request, complete
@@ -102,8 +103,12 @@ def check_form(
     totals = _reply_log_probabilities(engine, [task.content for task in tasks], replies)
     checked = []
     for task, reply, total in zip(tasks, replies, totals, strict=True):
-        loose = _is_loose(instruction.check, task, reply)
-        flow = fluency(reply.token_ids, reply.text, _perplexity(total, len(reply.token_ids)))
+        # A summary has to come to its end: any reply is short if it is cut off early enough.
+        cut_off = instruction.check.kind == "summary" and reply.stop != "end"
+        loose = not cut_off and follows(instruction.check, reply.text, task.content)
+        n = len(reply.token_ids)
+        perplexity = math.exp(min(-total / n, 700)) if n else math.nan
+        flow = fluency(reply.token_ids, reply.text, perplexity)
         may_be_strict = loose and bool(reply.token_ids) and not flow.problems(math.inf)
         checked.append(CheckedReply(task.content, reply, loose, flow, may_be_strict or None))
     return checked
@@ -119,25 +124,18 @@ def check_relevance(
     takes four forward passes over each."""
     wanted = [j for j in checked if j.relevant]
     # The content in question, then the others; each asked for in words.
-    flat = [
-        (place(instruction.main_wording, text, "pre"), j.reply)
+    messages = [
+        place(instruction.main_wording, text, "pre")
         for j in wanted
         for text in (j.content, *_distractors(j.content, contents))
     ]
-    messages, replies = [message for message, _ in flat], [reply for _, reply in flat]
-    scores = _reply_log_probabilities(engine, messages, replies)
-    each = 1 + N_DISTRACTORS
-    relevant = iter(
-        is_relevant(scores[start], scores[start + 1 : start + each])
-        for start in range(0, len(scores), each)
-    )
-    return [replace(j, relevant=next(relevant)) if j.relevant else j for j in checked]
+    replies = [j.reply for j in wanted for _ in range(1 + N_DISTRACTORS)]
+    scores = iter(_reply_log_probabilities(engine, messages, replies))
 
+    def relevant() -> bool:
+        return is_relevant(next(scores), [*islice(scores, N_DISTRACTORS)])
 
-def _is_loose(check: Check, task: Task, reply: Reply) -> bool:
-    """A summary has to come to its end: any reply is short if it is cut off early enough."""
-    cut_off = check.kind == "summary" and reply.stop != "end"
-    return not cut_off and follows(check, reply.text, task.content)
+    return [replace(j, relevant=relevant()) if j.relevant else j for j in checked]
 
 
 def _distractors(content: str, contents: Sequence[str]) -> list[str]:
@@ -157,7 +155,12 @@ def _reply_log_probabilities(
     """log p(reply | message) under the unsteered model, in nats; 0 for an empty reply."""
     model = engine.language_model
     result = [0.0] * len(replies)
-    for chunk in _scoring_batches(messages, replies):
+    # Replies to one message side by side, so that the message runs once for all of them, and
+    # messages of like length, to waste no padding.
+    order = [i for i, reply in enumerate(replies) if reply.token_ids]
+    order.sort(key=lambda i: (len(messages[i]), messages[i], len(replies[i].token_ids)))
+    for start in range(0, len(order), _SCORING_BATCH):
+        chunk = order[start : start + _SCORING_BATCH]
         rows = [
             (model.render([{"role": "user", "content": messages[i]}]), replies[i].token_ids)
             for i in chunk
@@ -165,16 +168,3 @@ def _reply_log_probabilities(
         for i, scores in zip(chunk, model.log_probabilities(rows), strict=True):
             result[i] = float(scores.sum())
     return result
-
-
-def _scoring_batches(messages: Sequence[str], replies: Sequence[Reply]) -> Iterator[list[int]]:
-    """Rows of one forward pass: replies to one message side by side, so that the message runs
-    once for all of them, and messages of like length, to waste no padding."""
-    rows = [i for i, reply in enumerate(replies) if reply.token_ids]
-    rows.sort(key=lambda i: (len(messages[i]), messages[i], len(replies[i].token_ids)))
-    for start in range(0, len(rows), _SCORING_BATCH):
-        yield rows[start : start + _SCORING_BATCH]
-
-
-def _perplexity(log_probability: float, n_tokens: int) -> float:
-    return math.exp(min(-log_probability / n_tokens, 700)) if n_tokens else math.nan

@@ -5,10 +5,10 @@ Knows nothing of pages or pictures.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal
+from typing import Literal, get_args
 
 from saif.core.statistics import Rate, rate
 from saif.experiments.evaluate.run_folder import Cell, ReplyRecord, RunFolder, RunRecord, Timing
@@ -19,22 +19,8 @@ Cells = Mapping[Cell, Sequence[ReplyRecord]]
 Outcome = Literal["loose", "strict", "degenerate", "followed"]
 
 
-def followed(reply: ReplyRecord) -> bool:
-    """Did what was asked, in words that can be read: loose and not degenerate."""
-    return reply.loose and not reply.degenerate
-
-
-OUTCOMES: Mapping[Outcome, Callable[[ReplyRecord], bool]] = {
-    "loose": lambda reply: reply.loose,
-    "strict": lambda reply: reply.strict,
-    "degenerate": lambda reply: reply.degenerate,
-    "followed": followed,
-}
-
-
 def rate_of(replies: Iterable[ReplyRecord], outcome: Outcome = "followed") -> Rate:
-    holds = OUTCOMES[outcome]
-    return rate([holds(reply) for reply in replies])
+    return rate([getattr(reply, outcome) for reply in replies])
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +48,20 @@ class Row:
 
 def summarise(cell: Cell, replies: Sequence[ReplyRecord], timing: Timing | None = None) -> Row:
     """A cell's rates over its replies, of which there is at least one."""
-    perplexities = _finite(reply.perplexity for reply in replies)
-    doses = _finite(reply.dose for reply in replies)
-    timed = timing is not None and timing.generation_seconds > 0
+    speed = timing and timing.generation_seconds and timing.tokens / timing.generation_seconds
     return Row(
         cell=cell,
-        **{outcome: rate_of(replies, outcome) for outcome in OUTCOMES},
-        perplexity=median(perplexities) if perplexities else None,
+        **{outcome: rate_of(replies, outcome) for outcome in get_args(Outcome)},
+        perplexity=_median(reply.perplexity for reply in replies),
         layer=next(iter((replies[0].push or {}).get("layers", ())), None),
-        dose=median(doses) if doses else None,
-        tokens_per_second=timing.tokens / timing.generation_seconds if timed and timing else None,
+        dose=_median(reply.dose for reply in replies),
+        tokens_per_second=speed or None,
     )
 
 
-def _finite(values: Iterable[float | None]) -> list[float]:
-    return [value for value in values if value is not None and math.isfinite(value)]
+def _median(values: Iterable[float | None]) -> float | None:
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return median(finite) if finite else None
 
 
 def summaries(cells: Cells, timings: Mapping[Cell, Timing]) -> list[Row]:
@@ -96,26 +81,26 @@ def summaries(cells: Cells, timings: Mapping[Cell, Timing]) -> list[Row]:
 def stored_scores(run: RunFolder, bound: float) -> Scores:
     """The summary of a preset's evaluation on held-out texts, as the preset keeps it."""
     (max_new_tokens,) = run.record.max_new_tokens.values()
+    rows = [summarise(cell, replies) for cell, replies in run.cells().items()]
     return Scores(
         split="held-out",
         n=run.record.n,
         max_new_tokens=max_new_tokens,
         perplexity_bound=bound,
         command=run.record.command,
-        conditions=[_condition_scores(summarise(*item)) for item in run.cells().items()],
+        conditions=[
+            ConditionScores(
+                condition=row.cell.condition,
+                layer=row.layer,
+                loose=_interval(row.loose),
+                strict=_interval(row.strict),
+                degenerate=_interval(row.degenerate),
+                perplexity=None if row.perplexity is None else round(row.perplexity, 2),
+                dose=None if row.dose is None else round(row.dose, 4),
+            )
+            for row in rows
+        ],
         run=run.record.identity(),
-    )
-
-
-def _condition_scores(row: Row) -> ConditionScores:
-    return ConditionScores(
-        condition=row.cell.condition,
-        layer=row.layer,
-        loose=_interval(row.loose),
-        strict=_interval(row.strict),
-        degenerate=_interval(row.degenerate),
-        perplexity=None if row.perplexity is None else round(row.perplexity, 2),
-        dose=None if row.dose is None else round(row.dose, 4),
     )
 
 
@@ -128,19 +113,18 @@ def pairs(
     first: Sequence[ReplyRecord], second: Sequence[ReplyRecord], outcome: Outcome = "followed"
 ) -> list[tuple[bool, bool]]:
     """Outcomes on the same content, (first, second); what only one of them has is left out."""
-    holds = OUTCOMES[outcome]
-    known = {key: holds(reply) for key, reply in _by_content(second)}
-    return [(holds(reply), known[key]) for key, reply in _by_content(first) if key in known]
+    known = dict(_by_content(second, outcome))
+    return [(holds, known[key]) for key, holds in _by_content(first, outcome) if key in known]
 
 
 def _by_content(
-    replies: Sequence[ReplyRecord],
-) -> Iterable[tuple[tuple[str, int], ReplyRecord]]:
+    replies: Sequence[ReplyRecord], outcome: Outcome
+) -> Iterable[tuple[tuple[str, int], bool]]:
     """A content may come twice; its n-th reply belongs to the other's n-th."""
     seen: Counter[str] = Counter()
     for reply in replies:
         seen[reply.content] += 1
-        yield (reply.content, seen[reply.content]), reply
+        yield (reply.content, seen[reply.content]), getattr(reply, outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,25 +133,18 @@ class Evidence:
 
     model: ModelRef
     quantize: str
-    cells: Cells
-    sweeps: Mapping[str, Cells]
+    cells: dict[Cell, Sequence[ReplyRecord]]
+    sweeps: dict[str, dict[Cell, Sequence[ReplyRecord]]]
 
 
 def gather(runs: Sequence[tuple[RunRecord, Cells]]) -> list[Evidence]:
     """Runs by model. A cell that several runs hold counts once, from the run named first: the
     same replies counted twice would look like more evidence."""
-    groups: dict[str, Evidence] = {}
+    groups: dict[tuple[str, str], Evidence] = {}
     for record, cells in runs:
-        key = f"{record.model.fingerprint} {record.quantize}"
-        known = groups.get(key, Evidence(record.model, record.quantize, {}, {}))
-        groups[key] = _with_run(known, record, cells)
+        key = (record.model.fingerprint, record.quantize)
+        known = groups.setdefault(key, Evidence(record.model, record.quantize, {}, {}))
+        own = known.sweeps.setdefault(record.over, {}) if record.over else known.cells
+        for cell, replies in cells.items():
+            own.setdefault(cell, replies)
     return list(groups.values())
-
-
-def _with_run(known: Evidence, record: RunRecord, cells: Cells) -> Evidence:
-    if record.kind == "evaluate":
-        merged = {**cells, **known.cells}
-        return Evidence(known.model, known.quantize, merged, known.sweeps)
-    over = record.over or ""
-    merged = {**cells, **known.sweeps.get(over, {})}
-    return Evidence(known.model, known.quantize, known.cells, {**known.sweeps, over: merged})

@@ -6,33 +6,28 @@ grading that was interrupted goes on. The replies leave this machine for the end
 there and nowhere else: not to disk, not into a log, not into an error.
 """
 
+import functools
 import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from saif.errors import InputError, ModelError
-from saif.experiments.evaluate.run_folder import Cell, RunFolder
+from saif.experiments.evaluate.run_folder import RunFolder
 from saif.experiments.judge.grades import Grade, GradeRecord, read_grades, write_grades
-from saif.experiments.judge.settings import JudgeSettings, RateLimit, Spending
+from saif.experiments.judge.settings import JudgeSettings, Spending
 from saif.files import StrictModel, replace_file, sha256_of
 from saif.presets.library import Library
 from saif.runtime.embedded import cache_root
 
-if TYPE_CHECKING:
-    import openai
-
 _LONGEST_PAUSE = 120
 """Seconds of Retry-After that the client waits by itself."""
-
-
-Message = dict[str, str]
 
 _TASK = """\
 You grade how well a reply follows an instruction about a text. You are sent one JSON object with \
@@ -45,8 +40,7 @@ Answer with one line and nothing else: {"grade": "A"}, {"grade": "B"} or {"grade
 _AGAIN = 'That is no grade. Answer only {"grade": "A"}, {"grade": "B"} or {"grade": "C"}.'
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """What the judge is shown: the instruction's main wording, the text, the reply."""
 
     instruction: str
@@ -58,22 +52,6 @@ class _Verdict(StrictModel):
     """The one line that a judge is asked for."""
 
     grade: Grade
-
-
-def first_messages(question: Question) -> list[Message]:
-    """The conversation that asks for a grade."""
-    # JSON escapes every quote, so that no reply can end its own field.
-    shown = json.dumps(asdict(question), ensure_ascii=False)
-    return [_message("system", _TASK), _message("user", shown)]
-
-
-def messages_again(so_far: Sequence[Message], said: str) -> list[Message]:
-    """The conversation that goes on after an answer without a grade."""
-    return [*so_far, _message("assistant", said), _message("user", _AGAIN)]
-
-
-def _message(role: str, content: str) -> Message:
-    return {"role": role, "content": content}
 
 
 def grade_in(answer: str) -> Grade | None:
@@ -102,7 +80,7 @@ class Judge:
         self.settings = settings
         self.spending = Spending()
         self._cache = cache or cache_root() / "judge"
-        self._limit = RateLimit(settings.per_minute)
+        self._next_free = 0.0
         self._counting = threading.Lock()
         self._stopping = threading.Event()
         self._client = openai.OpenAI(
@@ -128,8 +106,8 @@ class Judge:
     def digest(self, question: Question) -> str:
         """sha256 of everything that decides the answer; the name of its file in the cache."""
         where = f"{self.settings.url.rstrip('/')}/chat/completions"
-        body = self._body(first_messages(question))
-        return sha256_of([where.encode(), json.dumps(body, sort_keys=True).encode()])
+        body = json.dumps(self._body(question), sort_keys=True)
+        return sha256_of([where.encode(), body.encode()])
 
     def grades(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Grade | None]]:
         """The grade of each question, in no order; None where the judge gave none, twice.
@@ -138,12 +116,13 @@ class Judge:
         """
         unknown = []
         for question in questions:
-            cached = self._read_cache(question)
-            if cached is None:
+            try:
+                cached = _CachedAnswer.model_validate_json(self._path(question).read_bytes())
+            except (OSError, ValidationError):
                 unknown.append(question)
-            else:
-                self.spending.cached += 1
-                yield question, cached.grade
+                continue
+            self.spending.cached += 1
+            yield question, cached.grade
         self._stopping.clear()
         # Its threads are daemons: nobody waits for one that sleeps until the judge is free.
         pool = ThreadPool(self.settings.workers)
@@ -154,11 +133,10 @@ class Judge:
             pool.terminate()
 
     def _ask(self, question: Question) -> Grade | None:
-        messages = first_messages(question)
-        said = [self._complete(messages)]
+        said = [self._complete(question)]
         grade = grade_in(said[0])
         if grade is None:
-            said.append(self._complete(messages_again(messages, said[0])))
+            said.append(self._complete(question, said[0]))
             grade = grade_in(said[1])
         answer = _CachedAnswer(judge=self.settings.model, grade=grade, said=said)
         path = self._path(question)
@@ -172,47 +150,46 @@ class Judge:
             ) from error
         return grade
 
-    def _body(self, messages: Sequence[Message]) -> dict[str, Any]:
+    def _body(self, question: Question, no_grade: str | None = None) -> dict[str, Any]:
+        """The request for a grade; for another one after an answer that was `no_grade`."""
+        # JSON escapes every quote, so that no reply can end its own field.
+        shown = json.dumps(question._asdict(), ensure_ascii=False)
+        messages = [("system", _TASK), ("user", shown)]
+        if no_grade is not None:
+            messages += [("assistant", no_grade), ("user", _AGAIN)]
         return {
             "model": self.settings.model,
-            "messages": list(messages),
+            "messages": [{"role": role, "content": content} for role, content in messages],
             "temperature": 0,
             "max_tokens": 64,
         }
 
     def _before_request(self, _: object) -> None:
-        """Wait for the rate limit and count; the client calls this before every attempt."""
-        if self._stopping.wait(self._limit.reserve()):
+        """Wait for the rate limit and count; the client calls this before every attempt, in
+        whichever thread makes it."""
+        gap = 60 / self.settings.per_minute if self.settings.per_minute else 0
+        with self._counting:
+            now = monotonic()
+            start = max(now, self._next_free)
+            self._next_free = start + gap
+        if self._stopping.wait(start - now):
             raise ModelError("The grading was stopped.")
         with self._counting:
             self.spending.requests += 1
 
-    def _complete(self, messages: Sequence[Message]) -> str:
+    def _complete(self, question: Question, no_grade: str | None = None) -> str:
         """One answer; empty for a refusal or a cut-off chain of thought, which come as null."""
         import openai
 
         try:
             completion: Any = self._client.chat.completions.create(
-                **self._body(messages),
+                **self._body(question, no_grade),
                 extra_headers=None if self.settings.key else {"Authorization": openai.omit},  # type: ignore[dict-item]
             )
             said = completion.choices[0].message.content
             usage = completion.usage
-        except openai.APITimeoutError as error:
-            raise ModelError(f"The judge at {self.settings.url} doesn't answer in time.") from error
-        except openai.APIConnectionError as error:
-            why = self._redacted(str(error.__cause__ or error)).rstrip(".")
-            raise ModelError(
-                f"The judge at {self.settings.url} can't be reached: {why}.",
-                hint="Check SAIF_JUDGE_URL or --url, and that the server runs.",
-            ) from error
-        except openai.APIStatusError as error:
-            raise self._refusal(error) from error
         except (openai.OpenAIError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ModelError(
-                f"What answers at {self.settings.url} is no OpenAI-compatible endpoint.",
-                hint="The address usually ends in /v1.",
-            ) from error
+            raise self._failure(error) from error
         read = getattr(usage, "prompt_tokens", None)
         written = getattr(usage, "completion_tokens", None)
         with self._counting:
@@ -223,9 +200,25 @@ class Judge:
                 self.spending.uncounted += 1
         return self._redacted(said) if isinstance(said, str) else ""
 
-    def _refusal(self, error: "openai.APIStatusError") -> ModelError:
-        """What a status other than 200 means."""
-        url, status = self.settings.url, error.status_code
+    def _failure(self, error: Exception) -> ModelError:
+        """What went wrong, and what helps, in words."""
+        import openai
+
+        url = self.settings.url
+        if isinstance(error, openai.APITimeoutError):
+            return ModelError(f"The judge at {url} doesn't answer in time.")
+        if isinstance(error, openai.APIConnectionError):
+            why = self._redacted(str(error.__cause__ or error)).rstrip(".")
+            return ModelError(
+                f"The judge at {url} can't be reached: {why}.",
+                hint="Check SAIF_JUDGE_URL or --url, and that the server runs.",
+            )
+        if not isinstance(error, openai.APIStatusError):
+            return ModelError(
+                f"What answers at {url} is no OpenAI-compatible endpoint.",
+                hint="The address usually ends in /v1.",
+            )
+        status = error.status_code
         said = self._explanation(error.body)
         if status in {401, 403}:
             return ModelError(
@@ -240,14 +233,11 @@ class Judge:
         if status not in {408, 409, 429} and status < 500:
             return ModelError(f"The judge at {url} refuses the request: HTTP {status}{said}.")
         pause = error.response.headers.get("Retry-After", "")
-        if pause.isdecimal() and int(pause) > _LONGEST_PAUSE:
-            return ModelError(
-                f"The judge at {url} wants a pause of {pause} s: HTTP {status}{said}.",
-                hint="Run the command again then; what was graded is kept.",
-            )
+        long = pause.isdecimal() and int(pause) > _LONGEST_PAUSE
+        problem = f"wants a pause of {pause} s" if long else "keeps failing"
         return ModelError(
-            f"The judge at {url} keeps failing: HTTP {status}{said}.",
-            hint="Run the command again later; what was graded is kept.",
+            f"The judge at {url} {problem}: HTTP {status}{said}.",
+            hint=f"Run the command again {'then' if long else 'later'}; what was graded is kept.",
         )
 
     def _explanation(self, body: object) -> str:
@@ -262,12 +252,6 @@ class Judge:
     def _redacted(self, text: str) -> str:
         """The text without the key: an endpoint may send back what it was sent."""
         return text.replace(self.settings.key, "[key]") if self.settings.key else text
-
-    def _read_cache(self, question: Question) -> _CachedAnswer | None:
-        try:
-            return _CachedAnswer.model_validate_json(self._path(question).read_bytes())
-        except (OSError, ValidationError):
-            return None
 
     def _path(self, question: Question) -> Path:
         digest = self.digest(question)
@@ -286,14 +270,18 @@ def grade_run(
 
     When it stops early, what it has so far is written too, unless more was there before.
     """
-    places: dict[tuple[Cell, int], Question] = {}
-    wordings: dict[str, str] = {}
-    for cell, replies in run.cells().items():
-        if cell.preset not in wordings:
-            card = library.card(run.record.model.id, cell.preset)
-            wordings[cell.preset] = library.instruction(card.instruction).main_wording
-        for index, reply in enumerate(replies):
-            places[cell, index] = Question(wordings[cell.preset], reply.content, reply.text)
+
+    @functools.cache
+    def wording(preset: str) -> str:
+        return library.instruction(
+            library.card(run.record.model.id, preset).instruction
+        ).main_wording
+
+    places = {
+        (cell, index): Question(wording(cell.preset), reply.content, reply.text)
+        for cell, replies in run.cells().items()
+        for index, reply in enumerate(replies)
+    }
     if not places:
         raise InputError(f"{run.path} holds no replies to grade.")
     times = Counter(places.values())

@@ -94,12 +94,9 @@ def agreement_with_verifier(run: RunFolder) -> RunAgreement | None:
 
 
 def _agreement(pairs: Sequence[tuple[ReplyRecord, Grade]]) -> Agreement:
+    replies, grades = [reply for reply, _ in pairs], [grade for _, grade in pairs]
     return Agreement(
         n=len(pairs),
-        loose=cohens_kappa(
-            [reply.loose for reply, _ in pairs], [grade != "C" for _, grade in pairs]
-        ),
-        strict=cohens_kappa(
-            [reply.strict for reply, _ in pairs], [grade == "A" for _, grade in pairs]
-        ),
+        loose=cohens_kappa([one.loose for one in replies], [grade != "C" for grade in grades]),
+        strict=cohens_kappa([one.strict for one in replies], [grade == "A" for grade in grades]),
     )

@@ -1,9 +1,6 @@
-"""Settings of the LLM judge, its rate limit and what it costs. Knows nothing of HTTP."""
+"""Settings of the LLM judge, and what it costs. Knows nothing of HTTP."""
 
 import math
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -35,7 +32,23 @@ class JudgeSettings:
                 "Which model is to judge, and where, is not known.",
                 hint="Set SAIF_JUDGE_URL and SAIF_JUDGE_MODEL, or give --url and --judge-model.",
             )
-        _check_url(self.url)
+        try:
+            parts = urlsplit(self.url)
+            _ = parts.port
+        except ValueError:
+            parts = urlsplit("")
+        usable = parts.scheme in {"http", "https"} and parts.hostname and self.url.isprintable()
+        # The url is shown in messages and may hold no secret.
+        if not usable:
+            raise InputError(
+                "The judge's address can't be used.",
+                hint="Give one like https://host/v1 with --url or in SAIF_JUDGE_URL.",
+            )
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise InputError(
+                "The judge's address holds more than an address.",
+                hint="A key belongs into SAIF_JUDGE_KEY.",
+            )
         if not (self.key.isascii() and self.key.isprintable()):
             raise InputError("SAIF_JUDGE_KEY holds characters that can't be sent in a header.")
         if self.per_minute is not None and not 0 < self.per_minute < math.inf:
@@ -45,26 +58,6 @@ class JudgeSettings:
             raise InputError(
                 "A cost needs two prices of 0 or more.", hint="Give --price-in and --price-out."
             )
-
-
-def _check_url(url: str) -> None:
-    """Refuse what is no plain address. The url is shown in messages and may hold no secret."""
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and url.isprintable()
-        _ = parts.port
-    except ValueError:
-        usable = False
-    if not usable:
-        raise InputError(
-            "The judge's address can't be used.",
-            hint="Give one like https://host/v1 with --url or in SAIF_JUDGE_URL.",
-        )
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise InputError(
-            "The judge's address holds more than an address.",
-            hint="A key belongs into SAIF_JUDGE_KEY.",
-        )
 
 
 @dataclass(slots=True)
@@ -85,23 +78,3 @@ class Spending:
         if settings.price_in is None or settings.price_out is None:
             return None
         return (self.tokens_in * settings.price_in + self.tokens_out * settings.price_out) / 1e6
-
-
-class RateLimit:
-    """Spreads requests evenly over time, whichever thread makes them."""
-
-    def __init__(
-        self, per_minute: float | None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._gap = 60 / per_minute if per_minute else 0.0
-        self._clock = clock
-        self._next = -math.inf
-        self._lock = threading.Lock()
-
-    def reserve(self) -> float:
-        """Take the next free moment: seconds from now until it comes."""
-        with self._lock:
-            now = self._clock()
-            start = max(now, self._next)
-            self._next = start + self._gap
-        return start - now

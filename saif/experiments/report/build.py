@@ -2,56 +2,38 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from saif.core.statistics import Kappa
 from saif.errors import InputError
-from saif.experiments.claims import Claim, claims
-from saif.experiments.evaluate.comparison import bounds, p_value, post_against_pre, signed
-from saif.experiments.evaluate.run_folder import Cell, ReplyRecord, RunFolder, RunRecord
-from saif.experiments.evaluate.summary import Row, followed, gather, summaries
-from saif.experiments.judge.grades import RunAgreement, agreement_with_verifier
+from saif.experiments.claims import claims
+from saif.experiments.evaluate.comparison import (
+    bounds,
+    p_value,
+    post_against_pre,
+    signed,
+    stratum,
+)
+from saif.experiments.evaluate.run_folder import Cell, ReplyRecord, RunFolder
+from saif.experiments.evaluate.summary import Row, gather, summaries
+from saif.experiments.judge.grades import agreement_with_verifier
 from saif.experiments.report.baseline_comparison import (
-    BaselineComparison,
     compare_with_baselines,
     shortfall,
     summary_sentence,
 )
 from saif.experiments.report.figures import PlacementPair, accuracy_figures, pre_post_figure
-from saif.experiments.report.samples import N_TEXTS, SampleSet, check_result, samples
 from saif.files import replace_file
 from saif.report.conditions import rank_of, shown, title_of
 from saif.report.page import page_environment
-from saif.report.style import WIDTH, Picture
+from saif.report.style import WIDTH
 
 PAGE = "report.html"
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """One run on the page."""
-
-    name: str
-    record: RunRecord
-    left_out: int
-    """Cells that are not complete."""
-    headlines: Mapping[str, str]
-    rows: Sequence[Row]
-    pictures: Sequence[Picture]
-    placements: Sequence[PlacementPair]
-    samples: Sequence[SampleSet]
-    agreement: RunAgreement | None
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFindings:
-    """The paper's claims about one model, and its presets beside their baselines."""
-
-    model: str
-    claims: Sequence[Claim]
-    baselines: Sequence[BaselineComparison]
+N_TEXTS = 3
+"""Whose replies are shown, of each preset."""
 
 
 def write_report(folders: Sequence[Path], out: Path) -> Path:
@@ -62,14 +44,18 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     runs = [RunFolder.read(folder) for folder in dict.fromkeys(map(Path.resolve, folders))]
     read = [(run, *_complete_cells(run)) for run in runs]
     findings = [
-        ModelFindings(evidence.model.id, claims(evidence), compare_with_baselines(evidence.cells))
+        {
+            "model": evidence.model.id,
+            "claims": claims(evidence),
+            "baselines": compare_with_baselines(evidence.cells),
+        }
         for evidence in gather([(run.record, cells) for run, cells, _ in read])
     ]
     sections = [_section(number, *parts) for number, parts in enumerate(read, 1)]
     page = render(sections, findings)
     out.mkdir(parents=True, exist_ok=True)
     for section in sections:
-        for picture in section.pictures:
+        for picture in section["pictures"]:
             replace_file(out / f"{picture.name}.png", picture.png)
     replace_file(out / PAGE, page.encode("utf-8", "replace"))
     return out / PAGE
@@ -90,26 +76,30 @@ def _complete_cells(run: RunFolder) -> tuple[dict[Cell, list[ReplyRecord]], int]
 
 def _section(
     number: int, run: RunFolder, cells: Mapping[Cell, list[ReplyRecord]], left_out: int
-) -> Section:
+) -> dict[str, Any]:
+    """One run as the template shows it. left_out: how many cells are not complete."""
     evaluation = run.record.kind == "evaluate"
     rows = summaries(cells, run.timings())
     placements = _placements(cells) if evaluation else []
     pictures = accuracy_figures(number, run.record, rows)
     drawn = [pair for pair in placements if not shown(pair.condition).control]
     if drawn:
-        title = "After the content (post) against before it (pre)"
-        pictures.append(pre_post_figure(f"{number:02d}-pre-post", title, drawn))
-    return Section(
-        name=run.path.name,
-        record=run.record,
-        left_out=left_out,
-        headlines=_headlines(rows) if evaluation else {},
-        rows=rows,
-        pictures=pictures,
-        placements=placements,
-        samples=samples(cells) if evaluation else [],
-        agreement=agreement_with_verifier(run),
-    )
+        pictures.append(pre_post_figure(number, drawn))
+    presets = dict.fromkeys(row.cell.preset for row in rows)
+    headlines = {
+        preset: _headline([row for row in rows if row.cell.preset == preset]) for preset in presets
+    }
+    return {
+        "name": run.path.name,
+        "record": run.record,
+        "left_out": left_out,
+        "headlines": headlines if evaluation else {},
+        "rows": rows,
+        "pictures": pictures,
+        "placements": placements,
+        "samples": _samples(cells) if evaluation else [],
+        "agreement": agreement_with_verifier(run),
+    }
 
 
 def _placements(cells: Mapping[Cell, list[ReplyRecord]]) -> list[PlacementPair]:
@@ -124,52 +114,74 @@ def _placements(cells: Mapping[Cell, list[ReplyRecord]]) -> list[PlacementPair]:
     return sorted(found, key=lambda one: presets.index(one.preset))
 
 
-def _headlines(rows: Sequence[Row]) -> dict[str, str]:
-    return {
-        preset: _headline([row for row in rows if row.cell.preset == preset])
-        for preset in dict.fromkeys(row.cell.preset for row in rows)
-    }
-
-
 def _headline(rows: Sequence[Row]) -> str:
     """How many replies followed: steered, asked in words, and with neither."""
-    steered, prompted, unsteered = (
-        [row for row in rows if row.cell.condition == name]
-        for name in ("steered", "prompted", "unsteered")
-    )
+
+    def told(condition: str) -> list[tuple[Row, str]]:
+        found = [row for row in rows if row.cell.condition == condition]
+        return [(row, f"{row.followed.successes} of {row.n}") for row in found]
+
+    steered = [
+        f"{count} ({row.cell.placement}; {bounds(row.followed)} %)"
+        for row, count in told("steered")
+    ]
+    prompted = [f"{count} ({row.cell.placement})" for row, count in told("prompted")]
     parts = []
     if steered:
-        told = [
-            f"{_count(row)} ({row.cell.placement}; {bounds(row.followed)} %)" for row in steered
-        ]
-        parts.append(f"steered, {' and '.join(told)} replies followed the instruction")
+        parts.append(f"steered, {' and '.join(steered)} replies followed the instruction")
     if prompted:
-        told = [f"{_count(row)} ({row.cell.placement})" for row in prompted]
-        parts.append(f"asked in words, {' and '.join(told)}")
-    if unsteered:
-        parts.append(f"with neither, {_count(unsteered[0])}")
+        parts.append(f"asked in words, {' and '.join(prompted)}")
+    parts += [f"with neither, {count}" for _, count in told("unsteered")[:1]]
     sentence = "; ".join(parts)
     return f"{sentence[:1].upper()}{sentence[1:]}." if parts else ""
 
 
-def _count(row: Row) -> str:
-    return f"{row.followed.successes} of {row.n}"
+def _samples(
+    cells: Mapping[Cell, list[ReplyRecord]],
+) -> list[tuple[str, list[tuple[str, list[ReplyRecord]]]]]:
+    """For each preset and placement a few texts, the same for every condition, with what each
+    condition made of them. Nobody picked them by hand."""
+    ordered = sorted(cells, key=lambda cell: rank_of(cell.condition))
+    found = []
+    for place in dict.fromkeys(map(stratum, cells)):
+        replies = [reply for cell in ordered if stratum(cell) == place for reply in cells[cell]]
+        # By hash: an order that has nothing to do with how good the replies are.
+        contents = sorted({reply.content for reply in replies}, key=_hash)
+        by_text = [
+            (content, [reply for reply in replies if reply.content == content])
+            for content in contents[:N_TEXTS]
+        ]
+        found.append((place, by_text))
+    return found
 
 
-def render(sections: Sequence[Section], findings: Sequence[ModelFindings]) -> str:
+def _hash(text: str) -> bytes:
+    return sha256(text.encode("utf-8", "replace")).digest()
+
+
+def _check_result(reply: ReplyRecord) -> str:
+    """What the checks say of a reply, in words."""
+    if reply.degenerate:
+        start = "recognisable but degenerate" if reply.loose else "degenerate"
+        return f"{start}: {', '.join(reply.problems)}"
+    if reply.strict:
+        return "followed, and about the text"
+    return "followed, but hardly about the text" if reply.loose else "not followed"
+
+
+def render(sections: Sequence[dict[str, Any]], findings: Sequence[dict[str, Any]]) -> str:
     """The page as HTML. Whatever comes from a model or a file is escaped."""
     environment = page_environment(Path(__file__).parent)
     environment.filters.update(
         title_of=title_of,
-        followed=followed,
-        check_result=check_result,
+        check_result=_check_result,
         share=lambda found: f"{100 * found.value:.0f}",
         bounds=bounds,
         p_value=p_value,
         points=lambda table: signed(table.difference),
         points_between=lambda table: " to ".join(map(signed, table.interval())),
         short=lambda digest: digest[:12],
-        groupby_place=_by_place,
+        groupby_place=lambda rows: groupby(rows, lambda row: stratum(row.cell)),
         kappa=_kappa,
         baseline_summary=summary_sentence,
         shortfall=shortfall,
@@ -178,13 +190,6 @@ def render(sections: Sequence[Section], findings: Sequence[ModelFindings]) -> st
     )
     template = environment.get_template("report.html")
     return template.render(sections=sections, findings=findings, width=WIDTH, n_texts=N_TEXTS)
-
-
-def _by_place(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    return [
-        (place, list(group))
-        for place, group in groupby(rows, lambda row: f"{row.cell.preset}, {row.cell.placement}")
-    ]
 
 
 def _kappa(found: Kappa | None) -> str:

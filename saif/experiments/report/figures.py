@@ -5,7 +5,7 @@ Each is a PNG with its text alternative. The same numbers give the same bytes.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 
@@ -50,7 +50,16 @@ def _accuracy_bars(name: str, title: str, found: Sequence[Row]) -> Picture:
     with Sheet(title, height, left=132, right=52) as sheet:
         axes = sheet.axes
         for place, row in enumerate(found):
-            _bar(axes, place, row)
+            colour = shown(row.cell.condition).colour
+            followed, strict = 100 * row.followed.value, 100 * row.strict.value
+            low, high = (100 * value for value in row.followed.wilson())
+            axes.barh(place, followed, height=0.66, color=paler(colour), linewidth=0)
+            axes.barh(place, strict, height=0.26, color=darker(colour), linewidth=0)
+            axes.errorbar(
+                followed, place, xerr=[[max(0.0, followed - low)], [max(0.0, high - followed)]],
+                color=INK, elinewidth=0.9, capsize=2.2, capthick=0.9,
+            )  # fmt: skip
+            axes.text(106, place, f"{followed:.0f} %", va="center", clip_on=False)
             told.append(
                 f"{_setting(row)} {with_interval(row.followed)}, strict {percent(row.strict)}"
             )
@@ -69,19 +78,6 @@ def _setting(row: Row) -> str:
     if value and row.cell.condition == "steered":
         return value
     return f"{title_of(row.cell.condition)} {value}".strip()
-
-
-def _bar(axes: Axes, place: int, row: Row) -> None:
-    colour = shown(row.cell.condition).colour
-    followed, strict = 100 * row.followed.value, 100 * row.strict.value
-    low, high = (100 * value for value in row.followed.wilson())
-    axes.barh(place, followed, height=0.66, color=paler(colour), linewidth=0)
-    axes.barh(place, strict, height=0.26, color=darker(colour), linewidth=0)
-    axes.errorbar(
-        followed, place, xerr=[[max(0.0, followed - low)], [max(0.0, high - followed)]],
-        color=INK, elinewidth=0.9, capsize=2.2, capthick=0.9,
-    )  # fmt: skip
-    axes.text(106, place, f"{followed:.0f} %", va="center", clip_on=False)
 
 
 def _sweep_curve(
@@ -111,7 +107,12 @@ def _sweep_curve(
             axes.axhline(level, color=colour, linestyle=(0, (5, 3)), linewidth=1.2)
             labels.append((level, title_of(row.cell.condition), colour))
         _label_lines(axes, labels)
-        _value_axis(axes, over, values)
+        if values[0] > 0 and values[-1] / values[0] > 8:
+            axes.set_xscale("log")
+            axes.minorticks_off()
+        axes.set_xticks(values, [f"{value:g}" for value in values])
+        axes.set_xlabel(f"{over}; dotted: degenerate", fontsize=8)
+        axes.margins(x=0.03)
         sheet.percent_axis("y", "replies that followed, %")
         curve = ", ".join(
             f"{value:g}: {with_interval(row.followed)}"
@@ -139,17 +140,7 @@ def _label_lines(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
         )  # fmt: skip
 
 
-def _value_axis(axes: Axes, over: str, values: Sequence[float]) -> None:
-    if values[0] > 0 and values[-1] / values[0] > 8:
-        axes.set_xscale("log")
-        axes.minorticks_off()
-    axes.set_xticks(values, [f"{value:g}" for value in values])
-    axes.set_xlabel(f"{over}; dotted: degenerate", fontsize=8)
-    axes.margins(x=0.03)
-
-
-@dataclass(frozen=True, slots=True)
-class PlacementPair:
+class PlacementPair(NamedTuple):
     """One preset and condition at both placements."""
 
     preset: str
@@ -158,8 +149,9 @@ class PlacementPair:
     """Post is first, pre second."""
 
 
-def pre_post_figure(name: str, title: str, pairs: Sequence[PlacementPair]) -> Picture:
+def pre_post_figure(number: int, pairs: Sequence[PlacementPair]) -> Picture:
     """A line from pre (hollow) to post (filled) for each preset and condition."""
+    title = "After the content (post) against before it (pre)"
     lines: list[PlacementPair | str] = []
     for preset in dict.fromkeys(pair.preset for pair in pairs):
         lines += [preset, *(pair for pair in pairs if pair.preset == preset)]
@@ -179,7 +171,7 @@ def pre_post_figure(name: str, title: str, pairs: Sequence[PlacementPair]) -> Pi
         rows(axes, len(lines), margin=0.4)
         sheet.percent_axis("x", "replies that followed, %; hollow: pre, filled: post")
         alt = f"Dumbbell chart, {title}. {'; '.join(told)}."
-        return Picture(name, alt, sheet.png(), height)
+        return Picture(f"{number:02d}-pre-post", alt, sheet.png(), height)
 
 
 def _dumbbell(axes: Axes, place: int, pair: PlacementPair) -> None:

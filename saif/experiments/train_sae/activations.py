@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -30,14 +29,25 @@ def collect_activations(
     n_tokens = sum(part.n_tokens for part in corpus)
     files = {layer: folder / f"layer-{layer}.npy" for layer in layers}
     batches = [(part.skip, batch) for part in corpus for batch in _batches(part)]
-    progress = _Progress(folder / "progress.json")
-    progress.check(files, (n_tokens, model.d_model))
-    pending = [layer for layer in layers if progress.of(layer)[0] < len(batches)]
+    record = folder / "progress.json"
+    shape = (n_tokens, model.d_model)
+    progress = _read_progress(record, files, shape)
+    pending = [layer for layer in layers if progress[str(layer)][0] < len(batches)]
     if not pending:
         return files
-    done, written = min(progress.of(layer) for layer in pending)
-    progress.save(pending, done, written)  # first, so that no array is ever without its record
-    arrays = {layer: _array(files[layer], n_tokens, model.d_model) for layer in pending}
+    done, written = min(progress[str(layer)] for layer in pending)
+
+    def save(done: int) -> None:
+        progress.update({str(layer): (done, written) for layer in pending})
+        replace_file(record, json.dumps(progress).encode())
+
+    save(done)  # first, so that no array is ever without its record
+    arrays = {
+        layer: np.lib.format.open_memmap(
+            files[layer], "r+" if files[layer].is_file() else "w+", dtype=np.float16, shape=shape
+        )
+        for layer in pending
+    }
     for number, (skip, batch) in enumerate(track(batches, f"Residuals of {n_tokens:,} tokens")):
         if number < done:
             continue
@@ -51,52 +61,33 @@ def collect_activations(
         if number % 20 == 19 or number == len(batches) - 1:
             for array in arrays.values():
                 array.flush()
-            progress.save(pending, number + 1, written)
+            save(number + 1)
     return files
 
 
-class _Progress:
-    """How far each layer's array has been written: layer -> (batches, rows)."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._state: dict[str, list[int]] = (
-            json.loads(path.read_text("utf-8")) if path.is_file() else {}
-        )
-
-    def of(self, layer: int) -> tuple[int, int]:
-        batches, rows = self._state.get(str(layer), (0, 0))
-        return batches, rows
-
-    def check(self, files: Mapping[int, Path], shape: tuple[int, int]) -> None:
-        """Forget layers whose file is gone; refuse files that are unknown or don't fit."""
-        for layer, path in files.items():
-            if not path.is_file():
-                self._state.pop(str(layer), None)
-            elif str(layer) not in self._state or np.load(path, mmap_mode="r").shape != shape:
-                raise InputError(
-                    f"{path} was not made from this corpus.",
-                    hint="Move it away, or give another --work folder.",
-                )
-
-    def save(self, layers: Sequence[int], batches: int, rows: int) -> None:
-        self._state.update({str(layer): [batches, rows] for layer in layers})
-        replace_file(self._path, json.dumps(self._state).encode())
-
-
-def _array(path: Path, n_tokens: int, d_model: int) -> np.memmap:
-    mode: Literal["r+", "w+"] = "r+" if path.is_file() else "w+"
-    return np.lib.format.open_memmap(path, mode, dtype=np.float16, shape=(n_tokens, d_model))
+def _read_progress(
+    record: Path, files: Mapping[int, Path], shape: tuple[int, int]
+) -> dict[str, tuple[int, int]]:
+    """How far each layer's array has been written: layer -> (batches, rows). A layer whose file is
+    gone starts anew; a file that is unknown or doesn't fit is refused."""
+    progress = json.loads(record.read_text("utf-8")) if record.is_file() else {}
+    for layer, path in files.items():
+        if not path.is_file():
+            progress[str(layer)] = (0, 0)
+        elif str(layer) not in progress or np.load(path, mmap_mode="r").shape != shape:
+            raise InputError(
+                f"{path} was not made from this corpus.",
+                hint="Move it away, or give another --work folder.",
+            )
+    return {layer: tuple(reached) for layer, reached in progress.items()}
 
 
 def _batches(part: Sequences) -> list[list[list[int]]]:
     """Sequences of like length together, about as many tokens in every batch."""
-    ordered = sorted(part.token_ids, key=len)
     batches: list[list[list[int]]] = []
-    batch: list[list[int]] = []
-    for ids in ordered:
-        if batch and (len(batch) + 1) * (len(ids) - part.skip) > _TOKENS_PER_BATCH:
-            batches.append(batch)
-            batch = []
-        batch.append(ids)
-    return [*batches, batch] if batch else batches
+    for ids in sorted(part.token_ids, key=len):
+        if batches and (len(batches[-1]) + 1) * (len(ids) - part.skip) <= _TOKENS_PER_BATCH:
+            batches[-1].append(ids)
+        else:
+            batches.append([ids])
+    return batches

@@ -16,7 +16,7 @@ from saif.experiments.datasets import read_contents, sentence_pairs, stories
 from saif.files import replace_file
 from saif.presets.instructions import ContentKind, Instruction, place
 from saif.progress import track
-from saif.runtime.batch import Row
+from saif.runtime.batch import Row, shared_prefix
 from saif.runtime.language_model import LanguageModel
 
 _PLAIN_LENGTH = 128
@@ -57,7 +57,9 @@ def build_corpus(
         return [Sequences(part["token_ids"], part["skip"]) for part in saved]
     rng = random.Random(seed)
     prompts = _prompts(model, instructions, source, rng)
-    skip = _shared_prefix(model)
+    # Every chat starts with the same system prompt and user header.
+    first, second = (model.render([{"role": "user", "content": text}]) for text in ("A", "Zebras"))
+    skip = shared_prefix([first, second])
     shares = n_tokens // 9, n_tokens // 4
     replied = _until(_with_replies(model, prompts, shares[0]), shares[0], skip)
     plain = _until(_plain_text(model, source, rng), shares[1], 1)
@@ -86,13 +88,6 @@ def _prompts(
         if rng.random() < 0.8:
             content = place(instruction.draw_wording(rng), content, rng.choice(PLACEMENTS))
         yield model.render([{"role": "user", "content": content}])
-
-
-def _shared_prefix(model: LanguageModel) -> int:
-    """How many tokens every chat starts with: the system prompt and the user header."""
-    first = model.render([{"role": "user", "content": "A"}])
-    second = model.render([{"role": "user", "content": "Zebras"}])
-    return next(i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
 
 
 def _with_replies(
@@ -134,10 +129,7 @@ def _plain_text(model: LanguageModel, source: Path, rng: random.Random) -> Itera
 def _until(sequences: Iterator[list[int]], n_tokens: int, skip: int) -> list[list[int]]:
     """As many sequences as it takes to reach `n_tokens`, shared prefixes not counted."""
     taken: list[list[int]] = []
-    total = 0
-    for ids in sequences:
-        if total >= n_tokens:
-            break
+    while n_tokens > 0 and (ids := next(sequences, None)):
         taken.append(ids)
-        total += len(ids) - skip
+        n_tokens -= len(ids) - skip
     return taken

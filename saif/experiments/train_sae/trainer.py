@@ -1,9 +1,10 @@
-"""Train an SAE on stored residual streams with sae-lens' trainer, and measure it."""
+"""Train SAEs for a model with sae-lens' trainer on stored residual streams, and measure them."""
 
 import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,15 @@ from torch import Tensor
 
 from saif.core.types import Site
 from saif.errors import InputError
-from saif.experiments.train_sae.corpus import Sequences
-from saif.runtime.hooks import Edit
+from saif.experiments.train_sae.activations import collect_activations
+from saif.experiments.train_sae.corpus import Sequences, build_corpus
+from saif.presets.library import Library
 from saif.runtime.language_model import LanguageModel
-from saif.runtime.sae import Sae
+from saif.runtime.sae import WEIGHTS, Sae, load_sae
 
 HELD_OUT = 20_000
 """At most so many rows of an activation store, a tenth of it at most, are never trained on; the
 metrics are measured on them."""
-
-METRICS = "card.json"
-"""File of an SAE's metrics, beside its weights."""
-
-_WARM_UP = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,30 +40,38 @@ class SaeTraining:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SaeMetrics:
-    """Quality of an SAE, measured on activations that it was not trained on."""
+def train_saes(
+    model: LanguageModel,
+    library: Library,
+    data: Path,
+    layers: Sequence[int],
+    training: SaeTraining,
+    *,
+    n_tokens: int,
+    work: Path,
+    command: str,
+) -> None:
+    """One SAE per layer into the library's `sae/<layer>/`, each with its metrics in `card.json`.
+    n_tokens: of text to read.
 
-    model: str
-    site: str
-    d_sae: int
-    n_tokens: int
-    fvu: float
-    """Fraction of variance unexplained."""
-    l0: float
-    """Active latents per token."""
-    dead: float
-    """Share of latents that never fired."""
-    loss: float
-    """Next-token cross-entropy in nats on some of the corpus."""
-    loss_reconstructed: float
-    """The same with the reconstruction in place of the activation."""
-    training: dict[str, Any]
-    command: str
-
-    @property
-    def loss_added(self) -> float:
-        return self.loss_reconstructed - self.loss
+    Every stage leaves its result in `work`, so an interrupted run goes on where it was; layers that
+    were collected together stay together.
+    """
+    if any(not 0 <= layer < model.n_layers for layer in layers):
+        raise InputError(f"{model.model_id} has layers 0 to {model.n_layers - 1}.")
+    corpus = build_corpus(
+        model, library.instructions(), data, work / "corpus.json", n_tokens=n_tokens
+    )
+    files = collect_activations(model, corpus, layers, work)
+    for layer in layers:
+        folder = library.sae_folder(model.model_id, layer)
+        checkpoints = work / f"checkpoints-{layer}"
+        if checkpoints.exists() or not (folder / WEIGHTS).is_file():
+            train_sae(model, Site(layer), files[layer], folder, training, checkpoints=checkpoints)
+        metrics = folder / "card.json"
+        if not metrics.is_file():
+            found = measure_sae(model, load_sae(folder), files[layer], corpus, training)
+            metrics.write_text(json.dumps(found | {"command": command}, indent=1) + "\n", "utf-8")
 
 
 def train_sae(
@@ -85,6 +90,7 @@ def train_sae(
     """
     from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
     from sae_lens.config import LoggingConfig, SAETrainerConfig
+    from sae_lens.constants import ACTIVATION_SCALER_CFG_FILENAME
     from sae_lens.saes.sae import SAEMetadata
     from sae_lens.training.sae_trainer import SAETrainer
 
@@ -111,7 +117,7 @@ def train_sae(
             train_batch_size_samples=training.batch_size,
             lr=training.learning_rate,
             lr_end=training.learning_rate / 10,
-            lr_warm_up_steps=min(_WARM_UP, n_steps // 10),
+            lr_warm_up_steps=min(50, n_steps // 10),
             lr_decay_steps=n_steps // 3,
             dead_feature_window=300,
             n_checkpoints=9,
@@ -121,9 +127,16 @@ def train_sae(
         sae=sae,
         data_provider=provider,
     )
-    newest = _newest_checkpoint(checkpoints)
-    if newest is not None:
-        _resume(trainer, sae, newest)
+    # The scaler is what sae-lens writes last: without it a checkpoint is incomplete.
+    complete = [path.parent for path in checkpoints.glob(f"*/{ACTIVATION_SCALER_CFG_FILENAME}")]
+    if complete:
+        newest = max(complete, key=lambda path: int(path.name))
+        sae.load_weights_from_checkpoint(newest)
+        trainer.load_trainer_state(newest)
+        trainer.n_training_steps += 1  # sae-lens saves before it counts the step it saves after
+        trainer.checkpoint_thresholds = [
+            at for at in trainer.checkpoint_thresholds if at >= trainer.n_training_samples
+        ]
         for _ in range(trainer.n_training_steps):
             next(provider)
     else:
@@ -140,25 +153,6 @@ def _start_at_the_mean(trainer: Any, sae: Any, activations: Path) -> None:
     scale = float(sample.shape[1] ** 0.5 / sample.norm(dim=1).mean())
     trainer.activation_scaler.scaling_factor = scale
     sae.b_dec.data[:] = sample.mean(dim=0) * scale
-
-
-def _newest_checkpoint(folder: Path) -> Path | None:
-    """The scaler is what sae-lens writes last: without it a checkpoint is incomplete."""
-    from sae_lens.constants import ACTIVATION_SCALER_CFG_FILENAME
-
-    found = [path.parent for path in folder.glob(f"*/{ACTIVATION_SCALER_CFG_FILENAME}")]
-    return max(found, key=lambda path: int(path.name), default=None)
-
-
-def _resume(trainer: Any, sae: Any, checkpoint: Path) -> None:
-    sae.load_weights_from_checkpoint(checkpoint)
-    trainer.load_trainer_state(checkpoint)
-    trainer.n_training_steps += 1  # sae-lens saves before it counts the step it saves after
-    trainer.checkpoint_thresholds = [
-        threshold
-        for threshold in trainer.checkpoint_thresholds
-        if threshold >= trainer.n_training_samples
-    ]
 
 
 def _batches(activations: Path, training: SaeTraining) -> Iterator[Tensor]:
@@ -206,9 +200,13 @@ def measure_sae(
     activations: Path,
     corpus: Sequence[Sequences],
     training: SaeTraining,
-    command: str,
-) -> SaeMetrics:
-    """Metrics of an SAE, from held-out activations and the loss on some of the corpus."""
+) -> dict[str, Any]:
+    """Metrics of an SAE, from activations that it was not trained on.
+
+    fvu: fraction of variance unexplained. l0: active latents per token. dead: share of latents that
+    never fired. loss: next-token cross-entropy in nats on some of the corpus; loss_reconstructed:
+    the same with the reconstruction in place of the activation.
+    """
     stored = np.load(activations, mmap_mode="r")
     _, held_out = _split(len(stored))
     rows = torch.from_numpy(np.array(stored[np.sort(held_out)])).float()
@@ -222,19 +220,19 @@ def measure_sae(
         residual_ss += float((chunk - sae.reconstruct(chunk)).square().sum())
         total_ss += float((chunk - mean).square().sum())
     loss, reconstructed = _losses(model, sae, corpus)
-    return SaeMetrics(
-        model=model.model_id,
-        site=str(sae.site),
-        d_sae=sae.d_sae,
-        n_tokens=training.n_tokens,
-        fvu=residual_ss / total_ss,
-        l0=active / len(rows),
-        dead=1 - float(fired.float().mean()),
-        loss=loss,
-        loss_reconstructed=reconstructed,
-        training=asdict(training),
-        command=command,
-    )
+    return {
+        "model": model.model_id,
+        "site": str(sae.site),
+        "d_sae": sae.d_sae,
+        "n_tokens": training.n_tokens,
+        "fvu": residual_ss / total_ss,
+        "l0": active / len(rows),
+        "dead": 1 - float(fired.float().mean()),
+        "loss": loss,
+        "loss_reconstructed": reconstructed,
+        "loss_added": reconstructed - loss,
+        "training": asdict(training),
+    }
 
 
 def _losses(
@@ -250,26 +248,17 @@ def _losses(
         for start in range(0, len(batch), 8):
             few = batch[start : start + 8]
             n_tokens = sum(len(ids) - part.skip for ids in few)
-            edit = {sae.site.layer: _reconstruction(sae, [len(ids) for ids in few], part.skip)}
+            lengths = torch.tensor([len(ids) for ids in few])
+            edit = {sae.site.layer: partial(_reconstructed, sae, lengths, part.skip)}
             plain += n_tokens * model.next_token_loss(few, skip=part.skip)
             patched += n_tokens * model.next_token_loss(few, skip=part.skip, replace=edit)
             weight += n_tokens
     return plain / weight, patched / weight
 
 
-def _reconstruction(sae: Sae, lengths: Sequence[int], skip: int) -> Edit:
-    """An edit that puts the SAE's reconstruction in place of every token after the first `skip`
-    of left-padded rows of these lengths."""
-
-    def replace(resid: Tensor) -> Tensor:
-        position = torch.arange(resid.shape[1]) - (max(lengths) - torch.tensor(lengths))[:, None]
-        read = (position >= skip)[:, :, None].to(resid.device)
-        return torch.where(read, sae.reconstruct(resid), resid)
-
-    return replace
-
-
-def write_metrics(folder: Path, metrics: SaeMetrics) -> None:
-    """Put the metrics beside the SAE's weights."""
-    values = asdict(metrics) | {"loss_added": metrics.loss_added}
-    (folder / METRICS).write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+def _reconstructed(sae: Sae, lengths: Tensor, skip: int, resid: Tensor) -> Tensor:
+    """Left-padded rows of these lengths with the SAE's reconstruction in place of every token after
+    the first `skip`."""
+    position = torch.arange(resid.shape[1]) - (lengths.max() - lengths)[:, None]
+    read = (position >= skip)[:, :, None].to(resid.device)
+    return torch.where(read, sae.reconstruct(resid), resid)

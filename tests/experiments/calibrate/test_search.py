@@ -23,13 +23,13 @@ BUDGET = SearchBudget(first=2, first_tokens=3, second=4, third=5, max_new_tokens
 CONTENTS = sentences()[:9]
 CONTRAST = LatentSource(selection="contrast", rule="delta", k=15)
 FADING = Schedule(half_life=16)
-RIVALS, LATENTS = (1, 2, 3), (4, 5, 6)
+BASELINES, LATENTS = (1, 2, 3), (4, 5, 6)
 """The rounds of each among all that is tried."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many of a push's replies are what. A reply is strict if it is all three."""
+    """How many of a spec's replies are what. A reply is strict if it is all three."""
 
     loose: int = 0
     degenerate: int = 0
@@ -41,14 +41,14 @@ Script = Callable[[SteeringSpec], Outcome]
 
 @dataclass
 class Rounds:
-    """A search whose outcome is scripted: what a push gets in a round is looked up."""
+    """A search whose outcome is scripted: what a spec gets in a round is looked up."""
 
     engine: LocalEngine
     preset: LoadedPreset
     script: Script
     final: Script
     contents: list[list[str]] = field(default_factory=list)
-    pushes: list[list[SteeringSpec]] = field(default_factory=list)
+    specs: list[list[SteeringSpec]] = field(default_factory=list)
     """What is tried in turn: the instruction in words, then three rounds of mean differences and
     three of latents."""
     tokens: list[int] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Rounds:
     perplexity: float = 5.0
 
     def run(self, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Calibration:
-        monkeypatch.setattr(LoadedPreset, "assemble", lambda preset, placement, push: push)
+        monkeypatch.setattr(LoadedPreset, "assemble", lambda preset, placement, spec: spec)
         monkeypatch.setattr(module, "make_replies", self._make_replies)
         monkeypatch.setattr(module, "check_form", self._check_form)
         monkeypatch.setattr(module, "check_relevance", self._check_relevance)
@@ -88,15 +88,15 @@ class Rounds:
         self, engine: Any, asked: Any, tasks: Sequence[Task], replies: Any
     ) -> list[CheckedReply]:
         early = self.tokens[-1] == BUDGET.first_tokens
-        pushes = list(dict.fromkeys(task.steering for task in tasks))
+        specs = list(dict.fromkeys(task.steering for task in tasks))
         self.contents.append(list(dict.fromkeys(task.content for task in tasks)))
-        self.pushes.append([push for push in pushes if push])  # type: ignore[misc]
-        checked, counted = [], dict.fromkeys(pushes, 0)
+        self.specs.append([spec for spec in specs if spec])  # type: ignore[misc]
+        checked, counted = [], dict.fromkeys(specs, 0)
         for task in tasks:
-            push: Any = task.steering
-            i = counted[push]
-            counted[push] += 1
-            outcome = (self.script if early else self.final)(push) if push else Outcome(9)
+            spec: Any = task.steering
+            i = counted[spec]
+            counted[spec] += 1
+            outcome = (self.script if early else self.final)(spec) if spec else Outcome(9)
             flow = Fluency(1.0, 0.0, i < outcome.degenerate, self.perplexity)
             reply = _Played("x", (1,), 0, "end", about=i < outcome.about)
             checked.append(CheckedReply(task.content, reply, i < outcome.loose, flow, True))
@@ -131,11 +131,11 @@ def test_the_best_of_the_last_rounds_becomes_the_choice(search: Any) -> None:
     found = SteeringSpec(layer=3, dose=0.5, latents=CONTRAST, schedule=FADING)
     best = replace(found, latents=replace(CONTRAST, beta=0.5))
 
-    def first(push: SteeringSpec) -> Outcome:
-        return Outcome(2) if push == found else Outcome(0)
+    def first(spec: SteeringSpec) -> Outcome:
+        return Outcome(2) if spec == found else Outcome(0)
 
-    def final(push: SteeringSpec) -> Outcome:
-        return Outcome(5) if push == best else Outcome(1)
+    def final(spec: SteeringSpec) -> Outcome:
+        return Outcome(5) if spec == best else Outcome(1)
 
     calibration, _ = search(first, final)
     choice = calibration.choice
@@ -155,31 +155,31 @@ def test_the_best_of_the_last_rounds_becomes_the_choice(search: Any) -> None:
 def test_strict_comes_before_loose_and_degenerate_is_failure(
     search: Any, better: Outcome, worse: Outcome
 ) -> None:
-    calibration, _ = search(lambda push: better if push.schedule.keep_norm else worse)
+    calibration, _ = search(lambda spec: better if spec.schedule.keep_norm else worse)
     assert calibration.choice.schedule.keep_norm
     assert calibration.mean_difference.schedule.keep_norm
 
 
 def test_equally_good_means_the_smaller_dose(search: Any) -> None:
-    calibration, rounds = search(lambda push: Outcome(2))
+    calibration, rounds = search(lambda spec: Outcome(2))
     steady = round(0.225 * 0.7, 3)
     assert calibration.choice.dose == calibration.mean_difference.dose == steady
-    tried = {(push.schedule.half_life, push.dose) for push in rounds.pushes[LATENTS[2]]}
+    tried = {(spec.schedule.half_life, spec.dose) for spec in rounds.specs[LATENTS[2]]}
     assert tried == {(16, 0.225), (48, round(0.225 * 0.85, 3)), (None, steady)}
     # A finalist more, since two layers give two at the smallest dose.
     more = {(16, 0.3), (48, round(0.3 * 0.85, 3)), (None, round(0.3 * 0.7, 3))}
-    rivals = {(push.schedule.half_life, push.dose) for push in rounds.pushes[RIVALS[2]]}
-    assert rivals == tried | more
+    baselines = {(spec.schedule.half_life, spec.dose) for spec in rounds.specs[BASELINES[2]]}
+    assert baselines == tried | more
 
 
 def test_the_finalists_are_tried_in_every_shape(search: Any) -> None:
-    _, rounds = search(lambda push: Outcome(2))
-    last = rounds.pushes[LATENTS[2]]
-    latents = [push for push in last if push.latents == last[0].latents]
+    _, rounds = search(lambda spec: Outcome(2))
+    last = rounds.specs[LATENTS[2]]
+    latents = [spec for spec in last if spec.latents == last[0].latents]
     plain = {Schedule(), FADING, Schedule(half_life=48), Schedule(half_life=16, keep_norm=True)}
-    assert {push.schedule for push in latents} == {*plain, Schedule(half_life=16, clamp=True)}
-    assert {push.layers for push in latents} == {(1,), (1, 3)}
-    assert {push.schedule for push in rounds.pushes[RIVALS[2]]} == plain
+    assert {spec.schedule for spec in latents} == {*plain, Schedule(half_life=16, clamp=True)}
+    assert {spec.layers for spec in latents} == {(1,), (1, 3)}
+    assert {spec.schedule for spec in rounds.specs[BASELINES[2]]} == plain
 
 
 @pytest.mark.parametrize(
@@ -195,36 +195,36 @@ def test_the_finalists_are_tried_in_every_shape(search: Any) -> None:
 def test_the_best_shape_becomes_the_choice(
     search: Any, shape: Schedule, layers: tuple[int, ...]
 ) -> None:
-    def final(push: SteeringSpec) -> Outcome:
-        return Outcome(3 if (push.schedule, push.layers) == (shape, layers) else 1)
+    def final(spec: SteeringSpec) -> Outcome:
+        return Outcome(3 if (spec.schedule, spec.layers) == (shape, layers) else 1)
 
-    calibration, _ = search(lambda push: Outcome(2), final)
-    push = calibration.choice
-    assert (push.schedule, push.layers) == (shape, layers)
+    calibration, _ = search(lambda spec: Outcome(2), final)
+    spec = calibration.choice
+    assert (spec.schedule, spec.layers) == (shape, layers)
     if not shape.clamp and layers == (1,):
-        rival = calibration.mean_difference
-        assert rival.schedule == shape
+        baseline = calibration.mean_difference
+        assert baseline.schedule == shape
 
 
 def test_mean_difference_goes_through_the_same_rounds(search: Any) -> None:
-    def outcome(push: SteeringSpec) -> Outcome:
-        wanted = ((3,), 0.5) if push.latents is None else ((1,), 0.3)
-        return Outcome(2) if (push.layers, push.dose) == wanted else Outcome(0)
+    def outcome(spec: SteeringSpec) -> Outcome:
+        wanted = ((3,), 0.5) if spec.latents is None else ((1,), 0.3)
+        return Outcome(2) if (spec.layers, spec.dose) == wanted else Outcome(0)
 
     calibration, rounds = search(outcome)
-    rival = SteeringSpec(layer=3, dose=0.5, schedule=FADING)
-    assert calibration.mean_difference == rival
+    baseline = SteeringSpec(layer=3, dose=0.5, schedule=FADING)
+    assert calibration.mean_difference == baseline
     assert calibration.choice.layer == 1
-    for initial_grid, middle in (RIVALS[:2], LATENTS[:2]):
+    for initial_grid, middle in (BASELINES[:2], LATENTS[:2]):
         for layer in (1, 3):
-            doses = {p.dose for p in rounds.pushes[initial_grid] if p.layers == (layer,)}
+            doses = {p.dose for p in rounds.specs[initial_grid] if p.layers == (layer,)}
             assert doses == {0.3, 0.5, 0.75}
-        assert {p.schedule for p in rounds.pushes[initial_grid] + rounds.pushes[middle]} == {FADING}
-    assert {p.layers for p in rounds.pushes[RIVALS[1]]} == {(1,), (3,)}
-    tried = {(p.layers, p.dose) for p in rounds.pushes[RIVALS[1]]}
+        assert {p.schedule for p in rounds.specs[initial_grid] + rounds.specs[middle]} == {FADING}
+    assert {p.layers for p in rounds.specs[BASELINES[1]]} == {(1,), (3,)}
+    tried = {(p.layers, p.dose) for p in rounds.specs[BASELINES[1]]}
     assert {dose for layers, dose in tried if layers == (3,)} == {0.375, 0.5, 0.65}
-    assert not any(push.latents for number in RIVALS for push in rounds.pushes[number])
-    latents = [push.latents for number in LATENTS for push in rounds.pushes[number]]
+    assert not any(spec.latents for number in BASELINES for spec in rounds.specs[number])
+    latents = [spec.latents for number in LATENTS for spec in rounds.specs[number]]
     assert all(latents)
     assert {found.k for found in latents if found} == {1, 15, 40}
     assert {found.beta for found in latents if found} == {-0.5, 0, 0.5}
@@ -234,46 +234,41 @@ def test_mean_difference_can_be_searched_alone(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rounds = Rounds(engine, planted_preset(engine), lambda _: Outcome(2), lambda _: Outcome(2))
-    calibration = rounds.run(monkeypatch, latents=False)
+    calibration = rounds.run(monkeypatch, search="rival")
     assert calibration.choice == rounds.preset.preset.placements["post"].choice
-    assert len(rounds.pushes) == 1 + len(RIVALS)
+    assert len(rounds.specs) == 1 + len(BASELINES)
     assert calibration.mean_difference.dose == round(0.225 * 0.7, 3)
 
 
 def test_semifinalists_differ_in_more_than_their_dose(search: Any) -> None:
-    def outcome(push: SteeringSpec) -> Outcome:
-        if push.latents == CONTRAST and push.layers == (3,):
+    def outcome(spec: SteeringSpec) -> Outcome:
+        if spec.latents == CONTRAST and spec.layers == (3,):
             return Outcome(2)
-        return Outcome(1) if push.layers == (1,) and push.dose == 0.5 else Outcome(0)
+        return Outcome(1) if spec.layers == (1,) and spec.dose == 0.5 else Outcome(0)
 
     _, rounds = search(outcome)
-    middle = rounds.pushes[LATENTS[1]]
-    assert {push.layers for push in middle} == {(1,), (3,)}
-    assert {push.dose for push in middle if push.layers == (3,)} == {0.3, 0.225, 0.39}
+    middle = rounds.specs[LATENTS[1]]
+    assert {spec.layers for spec in middle} == {(1,), (3,)}
+    assert {spec.dose for spec in middle if spec.layers == (3,)} == {0.3, 0.225, 0.39}
 
 
 def test_each_round_sees_more_texts_than_the_one_before(search: Any) -> None:
-    _, rounds = search(lambda push: Outcome(2))
-    middle = rounds.pushes[LATENTS[1]]
+    _, rounds = search(lambda spec: Outcome(2))
+    middle = rounds.specs[LATENTS[1]]
     assert len({(p.layers, p.latents.selection, p.latents.rule) for p in middle if p.latents}) == 3
     assert rounds.contents == [CONTENTS[:n] for n in (5, 2, 5, 5, 2, 4, 5)]
     assert rounds.tokens == [7, 3, 7, 7, 3, 7, 7]
-    tried = [len(pushes) for pushes in rounds.pushes]
+    tried = [len(specs) for specs in rounds.specs]
     texts = [0, 2, 5, 5, 2, 4, 5]
     assert rounds.advanced == 5 + sum(n * m for n, m in zip(texts, tried, strict=True))
 
 
-def test_what_a_search_costs_is_known_beforehand(
-    search: Any, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def outcome(push: SteeringSpec) -> Outcome:
-        return Outcome(push.layers[0] - 1)  # a different layer each for the best ones
+def test_what_a_search_costs_is_known_beforehand(search: Any) -> None:
+    def outcome(spec: SteeringSpec) -> Outcome:
+        return Outcome(spec.layers[0] - 1)  # a different layer each for the best ones
 
     _, rounds = search(outcome)
     assert rounds.advanced == replies_made(2, BUDGET)
-    rounds = Rounds(engine, planted_preset(engine), outcome, outcome)
-    rounds.run(monkeypatch, latents=False)
-    assert rounds.advanced == replies_made(2, BUDGET, latents=False)
 
 
 def test_a_quick_search_takes_a_third_of_the_work() -> None:
@@ -285,12 +280,12 @@ def test_a_quick_search_takes_a_third_of_the_work() -> None:
 def test_only_pushes_that_can_still_win_are_asked_whether_they_are_about_their_contents(
     search: Any,
 ) -> None:
-    _, rounds = search(lambda push: Outcome(5 if push.schedule == Schedule() else 3, about=4))
+    _, rounds = search(lambda spec: Outcome(5 if spec.schedule == Schedule() else 3, about=4))
     best = 4 * len(CONTENTS[:5])
-    assert rounds.relevance_checked == [best, best]  # of 12 rivals and 12 latents
-    _, rounds = search(lambda push: Outcome(5 if push.schedule == Schedule() else 3, about=2))
+    assert rounds.relevance_checked == [best, best]  # of 12 baselines and 12 latents
+    _, rounds = search(lambda spec: Outcome(5 if spec.schedule == Schedule() else 3, about=2))
     assert sum(rounds.relevance_checked) == 5 * sum(
-        len(rounds.pushes[n]) for n in (RIVALS[2], LATENTS[2])
+        len(rounds.specs[n]) for n in (BASELINES[2], LATENTS[2])
     )
 
 
@@ -298,26 +293,26 @@ def test_only_pushes_that_can_still_win_are_asked_whether_they_are_about_their_c
 def test_not_asking_the_others_changes_no_winner(search: Any, seed: int) -> None:
     draws: dict[SteeringSpec, Outcome] = {}
 
-    def outcome(push: SteeringSpec) -> Outcome:
-        draw = Random(f"{seed} {push}")
-        return draws.setdefault(push, Outcome(*(draw.randrange(6) for _ in range(3))))
+    def outcome(spec: SteeringSpec) -> Outcome:
+        draw = Random(f"{seed} {spec}")
+        return draws.setdefault(spec, Outcome(*(draw.randrange(6) for _ in range(3))))
 
-    def objective(push: SteeringSpec) -> tuple[float, float, float]:
-        """Of a push with a number of replies that are loose, degenerate and about."""
-        found = draws[push]
+    def objective(spec: SteeringSpec) -> tuple[float, float, float]:
+        """Of a spec with a number of replies that are loose, degenerate and about."""
+        found = draws[spec]
         fluent = max(0, found.loose - found.degenerate)
         strict = max(0, min(found.loose, found.about) - found.degenerate)
         excess = max(0, found.degenerate / 5 - 0.15)
-        return round(strict / 5 - excess, 9), round(fluent / 5 - excess, 9), -push.dose
+        return round(strict / 5 - excess, 9), round(fluent / 5 - excess, 9), -spec.dose
 
     calibration, rounds = search(outcome)
-    best = max(rounds.pushes[LATENTS[2]], key=objective)
+    best = max(rounds.specs[LATENTS[2]], key=objective)
     assert objective(calibration.choice) == objective(best)
 
 
 def test_the_bound_comes_from_the_replies_to_the_instruction_in_words(search: Any) -> None:
-    calibration, rounds = search(lambda push: Outcome(2))
-    assert rounds.pushes[0] == []  # prompted, not steered
+    calibration, rounds = search(lambda spec: Outcome(2))
+    assert rounds.specs[0] == []  # prompted, not steered
     assert calibration.bound == 10  # twice the only perplexity there is
 
 

@@ -39,9 +39,9 @@ def test_speed_and_perplexity_leave_out_what_was_not_measured() -> None:
 
 
 def test_what_a_preset_keeps_is_the_summary_of_its_run(tmp_path: Path) -> None:
-    pushed = {"push": {"layers": [3, 5], "dose": 0.41239}, "dose": 0.41239}
+    steered = {"push": {"layers": [3, 5], "dose": 0.41239}, "dose": 0.41239}
     told = [
-        reply(STEERED, i, outcome, perplexity=value, **pushed)
+        reply(STEERED, i, outcome, perplexity=value, **steered)
         for i, (outcome, value) in enumerate(
             [("strict", 4.123), ("repeats", 30.0), ("followed", 9.0), ("plain", None)]
         )

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from saif.cli.app import app
 from saif.errors import InputError, ModelError
 from saif.experiments.evaluate.run_folder import RunFolder
+from saif.experiments.judge import client
 from saif.experiments.judge.client import Judge, grade_in, grade_run
 from saif.experiments.judge.grades import (
     GradeRecord,
@@ -31,7 +32,6 @@ from saif.experiments.judge.grades import (
 )
 from saif.experiments.judge.settings import (
     JudgeSettings,
-    RateLimit,
 )
 from saif.presets.library import Library
 
@@ -503,16 +503,28 @@ def test_without_a_key_none_is_sent_whatever_the_environment_holds_for_openai(
 # Rate limit and cost
 
 
-def test_requests_are_spread_over_the_minute() -> None:
+def test_requests_are_spread_over_the_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [100.0]
-    limit = RateLimit(30, clock=lambda: now[0])
-    assert [limit.reserve() for _ in range(3)] == [0, 2, 4]
-    now[0] = 103.0
-    assert limit.reserve() == 3
-    now[0] = 200.0  # time that passed unused is not made up for
-    assert [limit.reserve() for _ in range(2)] == [0, 2]
-    free = RateLimit(None, clock=lambda: now[0])
-    assert [free.reserve() for _ in range(3)] == [0, 0, 0]
+    monkeypatch.setattr(client, "monotonic", lambda: now[0])
+
+    def waits(judge: Judge, n: int) -> list[float]:
+        told: list[float] = []
+        monkeypatch.setattr(judge._stopping, "wait", told.append)
+        for _ in range(n):
+            judge._before_request(None)
+        return told
+
+    settings = JudgeSettings(url="http://here/v1", model="m", per_minute=30)
+    with Judge(settings, tmp_path) as judge:
+        assert waits(judge, 3) == [0, 2, 4]
+        now[0] = 103.0
+        assert waits(judge, 1) == [3]
+        now[0] = 200.0  # time that passed unused is not made up for
+        assert waits(judge, 2) == [0, 2]
+    with Judge(replace(settings, per_minute=None), tmp_path) as judge:
+        assert waits(judge, 3) == [0, 0, 0]
 
 
 def test_the_limit_holds_for_all_threads_and_attempts(bench: Bench, tmp_path: Path) -> None:

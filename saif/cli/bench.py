@@ -87,8 +87,3 @@ def _show(found: dict[str, Any]) -> None:
             f"Fresh process: loaded in {start['loaded']:.1f} s, first token in "
             f"{start['first_token']:.1f} s"
         )
-
-
-def add_to(app: typer.Typer) -> None:
-    """Hang this command into the command line."""
-    app.command()(bench)

@@ -111,10 +111,3 @@ def calibrate(
         effort=effort,
         command=command_typed(),
     )
-
-
-def add_to(app: typer.Typer) -> None:
-    """Hang these commands into the command line."""
-    app.command("train-sae")(train_sae)
-    app.command("identify")(identify)
-    app.command("calibrate")(calibrate)

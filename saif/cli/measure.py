@@ -233,9 +233,3 @@ def _listed(text: str, known: Sequence[Any], what: str, only: int | None = None)
             f"'{(wrong or [text])[0]}' is not a {what}.", hint=f"Choose from {', '.join(known)}."
         )
     return names
-
-
-def add_to(app: typer.Typer) -> None:
-    """Hang these commands into the command line."""
-    app.command("evaluate")(evaluate)
-    app.command("sweep")(sweep)

@@ -51,7 +51,7 @@ def build_app(services: Services, admin: ModelAdmin | None = None) -> gr.Blocks:
         app.unload(chatting.close)
         reload_presets: dict[str, Any] = {
             "fn": steering.renew,
-            "outputs": [shown_model, panel.main.preset, chat.notice],
+            "outputs": [shown_model, panel.preset, chat.notice],
             **_QUIET,
         }
         refresh_panel = _wire_panel(steering)
@@ -90,29 +90,16 @@ def _wire_chat(handlers: ChatHandlers) -> None:
         api_name="retry",
         **model,
     )
-    chat.stop.click(
-        handlers.stop,
-        handlers.cancel_token,
-        None,
-        queue=False,
-        show_progress="hidden",
-        api_name="stop",
-    )
-    chat.clear.click(
-        handlers.clear,
-        None,
-        handlers.outputs,
-        queue=False,
-        show_progress="hidden",
-        api_name="clear",
-    )
+    at_once: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
+    chat.stop.click(handlers.stop, handlers.cancel_token, None, api_name="stop", **at_once)
+    chat.clear.click(handlers.clear, None, handlers.outputs, api_name="clear", **at_once)
     chat.examples.click(lambda sample: sample[0], chat.examples, chat.message, **_QUIET)
 
 
 def _wire_panel(handlers: SteeringHandlers) -> Callable[[Dependency], None]:
     """Keep the panel in step with itself. Gives what does so after an event that changed the
     choice of presets."""
-    main, fine = handlers.panel.main, handlers.panel.fine
+    panel = handlers.panel
     chosen: dict[str, Any] = {
         "fn": handlers.choose,
         "inputs": handlers.choice_inputs,
@@ -121,14 +108,14 @@ def _wire_panel(handlers: SteeringHandlers) -> Callable[[Dependency], None]:
     }
     dose: dict[str, Any] = {
         "fn": handlers.dose,
-        "inputs": [main.preset, main.placement, main.strength],
-        "outputs": main.dose,
+        "inputs": [panel.preset, panel.placement, panel.strength],
+        "outputs": panel.dose,
         **_QUIET,
     }
     latents: dict[str, Any] = {
         "fn": handlers.latents,
-        "inputs": [main.preset, main.placement, main.strength, fine.k, fine.layer],
-        "outputs": handlers.panel.latents,
+        "inputs": [panel.preset, panel.placement, panel.strength, panel.k, panel.layer],
+        "outputs": panel.latents,
         **_QUIET,
     }
 
@@ -136,11 +123,11 @@ def _wire_panel(handlers: SteeringHandlers) -> Callable[[Dependency], None]:
         # The latents' order needs torch, the dose doesn't.
         event.then(**chosen).then(**dose).then(**latents)
 
-    gr.on([main.preset.input, main.placement.input], **chosen).then(**dose).then(**latents)
-    refresh_panel(fine.back.click(lambda: 1.0, None, main.strength, **_QUIET))
-    main.strength.change(trigger_mode="always_last", **dose)
+    gr.on([panel.preset.input, panel.placement.input], **chosen).then(**dose).then(**latents)
+    refresh_panel(panel.back.click(lambda: 1.0, None, panel.strength, **_QUIET))
+    panel.strength.change(trigger_mode="always_last", **dose)
     gr.on(
-        [main.strength.change, fine.k.input, fine.layer.input],
+        [panel.strength.change, panel.k.input, panel.layer.input],
         trigger_mode="always_last",
         **latents,
     )
@@ -154,39 +141,39 @@ def _wire_admin(
     refresh_panel: Callable[[Dependency], None],
 ) -> None:
     """What the owner's controls do. Nothing here waits for another visitor's turn."""
-    model, build = handlers.controls.model, handlers.controls.build
+    panel = handlers.controls
     unlimited: dict[str, Any] = {"concurrency_limit": None, **_HIDDEN}
     buildable: dict[str, Any] = {
         "fn": handlers.buildable,
         "outputs": handlers.buildable_outputs,
         **_QUIET,
     }
-    inputs = [build.instruction, build.effort]
+    inputs = [panel.instruction, panel.effort]
 
     gr.on(
-        [model.fold.expand, model.name.input],
+        [panel.model_fold.expand, panel.model.input],
         handlers.model_info,
-        model.name,
-        model.about,
+        panel.model,
+        panel.about,
         **unlimited,
     )
-    changed = model.load.click(
+    changed = panel.load.click(
         handlers.change_model,
-        [model.name, model.quantize],
+        [panel.model, panel.quantize],
         handlers.change_model_outputs,
         show_progress_on=handlers.chat.chat.status,
         **unlimited,
     ).success(**reload_presets)
     refresh_panel(changed)
     for event in (changed.then(**buildable), app.load(**buildable)):
-        event.then(handlers.cost_if_none, inputs, build.cost, **unlimited)
+        event.then(handlers.cost_if_none, inputs, panel.cost, **unlimited)
     gr.on(
-        [build.fold.expand, build.instruction.input, build.effort.input],
+        [panel.build_fold.expand, panel.instruction.input, panel.effort.input],
         handlers.cost,
         inputs,
-        build.cost,
+        panel.cost,
         **unlimited,
     )
-    refresh_panel(build.start.click(handlers.build, inputs, handlers.build_outputs, **unlimited))
-    build.cancel.click(handlers.cancel, None, None, **_QUIET)
+    refresh_panel(panel.start.click(handlers.build, inputs, handlers.build_outputs, **unlimited))
+    panel.cancel.click(handlers.cancel, None, None, **_QUIET)
     app.load(handlers.watch_build, None, handlers.build_outputs, **unlimited)

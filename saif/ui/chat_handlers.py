@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import gradio as gr
 
@@ -20,16 +20,12 @@ from saif.ui.chat_view import (
     History,
     column_view,
     without_empty,
-    without_last,
 )
 from saif.ui.describe import problems_line
 from saif.ui.errors import as_page_error
 from saif.ui.services import Services, no_preset
 from saif.ui.steering_panel import PanelValues, SteeringPanel
 from saif.ui.streaming import newest
-
-if TYPE_CHECKING:
-    from saif.chat import ColumnName
 
 Updates = dict[Any, Any]
 """Component -> its update; what isn't named stays as it is."""
@@ -93,10 +89,9 @@ class ChatHandlers:
         self, request: gr.Request, history: History, shown_model: str | None, *values: Any
     ) -> AsyncGenerator[Updates, None]:
         """Answer the last message once more; the old answer stays if nothing comes of it."""
-        base, text = without_last(history)
-        answer = self._answer(
-            request, text, base, shown_model, PanelValues(*values), fallback=history
-        )
+        base, text = history[:-1], history[-1].text if history else ""
+        panel = PanelValues(*values)
+        answer = self._answer(request, text, base, shown_model, panel, fallback=history)
         async with contextlib.aclosing(answer) as updates:
             async for update in updates:
                 update.pop(self.chat.message, None)
@@ -196,16 +191,12 @@ class ChatHandlers:
 
     def _views(self, history: History, *, running: bool = False, waiting: str = "") -> Updates:
         note = "" if self.services.current.engine.done() else "The model is still loading…"
-        columns = {
-            "unsteered": self.chat.unsteered,
-            "steered": self.chat.steered,
-            "prompted": self.chat.prompted,
-        }
-        return {self.history: history} | {
-            component: column_view(
-                history, cast("ColumnName", name), running=running, waiting=waiting, note=note
-            )
-            for name, component in columns.items()
+        show = partial(column_view, history, running=running, waiting=waiting, note=note)
+        return {
+            self.history: history,
+            self.chat.unsteered: show("unsteered"),
+            self.chat.steered: show("steered"),
+            self.chat.prompted: show("prompted"),
         }
 
     def _busy(self, token: CancelToken) -> Updates:

@@ -42,13 +42,13 @@ class SteeringHandlers:
 
     @property
     def choice_inputs(self) -> list[Any]:
-        return [self.panel.main.preset, self.panel.main.placement]
+        return [self.panel.preset, self.panel.placement]
 
     @property
     def choice_outputs(self) -> list[Any]:
         """In the order of what `choose` returns."""
-        main, fine = self.panel.main, self.panel.fine
-        return [main.about, fine.k, fine.layer, fine.span, self.panel.scores, self.examples]
+        panel = self.panel
+        return [panel.about, panel.k, panel.layer, panel.span, panel.scores, self.examples]
 
     def choose(self, name: str | None, placement: Placement) -> list[Any]:
         """The calibrated values of this preset and placement, and what is known of it."""
@@ -56,8 +56,9 @@ class SteeringHandlers:
             return ["", *[gr.skip()] * 3, "", gr.skip()]
         card = self.services.card(name)
         part = card.placements[placement]
+        instruction = self.services.library.instruction(card.instruction)
         return [
-            said(self.services.library.instruction(card.instruction).description),
+            said(instruction.description),
             gr.Slider(
                 value=part.latents.k,
                 maximum=most_latents(card, placement),
@@ -66,7 +67,7 @@ class SteeringHandlers:
             gr.Dropdown(layer_choices(card, placement), value=part.choice.layer),
             part.choice.span,
             scores_table(card, placement),
-            gr.Dataset(samples=[[text] for text in self.example_texts(name)]),
+            gr.Dataset(samples=[[text] for text in instruction.examples[:SHOWN_EXAMPLES]]),
         ]
 
     def dose(self, name: str | None, placement: Placement, strength: float | None) -> Any:
@@ -95,10 +96,3 @@ class SteeringHandlers:
         source = replace(part.latents, k=int(k))
         selected = LoadedPreset(card).select(placement, layer, source)
         return latents_table(selected, strength=strength or 0)
-
-    def example_texts(self, name: str | None) -> list[str]:
-        """Messages to try with this preset."""
-        if name is None:
-            return []
-        instruction = self.services.library.instruction(self.services.card(name).instruction)
-        return instruction.examples[:SHOWN_EXAMPLES]

@@ -215,7 +215,7 @@ def step() -> Iterator[threading.Semaphore]:
 
 
 def test_progress_is_a_share_of_the_expected_time(step: threading.Semaphore) -> None:
-    making = BuildJob("a", "A", {"prompts": 10, "replies": 10}, {"prompts": 1.0, "replies": 3.0})
+    making = BuildJob("A", {"prompts": 10, "replies": 10}, {"prompts": 1.0, "replies": 3.0})
 
     def work(heard: Any, _: Any) -> None:
         step.acquire()
@@ -240,7 +240,7 @@ def test_progress_is_a_share_of_the_expected_time(step: threading.Semaphore) -> 
 def test_work_waits_while_someone_is_answered(
     services: Services, step: threading.Semaphore
 ) -> None:
-    making = BuildJob("a", "A", {"replies": 2}, {"replies": 1.0})
+    making = BuildJob("A", {"replies": 2}, {"replies": 1.0})
     engine: Any = services.current.engine.result()
     passed: list[float] = []
 

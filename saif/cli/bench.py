@@ -15,7 +15,7 @@ def bench(
     start_up: Annotated[
         bool, typer.Option(help="Also time a fresh process up to its first token.")
     ] = True,
-    crowd: Annotated[
+    concurrent: Annotated[
         bool, typer.Option("--crowd", help="Also answer 1, 4, 16 and 64 people at once.")
     ] = False,
     as_json: JsonOption = False,
@@ -33,7 +33,7 @@ def bench(
         rounds=rounds,
         n_steps=steps,
         start_up=model if start_up else "",
-        people=SIZES if crowd else (),
+        people=SIZES if concurrent else (),
     )
     if as_json:
         print_json(found)

@@ -140,12 +140,8 @@ def _plan(
     )
 
 
-Planned = Callable[..., tuple["RunRecord", list["Trial"]]]
-"""(engine, library, load=loader of SAEs) -> what to measure."""
-
-
 def _measure(
-    planned: Planned,
+    planned: "Callable[..., tuple[RunRecord, list[Trial]]]",
     model: str,
     quantize: Any,
     presets: Path | None,

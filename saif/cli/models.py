@@ -135,14 +135,12 @@ def _show(row: ModelRow) -> None:
     for saes in entry.saes:
         note = " (of the base model)" if saes.base else ""
         source = f"{saes.release}/{saes.ids}" if saes.release else "ship with the presets"
-        table.add_row(plain(source + note), saes.width, _layers(saes.layers, entry.n_layers))
+        every = len(saes.layers) == entry.n_layers
+        layers = "every one" if every else ", ".join(map(str, saes.layers))
+        table.add_row(plain(source + note), saes.width, layers)
     screen.print(table)
     if not entry.last_layer_has_sae:
         screen.print(f"The last layer ({entry.n_layers - 1}) has none.")
-
-
-def _layers(layers: tuple[int, ...], n_layers: int) -> str:
-    return "every one" if len(layers) == n_layers else ", ".join(map(str, layers))
 
 
 def _rows(presets: Path | None) -> Iterator[ModelRow]:

@@ -1,6 +1,7 @@
 """Wire the panels to the services. No maths, no files, no model calls of its own."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -15,7 +16,7 @@ from saif.ui.describe import problems_line
 from saif.ui.services import Services
 from saif.ui.status import current_status, watch_status
 from saif.ui.steering_handlers import SteeringHandlers
-from saif.ui.steering_panel import sidebar, steering_panel
+from saif.ui.steering_panel import steering_panel
 
 MAX_ANSWERED, MAX_WAITING = 64, 64
 """Visitors whose turns are taken at once, as rows of one running batch for as many as there is room
@@ -35,18 +36,15 @@ def build_app(services: Services, admin: ModelAdmin | None = None) -> gr.Blocks:
 
     admin: for a page whose visitor owns the machine.
     """
-    can_build = admin is not None
-    cards, problems = services.offer(makeable=can_build)
+    cards, problems = services.offer()
     with gr.Blocks(title="SAIF", analytics_enabled=False, fill_height=True) as app:
-        with sidebar():
+        with gr.Sidebar(label="Steering", width=352, elem_id="steering"):
             panel = steering_panel(cards)
             controls = admin and admin_panel(admin.loaded[0], without_presets=not cards)
         chat = chat_panel(current_status(services), problems_line(problems))
-        steering = SteeringHandlers(services, panel, chat.examples, can_build)
+        steering = SteeringHandlers(services, panel)
         shown_model = gr.State(None)
-        chatting = ChatHandlers(
-            services, chat, panel, gr.State(()), gr.State(None), shown_model, can_build
-        )
+        chatting = ChatHandlers(services, chat, panel, gr.State(()), gr.State(None), shown_model)
         _wire_chat(chatting)
         app.unload(chatting.close)
         reload_presets: dict[str, Any] = {
@@ -54,13 +52,15 @@ def build_app(services: Services, admin: ModelAdmin | None = None) -> gr.Blocks:
             "outputs": [shown_model, panel.preset, chat.notice],
             **_QUIET,
         }
-        refresh_panel = _wire_panel(steering)
+        refresh_panel = _wire_panel(steering, chat.examples)
         refresh_panel(app.load(**reload_presets))
         panel.with_prompted.change(
             lambda on: gr.Column(visible=on), panel.with_prompted, chat.prompted_column, **_QUIET
         )
         app.load(js=_CLOSE_PANEL_ON_PHONES)
-        app.load(watch_status(services), outputs=chat.status, concurrency_limit=None, **_HIDDEN)
+        app.load(
+            partial(watch_status, services), outputs=chat.status, concurrency_limit=None, **_HIDDEN
+        )
         if admin and controls:
             administering = AdminHandlers(admin, controls, chatting, steering)
             _wire_admin(app, administering, reload_presets, refresh_panel)
@@ -96,14 +96,14 @@ def _wire_chat(handlers: ChatHandlers) -> None:
     chat.examples.click(lambda sample: sample[0], chat.examples, chat.message, **_QUIET)
 
 
-def _wire_panel(handlers: SteeringHandlers) -> Callable[[Dependency], None]:
+def _wire_panel(handlers: SteeringHandlers, examples: gr.Dataset) -> Callable[[Dependency], None]:
     """Keep the panel in step with itself. Gives what does so after an event that changed the
     choice of presets."""
     panel = handlers.panel
     chosen: dict[str, Any] = {
         "fn": handlers.choose,
-        "inputs": handlers.choice_inputs,
-        "outputs": handlers.choice_outputs,
+        "inputs": [panel.preset, panel.placement],
+        "outputs": [panel.about, panel.k, panel.layer, panel.span, panel.scores, examples],
         **_QUIET,
     }
     dose: dict[str, Any] = {
@@ -141,11 +141,11 @@ def _wire_admin(
     refresh_panel: Callable[[Dependency], None],
 ) -> None:
     """What the owner's controls do. Nothing here waits for another visitor's turn."""
-    panel = handlers.controls
+    panel, status = handlers.controls, handlers.chat.chat.status
     unlimited: dict[str, Any] = {"concurrency_limit": None, **_HIDDEN}
     buildable: dict[str, Any] = {
         "fn": handlers.buildable,
-        "outputs": handlers.buildable_outputs,
+        "outputs": [panel.instruction, panel.start, panel.cost, panel.build_fold],
         **_QUIET,
     }
     inputs = [panel.instruction, panel.effort]
@@ -160,8 +160,8 @@ def _wire_admin(
     changed = panel.load.click(
         handlers.change_model,
         [panel.model, panel.quantize],
-        handlers.change_model_outputs,
-        show_progress_on=handlers.chat.chat.status,
+        [*handlers.chat.outputs, status, panel.load],
+        show_progress_on=status,
         **unlimited,
     ).success(**reload_presets)
     refresh_panel(changed)

@@ -6,7 +6,7 @@ holds the model, so ending a handler anywhere is safe.
 
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ from saif.ui.chat_view import (
 )
 from saif.ui.describe import problems_line
 from saif.ui.errors import as_page_error
-from saif.ui.services import Services, no_preset
+from saif.ui.services import Services
 from saif.ui.steering_panel import PanelValues, SteeringPanel
 from saif.ui.streaming import newest
 
@@ -47,9 +47,6 @@ class ChatHandlers:
 
     shown_model: gr.State
     """The id of the model that the page shows."""
-
-    can_build: bool
-    """Whether this visitor can build presets."""
 
     @property
     def outputs(self) -> list[Any]:
@@ -78,23 +75,19 @@ class ChatHandlers:
         *values: Any,
     ) -> AsyncGenerator[Updates, None]:
         """Answer a message; it goes back into the box if nothing comes of it."""
-        answer = self._answer(request, text or "", history, shown_model, PanelValues(*values))
-        box: Updates = {self.chat.message: ""}  # once: the next message may be typed meanwhile
-        async with contextlib.aclosing(answer) as updates:
+        turn = self._answer(request, text or "", history, shown_model, values)
+        async with contextlib.aclosing(turn) as updates:
             async for update in updates:
-                yield box | update
-                box = {}
+                yield update
 
     async def retry(
         self, request: gr.Request, history: History, shown_model: str | None, *values: Any
     ) -> AsyncGenerator[Updates, None]:
         """Answer the last message once more; the old answer stays if nothing comes of it."""
         base, text = history[:-1], history[-1].text if history else ""
-        panel = PanelValues(*values)
-        answer = self._answer(request, text, base, shown_model, panel, fallback=history)
-        async with contextlib.aclosing(answer) as updates:
+        turn = self._answer(request, text, base, shown_model, values, retried=history)
+        async with contextlib.aclosing(turn) as updates:
             async for update in updates:
-                update.pop(self.chat.message, None)
                 yield update
 
     def stop(self, token: CancelToken | None) -> None:
@@ -102,7 +95,7 @@ class ChatHandlers:
             token.cancel.set()
 
     def clear(self, request: gr.Request) -> Updates:
-        self.services.visits.forget(request.session_hash)
+        self.services.forget(request.session_hash)
         return self.empty_page()
 
     def empty_page(self) -> Updates:
@@ -111,7 +104,7 @@ class ChatHandlers:
 
     def close(self, request: gr.Request) -> None:
         """The page was closed."""
-        self.services.visits.forget(request.session_hash)
+        self.services.forget(request.session_hash)
 
     async def _answer(
         self,
@@ -119,16 +112,20 @@ class ChatHandlers:
         text: str,
         history: History,
         shown_model: str | None,
-        values: PanelValues,
+        values: Sequence[Any],
         *,
-        fallback: History | None = None,
+        retried: History | None = None,
     ) -> AsyncGenerator[Updates, None]:
+        """retried: what `history` was before its last turn was taken back to be answered again;
+        the message box is left alone then."""
         token = CancelToken()
-        fallback = history if fallback is None else fallback
-        after = fallback
-        yield {**self._busy(token), **self._views(history, waiting=text)}
-        cache_key = self.services.visits.cache_key(request.session_hash)
-        steps = partial(self._steps, cache_key, text, history, shown_model, values, token.cancel)
+        after = fallback = history if retried is None else retried
+        box = {} if retried is not None else {self.chat.message: text}
+        # Emptied once: the next message may be typed meanwhile.
+        yield {**self._busy(token), **self._views(history, waiting=text), **dict.fromkeys(box, "")}
+        cache_key = self.services.cache_key(request.session_hash)
+        panel = PanelValues(*values)
+        steps = partial(self._steps, cache_key, text, history, shown_model, panel, token.cancel)
         try:
             async with contextlib.aclosing(newest(steps, token.cancel)) as exchanges:
                 async for exchange in exchanges:
@@ -140,7 +137,7 @@ class ChatHandlers:
                 **self._views(fallback),
                 **self._idle(fallback),
                 self.chat.notice: problems_line([problem.message]),
-                self.chat.message: text,
+                **box,
             }
             raise problem from error
         finally:
@@ -148,11 +145,7 @@ class ChatHandlers:
         kept = without_empty(after)
         no_reply = len(kept) <= len(history)
         after = fallback if no_reply else kept
-        yield {
-            **self._views(after),
-            **self._idle(after),
-            **({self.chat.message: text} if no_reply else {}),
-        }
+        yield {**self._views(after), **self._idle(after), **(box if no_reply else {})}
 
     def _steps(
         self,
@@ -170,7 +163,7 @@ class ChatHandlers:
         services = self.services
         current = services.model_shown(shown_model)
         if values.preset is None:
-            raise no_preset(current.model_id, makeable=self.can_build)
+            raise services.no_preset(current.model_id)
         loaded = services.library.preset(current.model_id, values.preset)
         turn = Turn(
             text=text,

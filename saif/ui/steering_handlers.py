@@ -24,34 +24,21 @@ SHOWN_EXAMPLES = 4
 
 @dataclass(frozen=True)
 class SteeringHandlers:
-    """makeable: a visitor can make presets here."""
-
     services: Services
     panel: SteeringPanel
-    examples: gr.Dataset
-    makeable: bool
 
     def renew(self) -> list[Any]:
         """The presets of the model that answers now, which model that is, and what to say if it
         has none."""
         services = self.services
-        cards, problems = services.offer(makeable=self.makeable)
+        cards, problems = services.offer()
         shown = services.current.model_id
         presets = gr.Dropdown(preset_choices(cards), value=first_choice(cards))
         return [shown, presets, problems_line(problems)]
 
-    @property
-    def choice_inputs(self) -> list[Any]:
-        return [self.panel.preset, self.panel.placement]
-
-    @property
-    def choice_outputs(self) -> list[Any]:
-        """In the order of what `choose` returns."""
-        panel = self.panel
-        return [panel.about, panel.k, panel.layer, panel.span, panel.scores, self.examples]
-
     def choose(self, name: str | None, placement: Placement) -> list[Any]:
-        """The calibrated values of this preset and placement, and what is known of it."""
+        """What is known of this preset, its calibrated k, layer and span at this placement, its
+        scores, and messages to try it with."""
         if name is None:  # nothing is known of nothing
             return ["", *[gr.skip()] * 3, "", gr.skip()]
         card = self.services.card(name)

@@ -91,11 +91,6 @@ class SteeringPanel:
         return [getattr(self, field.name) for field in fields(PanelValues)]
 
 
-def sidebar() -> gr.Sidebar:
-    """Where the panel stands; to be used in a `with`."""
-    return gr.Sidebar(label="Steering", width=352, elem_id="steering")
-
-
 def steering_panel(cards: Mapping[str, Preset]) -> SteeringPanel:
     """The controls start at what calibration found for the first choice."""
     first, placed = first_choice(cards), _CONTROLS.placement

@@ -43,11 +43,11 @@ async def newest(
     grace = STOP_GRACE_SECONDS
     try:
         while grace > 0:
-            last = ended.done()  # read before the value, or the last one could be missed
+            over = ended.done()  # read before the value, or the last one could be missed
             pause = UPDATE_SECONDS if latest else _POLL_SECONDS
             if latest:
                 yield latest.pop()
-            if last:
+            elif over:
                 ended.result()  # raises what ended it
                 return
             grace -= pause if cancel.is_set() else 0

@@ -1,15 +1,6 @@
 """The page's theme. System fonts only: the page asks no other host for anything."""
 
-from pathlib import Path
-
 import gradio as gr
-
-
-def stylesheets() -> list[Path]:
-    """In the order they apply."""
-    folder = Path(__file__).parent / "style"
-    names = ("frame", "columns", "message", "panel", "narrow")
-    return [folder / f"{name}.css" for name in names]
 
 
 def theme() -> gr.themes.Base:
@@ -17,8 +8,6 @@ def theme() -> gr.themes.Base:
         primary_hue=gr.themes.colors.teal,
         secondary_hue=gr.themes.colors.teal,
         neutral_hue=gr.themes.colors.slate,
-        radius_size=gr.themes.sizes.radius_md,
-        text_size=gr.themes.sizes.text_md,
         font=["system-ui", "-apple-system", "Segoe UI", "Noto Sans", "sans-serif"],
         font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
     ).set(
@@ -36,12 +25,13 @@ def theme() -> gr.themes.Base:
         block_background_fill_dark="transparent",
         block_border_width="0px",
         block_padding="0",
+        form_gap_width="16px",
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_dark="*primary_700",
         button_primary_background_fill_hover="*primary_800",
         button_primary_background_fill_hover_dark="*primary_800",
         button_secondary_background_fill="transparent",
         button_secondary_background_fill_dark="transparent",
-        button_secondary_background_fill_hover="*background_fill_secondary",
-        button_secondary_background_fill_hover_dark="*background_fill_secondary",
+        button_secondary_background_fill_hover="transparent",
+        button_secondary_background_fill_hover_dark="transparent",
     )

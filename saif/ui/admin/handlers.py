@@ -39,10 +39,6 @@ class AdminHandlers:
 
     # Another model
 
-    @property
-    def change_model_outputs(self) -> list[Any]:
-        return [*self.chat.outputs, self.chat.chat.status, self.controls.load]
-
     def model_info(self, name: str | None) -> str:
         """What is known of a model before it is loaded; asks no network."""
         from saif.runtime.load import local_source
@@ -78,11 +74,6 @@ class AdminHandlers:
 
     # A preset that the model lacks
 
-    @property
-    def buildable_outputs(self) -> list[Any]:
-        panel = self.controls
-        return [panel.instruction, panel.start, panel.cost, panel.build_fold]
-
     def buildable(self) -> Updates:
         """The instructions that the current model has no preset for."""
         panel = self.controls
@@ -116,11 +107,11 @@ class AdminHandlers:
             await asyncio.sleep(WATCH_SECONDS)
         yield said("Measuring how fast the model is here…")
         try:
-            cost = await asyncio.to_thread(self.admin.cost, name, effort)
+            work, seconds = await asyncio.to_thread(self.admin.cost, name, effort)
         except Exception as error:  # noqa: BLE001 - shown where the cost would be
             yield said(explain(error))
         else:
-            yield cost_line(cost.prompts, cost.replies, cost.seconds)
+            yield cost_line(work["prompts"], work["replies"], seconds)
 
     async def cost_if_none(
         self, name: str | None, effort: Thoroughness

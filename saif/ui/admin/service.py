@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from saif.core.types import Thoroughness
@@ -19,15 +18,6 @@ if TYPE_CHECKING:
     from saif.progress import Part, ProgressListener
 
 Load = Callable[[str, QuantizeOrAuto], "Engine"]
-
-
-@dataclass(frozen=True, slots=True)
-class BuildCost:
-    """What building a preset takes. prompts are read, replies are written and judged."""
-
-    prompts: int
-    replies: int
-    seconds: float
 
 
 class ModelAdmin:
@@ -114,13 +104,13 @@ class ModelAdmin:
         library = self.services.library
         return [library.instruction(name) for name in makeable(library) if name not in done]
 
-    def cost(self, name: str, effort: Thoroughness) -> BuildCost:
-        """What building the preset would take; measures how fast the model is at the first call.
-        Raises SaifError if it can't be built."""
+    def cost(self, name: str, effort: Thoroughness) -> "tuple[dict[Part, int], float]":
+        """What has to be done to build the preset, and in how many seconds; measures how fast the
+        model is at the first call. Raises SaifError if it can't be built."""
         from saif.experiments.time_estimate import seconds_for
 
         work, unit_seconds = self._work(name, effort)
-        return BuildCost(work["prompts"], work["replies"], seconds_for(work, unit_seconds))
+        return work, seconds_for(work, unit_seconds)
 
     def build(self, name: str, effort: Thoroughness) -> BuildJob:
         """Begin to build a preset. Raises SaifError if it can't be built."""

@@ -101,7 +101,7 @@ def page(
     models: "Mapping[str, Callable[[], Engine]] | None" = None,
 ) -> Iterator[str]:
     """The address of a running page. models: what its owner can load."""
-    services = Services(library, model_id, engine)
+    services = Services(library, model_id, engine, can_build=models is not None)
     app = build_app(services, None if models is None else admin(services, models))
     try:
         yield serve(app, "127.0.0.1", free_port())

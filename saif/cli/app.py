@@ -3,20 +3,17 @@
 import typer
 
 from saif import __version__
-from saif.cli import (
-    bench,
-    compare,
-    doctor,
-    experiments,
-    judge,
-    measure,
-    models,
-    presets,
-    report,
-    setup,
-    study,
-)
+from saif.cli import presets, study
+from saif.cli.bench import bench
+from saif.cli.compare import compare
+from saif.cli.doctor import doctor
+from saif.cli.experiments import calibrate, identify, train_sae
 from saif.cli.failures import FailuresInWords
+from saif.cli.judge import judge
+from saif.cli.measure import evaluate, sweep
+from saif.cli.models import models
+from saif.cli.report import report
+from saif.cli.setup import setup
 
 app = typer.Typer(
     cls=FailuresInWords,
@@ -39,20 +36,23 @@ def _start(
         print(context.get_help())
 
 
-for group in (
+for command in (
     compare,
-    presets,
     models,
     doctor,
     setup,
-    experiments,
-    measure,
+    train_sae,
+    identify,
+    calibrate,
+    evaluate,
+    sweep,
     judge,
     report,
     bench,
-    study,
 ):
-    group.add_to(app)
+    app.command()(command)
+app.add_typer(presets.group, name="presets")
+study.add_to(app)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ def bench(
     start_up: Annotated[
         bool, typer.Option(help="Also time a fresh process up to its first token.")
     ] = True,
-    crowd: Annotated[
+    concurrent: Annotated[
         bool, typer.Option("--crowd", help="Also answer 1, 4, 16 and 64 people at once.")
     ] = False,
     as_json: JsonOption = False,
@@ -32,7 +32,7 @@ def bench(
         rounds=rounds,
         n_steps=steps,
         start_up=model if start_up else "",
-        people=PEOPLE if crowd else (),
+        people=PEOPLE if concurrent else (),
     )
     if as_json:
         print_json(found)
@@ -86,8 +86,3 @@ def _show(found: dict[str, Any]) -> None:
             f"Fresh process: loaded in {start['loaded']:.1f} s, first token in "
             f"{start['first_token']:.1f} s"
         )
-
-
-def add_to(app: typer.Typer) -> None:
-    """Hang this command into the command line."""
-    app.command()(bench)

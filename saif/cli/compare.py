@@ -1,35 +1,28 @@
 """`compare`: one message, answered unsteered, steered and prompted."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from saif.cli.options import (
     DEFAULT_MODEL,
     JsonOption,
-    LayerOption,
     ModelOption,
-    PlacementOption,
     PresetsOption,
     QuantizeOption,
-    SeedOption,
-    SpanOption,
     open_engine,
     open_library,
 )
 from saif.cli.output import chatter_to_stderr, print_json
+from saif.core.types import Placement, Sampling, Span
 from saif.errors import InputError
 
 if TYPE_CHECKING:
     from saif.chat import Turn, TurnState
-    from saif.decoding import Sampling
 
+_SAMPLING = Sampling()
 _STDIN_LIMIT = 1_000_000  # bytes; far more than any message may have
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(compare)
 
 
 def compare(
@@ -37,7 +30,10 @@ def compare(
         str, typer.Argument(metavar="TEXT", help="The message; - reads it from stdin.")
     ],
     preset: Annotated[str, typer.Option("--preset", metavar="ID", help="What to steer with.")],
-    placement: PlacementOption = "post",
+    placement: Annotated[
+        Placement,
+        typer.Option("--placement", help="The instruction stands before or after the content."),
+    ] = "post",
     strength: Annotated[
         float, typer.Option("--strength", metavar="S", help="0 is off, 1 the calibrated dose.")
     ] = 1.0,
@@ -45,25 +41,29 @@ def compare(
         int | None,
         typer.Option("-k", "--k", metavar="K", help="How many latents (default: as calibrated)."),
     ] = None,
-    layer: LayerOption = None,
-    span: SpanOption = None,
-    max_new_tokens: Annotated[
+    layer: Annotated[
         int | None,
-        typer.Option("--max-new-tokens", metavar="N", help="The longest reply (default: 128)."),
+        typer.Option("--layer", metavar="L", help="Where to steer (default: as calibrated)."),
     ] = None,
-    seed: SeedOption = None,
+    span: Annotated[
+        Span | None,
+        typer.Option("--span", help="Which tokens are steered (default: as calibrated)."),
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", metavar="N", help="The longest reply.")
+    ] = _SAMPLING.max_new_tokens,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="I", help="The noise of sampling.")
+    ] = _SAMPLING.seed,
     temperature: Annotated[
-        float | None,
-        typer.Option("--temperature", metavar="T", help="0 is greedy (default: 0.0)."),
-    ] = None,
+        float, typer.Option("--temperature", metavar="T", help="0 is greedy.")
+    ] = _SAMPLING.temperature,
     top_p: Annotated[
-        float | None,
-        typer.Option("--top-p", metavar="P", help="1 keeps every token (default: 1.0)."),
-    ] = None,
+        float, typer.Option("--top-p", metavar="P", help="1 keeps every token.")
+    ] = _SAMPLING.top_p,
     repetition_penalty: Annotated[
-        float | None,
-        typer.Option("--repetition-penalty", metavar="R", help="1 is off (default: 1.1)."),
-    ] = None,
+        float, typer.Option("--repetition-penalty", metavar="R", help="1 is off.")
+    ] = _SAMPLING.repetition_penalty,
     prompted: Annotated[
         bool, typer.Option(help="Show a column that is told the instruction in words.")
     ] = True,
@@ -91,7 +91,7 @@ def compare(
         preset=loaded,
         instruction=instruction,
         controls=controls,
-        sampling=_sampling(
+        sampling=Sampling(
             max_new_tokens=max_new_tokens,
             seed=seed,
             temperature=temperature,
@@ -120,15 +120,6 @@ def _from_stdin() -> str:
         if len(content) == _STDIN_LIMIT:  # cut inside a character; too long in any case
             return content.decode("utf-8", "ignore")
         raise InputError("stdin is not UTF-8 text.", hint="Convert it first.") from error
-
-
-def _sampling(**given: float | None) -> "Sampling":
-    """What was asked for; the rest as `Sampling` has it."""
-    from saif.decoding import Sampling
-
-    # A dictionary loses which value has which type; typer has converted each already.
-    asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return Sampling(**asked)
 
 
 def _document(model: str, turn: "Turn", state: "TurnState") -> dict[str, object]:

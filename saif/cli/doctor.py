@@ -6,8 +6,8 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import typer
 
@@ -20,19 +20,14 @@ _MEMORY = 2.0
 """GiB that loading and chatting with the embedded model take, with some room."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """One thing looked at. `needed`: without it saif doesn't work; otherwise part of it."""
 
     name: str
     ok: bool
     found: str
-    needed: bool = True
     hint: str = ""
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command()(doctor)
+    needed: bool = True
 
 
 def doctor(presets: PresetsOption = None, json: JsonOption = False) -> None:
@@ -43,7 +38,7 @@ def doctor(presets: PresetsOption = None, json: JsonOption = False) -> None:
     findings = list(_examine(presets))
     healthy = all(finding.ok or not finding.needed for finding in findings)
     if json:
-        print_json({"ok": healthy, "findings": [asdict(finding) for finding in findings]})
+        print_json({"ok": healthy, "findings": [each._asdict() for each in findings]})
     else:
         screen = console()
         for finding in findings:
@@ -60,7 +55,7 @@ def doctor(presets: PresetsOption = None, json: JsonOption = False) -> None:
 def _examine(presets: Path | None) -> Iterator[Finding]:
     version = sys.version.split()[0]
     yield Finding(
-        "Python", sys.version_info >= (3, 11), version, hint="saif needs Python 3.11 or newer."
+        "Python", sys.version_info >= (3, 11), version, "saif needs Python 3.11 or newer."
     )
     packages = list(_packages())
     yield from packages
@@ -70,13 +65,8 @@ def _examine(presets: Path | None) -> Iterator[Finding]:
     yield _embedded_model()
     yield from _presets(presets)
     browser = shutil.which("chromium")
-    yield Finding(
-        "Chromium",
-        browser is not None,
-        browser or "not found",
-        needed=False,
-        hint="Only the browser tests need it.",
-    )
+    hint = "Only the browser tests need it."
+    yield Finding("Chromium", browser is not None, browser or "not found", hint, needed=False)
 
 
 def _packages() -> Iterator[Finding]:
@@ -84,34 +74,21 @@ def _packages() -> Iterator[Finding]:
     try:
         lines = _REQUIREMENTS.read_text("utf-8").splitlines()
     except OSError:
-        yield Finding(
-            "requirements.txt",
-            False,
-            "not found",
-            needed=False,
-            hint="Only a checkout pins what its numbers were measured with.",
-        )
+        hint = "Only a checkout pins what its numbers were measured with."
+        yield Finding("requirements.txt", False, "not found", hint, needed=False)
         return
-    for line in lines:
-        pin = re.match(r"([A-Za-z0-9_.-]+)==([^\s;#]+)", line)
-        if pin is None:
-            continue
+    for pin in filter(None, (re.match(r"([A-Za-z0-9_.-]+)==([^\s;#]+)", line) for line in lines)):
         name, wanted = pin.groups()
         try:
             # A local version (+cpu, +cu130) is the same release built for other hardware.
             found = importlib.metadata.version(name).split("+")[0]
         except importlib.metadata.PackageNotFoundError:
-            yield Finding(name, False, "not installed", hint="Run `make setup`.")
+            yield Finding(name, False, "not installed", "Run `make setup`.")
             continue
         same = found == wanted
+        said = found if same else f"{found} instead of {wanted}"
         # Another version may well work, but no number was measured with it.
-        yield Finding(
-            name,
-            same,
-            found if same else f"{found} instead of {wanted}",
-            needed=False,
-            hint="Run `make setup`.",
-        )
+        yield Finding(name, same, said, "Run `make setup`.", needed=False)
 
 
 def _machine() -> Iterator[Finding]:
@@ -134,10 +111,8 @@ def _memory() -> Finding:
 
     memory = psutil.virtual_memory()
     found = f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"
-    enough = memory.available >= _MEMORY * 2**30
-    return Finding(
-        "Memory", enough, found, needed=False, hint=f"Free {_MEMORY:g} GiB before you chat."
-    )
+    hint = f"Free {_MEMORY:g} GiB before you chat."
+    return Finding("Memory", memory.available >= _MEMORY * 2**30, found, hint, needed=False)
 
 
 def _embedded_model() -> Finding:
@@ -147,16 +122,10 @@ def _embedded_model() -> Finding:
     if embedded.is_converted():
         return Finding(name, True, "installed and converted")
     if embedded.gguf_file() is not None:
-        return Finding(
-            name,
-            False,
-            "installed, not converted",
-            needed=False,
-            hint="`make setup` does it; otherwise the first chat takes a minute longer.",
-        )
-    return Finding(
-        name, False, "not installed", hint="Run `make setup`, or name another model with --model."
-    )
+        hint = "`make setup` does it; otherwise the first chat takes a minute longer."
+        return Finding(name, False, "installed, not converted", hint, needed=False)
+    hint = "Run `make setup`, or name another model with --model."
+    return Finding(name, False, "not installed", hint)
 
 
 def _presets(folder: Path | None) -> Iterator[Finding]:
@@ -170,14 +139,10 @@ def _presets(folder: Path | None) -> Iterator[Finding]:
             read_preset(path)
         except PresetError as error:
             broken += 1
-            yield Finding(f"Preset {path.stem}", False, str(error), hint=error.hint)
+            yield Finding(f"Preset {path.stem}", False, str(error), error.hint)
     if not paths:
-        yield Finding(
-            "Presets",
-            False,
-            f"none in {library.root}",
-            hint="Restore presets/ from the repository.",
-        )
+        hint = "Restore presets/ from the repository."
+        yield Finding("Presets", False, f"none in {library.root}", hint)
     elif broken < len(paths):
         models = ", ".join(library.model_ids())
         yield Finding("Presets", True, f"{len(paths) - broken} valid, for {models}")
@@ -185,4 +150,4 @@ def _presets(folder: Path | None) -> Iterator[Finding]:
         try:
             library.instruction(name)
         except PresetError as error:
-            yield Finding(f"Instruction {name}", False, str(error), hint=error.hint)
+            yield Finding(f"Instruction {name}", False, str(error), error.hint)

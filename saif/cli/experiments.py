@@ -23,18 +23,13 @@ DataOption = Annotated[
         "--data", metavar="PATH", help="A folder of sentence pairs and stories, or a text file."
     ),
 ]
-LayersOption = Annotated[
-    list[int] | None, typer.Option("--layer", metavar="L", help="May be given several times.")
-]
-InstructionsOption = Annotated[
-    list[str] | None,
-    typer.Option("--instruction", metavar="ID", help="Several allowed; all if left out."),
-]
 
 
 def train_sae(
     data: DataOption,
-    layer: LayersOption = None,
+    layer: Annotated[
+        list[int] | None, typer.Option("--layer", metavar="L", help="May be given several times.")
+    ] = None,
     model: ModelOption = DEFAULT_MODEL,
     presets: PresetsOption = None,
     tokens: Annotated[int, typer.Option(help="Tokens of text to read.")] = 1_060_000,
@@ -64,7 +59,10 @@ def train_sae(
 
 def identify(
     data: DataOption,
-    instruction: InstructionsOption = None,
+    instruction: Annotated[
+        list[str] | None,
+        typer.Option("--instruction", metavar="ID", help="Several allowed; all if left out."),
+    ] = None,
     sae: SaesOption = None,
     model: ModelOption = DEFAULT_MODEL,
     presets: PresetsOption = None,
@@ -110,10 +108,3 @@ def calibrate(
         effort=effort,
         command=command_typed(),
     )
-
-
-def add_to(app: typer.Typer) -> None:
-    """Hang these commands into the command line."""
-    app.command("train-sae")(train_sae)
-    app.command("identify")(identify)
-    app.command("calibrate")(calibrate)

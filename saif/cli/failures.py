@@ -7,7 +7,6 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -22,20 +21,11 @@ _log = logging.getLogger("saif")
 class FailuresInWords(TyperGroup):
     """A group of commands that turns every failure into a line and an exit status."""
 
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,  # noqa: ARG002 - failures always come to this method
-        windows_expand_args: bool = True,
-        **extra: Any,
-    ) -> Any:
+    def main(self, *args: Any, **options: Any) -> Any:
         _keep_stdout_for_results()
+        options["standalone_mode"] = False  # failures always come to this method
         try:
-            status = super().main(
-                args, prog_name, complete_var, False, windows_expand_args, **extra
-            )
+            status = super().main(*args, **options)
         except SaifError as error:
             status = _say(error.sentence, 2)
         except TyperException as error:

@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from saif.experiments.judge.grades import GradeRecord, RunAgreement
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command()(judge)
-
-
 def judge(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
     url: Annotated[

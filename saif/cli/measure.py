@@ -140,12 +140,8 @@ def _plan(
     )
 
 
-Planned = Callable[..., tuple["RunRecord", list["Trial"]]]
-"""(engine, library, load=loader of SAEs) -> what to measure."""
-
-
 def _measure(
-    planned: Planned,
+    planned: "Callable[..., tuple[RunRecord, list[Trial]]]",
     model: str,
     quantize: Any,
     presets: Path | None,
@@ -233,9 +229,3 @@ def _listed(text: str, known: Sequence[Any], what: str, only: int | None = None)
             f"'{(wrong or [text])[0]}' is not a {what}.", hint=f"Choose from {', '.join(known)}."
         )
     return names
-
-
-def add_to(app: typer.Typer) -> None:
-    """Hang these commands into the command line."""
-    app.command("evaluate")(evaluate)
-    app.command("sweep")(sweep)

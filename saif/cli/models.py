@@ -25,17 +25,13 @@ _WHERE = {
 }
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command()(models)
-
-
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """at_hand: where the weights lie on this machine, None if they would have to be fetched.
+    """source: where the weights lie on this machine, None if they would have to be fetched.
     entry: None for a model that only has presets here."""
 
     id: str
-    at_hand: "LocalSource | None"
+    source: "LocalSource | None"
     presets: list[str]
     entry: "KnownModel | None"
 
@@ -44,33 +40,36 @@ class ModelRow:
         return self.entry.name if self.entry else self.id
 
     def as_json(self) -> dict[str, Any]:
+        entry = self.entry
         known = {
             "name": self.name,
             "id": self.id,
-            "at_hand": self.at_hand,
+            "at_hand": self.source,
             "presets": self.presets,
         }
-        if self.entry is None:
-            return known
-        entry = self.entry
-        return known | {
-            "revision": entry.revision,
-            "n_layers": entry.n_layers,
-            "chat": entry.chat,
-            "gated": entry.gated,
-            "memory_gb": entry.gigabytes,
-            "last_layer_has_sae": entry.last_layer_has_sae,
-            "saes": [
-                {
-                    "release": saes.release or None,
-                    "ids": saes.ids,
-                    "layers": list(saes.layers),
-                    "width": saes.width,
-                    "of_base_model": saes.base,
-                }
-                for saes in entry.saes
-            ],
-        }
+        return (
+            known
+            if entry is None
+            else known
+            | {
+                "revision": entry.revision,
+                "n_layers": entry.n_layers,
+                "chat": entry.chat,
+                "gated": entry.gated,
+                "memory_gb": entry.gigabytes,
+                "last_layer_has_sae": entry.last_layer_has_sae,
+                "saes": [
+                    {
+                        "release": saes.release or None,
+                        "ids": saes.ids,
+                        "layers": list(saes.layers),
+                        "width": saes.width,
+                        "of_base_model": saes.base,
+                    }
+                    for saes in entry.saes
+                ],
+            }
+        )
 
 
 def models(
@@ -98,16 +97,9 @@ def models(
 
 
 def _list(rows: list[ModelRow]) -> None:
-    table = Table(
-        Column("Name", no_wrap=True),
-        Column("Kind", no_wrap=True),
-        Column("SAEs", no_wrap=True),
-        Column("16, 8, 4-bit GB", justify="right", no_wrap=True),
-        Column("Weights", no_wrap=True),
-        Column("Presets", no_wrap=True),
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for head in ("Name", "Kind", "SAEs", "16, 8, 4-bit GB", "Weights", "Presets"):
+        table.add_column(head, justify="right" if "GB" in head else "left", no_wrap=True)
     for row in rows:
         kind = saes = sizes = ""
         if row.entry is not None:
@@ -115,7 +107,7 @@ def _list(rows: list[ModelRow]) -> None:
             saes = f"{len(row.entry.saes[0].layers)} of {row.entry.n_layers}"
             sizes = "  ".join(map(str, row.entry.gigabytes.values()))
         presets = str(len(row.presets) or "")
-        table.add_row(plain(row.name), kind, saes, sizes, _WHERE[row.at_hand], presets)
+        table.add_row(plain(row.name), kind, saes, sizes, _WHERE[row.source], presets)
     screen = console()
     screen.print(table)
     screen.print(
@@ -128,7 +120,7 @@ def _list(rows: list[ModelRow]) -> None:
 def _show(row: ModelRow) -> None:
     screen = console()
     screen.print(plain(f"{row.name} ({row.id})"), style="bold")
-    screen.print(f"Weights: {_WHERE[row.at_hand]}.")
+    screen.print(f"Weights: {_WHERE[row.source]}.")
     screen.print(plain(f"Presets: {', '.join(row.presets) or 'none yet'}."))
     entry = row.entry
     if entry is None:
@@ -143,14 +135,12 @@ def _show(row: ModelRow) -> None:
     for saes in entry.saes:
         note = " (of the base model)" if saes.base else ""
         source = f"{saes.release}/{saes.ids}" if saes.release else "ship with the presets"
-        table.add_row(plain(source + note), saes.width, _layers(saes.layers, entry.n_layers))
+        every = len(saes.layers) == entry.n_layers
+        layers = "every one" if every else ", ".join(map(str, saes.layers))
+        table.add_row(plain(source + note), saes.width, layers)
     screen.print(table)
     if not entry.last_layer_has_sae:
         screen.print(f"The last layer ({entry.n_layers - 1}) has none.")
-
-
-def _layers(layers: tuple[int, ...], n_layers: int) -> str:
-    return "every one" if len(layers) == n_layers else ", ".join(map(str, layers))
 
 
 def _rows(presets: Path | None) -> Iterator[ModelRow]:
@@ -158,7 +148,7 @@ def _rows(presets: Path | None) -> Iterator[ModelRow]:
     from saif.runtime import catalog
     from saif.runtime.load import local_source
 
-    cards = [entry.card for entry in scan(open_library(presets)) if entry.card is not None]
+    cards, _ = scan(open_library(presets))
     ids = [model.id for model in catalog.MODELS]
     for model_id in [*ids, *sorted({card.model.id for card in cards} - set(ids))]:
         own = sorted(card.id for card in cards if card.model.id == model_id)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saif.core.types import Placement, Span, Thoroughness
+from saif.core.types import Thoroughness
 from saif.errors import PresetError
 from saif.runtime.load import DEFAULT_MODEL, QuantizeOrAuto
 
@@ -29,22 +29,6 @@ PresetsOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout instead of text.")
 ]
-PlacementOption = Annotated[
-    Placement,
-    typer.Option("--placement", help="The instruction stands before or after the content."),
-]
-SpanOption = Annotated[
-    Span | None,
-    typer.Option("--span", help="Which tokens are steered (default: as calibrated)."),
-]
-LayerOption = Annotated[
-    int | None,
-    typer.Option("--layer", metavar="L", help="Where to steer (default: as calibrated)."),
-]
-SeedOption = Annotated[
-    int | None, typer.Option("--seed", metavar="I", help="The noise of sampling (default: 0).")
-]
-
 PresetIdsOption = Annotated[
     list[str] | None,
     typer.Option("--preset", metavar="ID", help="Several allowed; all if left out."),

@@ -1,6 +1,5 @@
 """`presets`: list what there is, show one, make them for a model, share them, check a file."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,34 +31,22 @@ if TYPE_CHECKING:
     from saif.presets.preset import Preset, Scores
 
 group = typer.Typer(help="List presets (the default), show, make, share or check them.")
+group.command()(share.push)
+group.command()(share.pull)
 
 
-def add_to(app: typer.Typer) -> None:
-    group.command()(share.push)
-    group.command()(share.pull)
-    app.add_typer(group, name="presets")
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A preset file: its card, or what is wrong with it."""
-
-    path: Path
-    card: "Preset | None"
-    problem: str = ""
-
-
-def scan(library: "Library") -> list[Entry]:
-    """Every preset file of a library. A broken one doesn't hide the others."""
+def scan(library: "Library") -> "tuple[list[Preset], list[tuple[Path, str]]]":
+    """The card of every preset file of a library, and the files that are broken, each with what is
+    wrong with it."""
     from saif.presets.library import read_card
 
-    entries = []
+    cards, broken = [], []
     for path in library.preset_paths():
         try:
-            entries.append(Entry(path, read_card(path)))
+            cards.append(read_card(path))
         except PresetError as error:
-            entries.append(Entry(path, None, str(error)))
-    return entries
+            broken.append((path, str(error)))
+    return cards, broken
 
 
 @group.callback(invoke_without_command=True)
@@ -85,27 +72,27 @@ def list_presets(
     Loose: the share of replies that recognisably do what the preset says.
     """
     library = open_library(presets)
-    entries = scan(library)
+    cards, broken = scan(library)
     if markdown:
-        print(scoreboard([entry.card for entry in entries if entry.card is not None]))
+        print(scoreboard(cards))
         return
-    broken = [entry for entry in entries if entry.card is None]
     if json:
-        summaries = [_summary(entry.card) for entry in entries if entry.card is not None]
-        problems = [{"path": str(entry.path), "problem": entry.problem} for entry in broken]
         print_json(
-            {"presets": summaries, "broken": problems, "instructions": library.instruction_ids()}
+            {
+                "presets": [_summary(card) for card in cards],
+                "broken": [{"path": str(path), "problem": problem} for path, problem in broken],
+                "instructions": library.instruction_ids(),
+            }
         )
         return
     screen = console()
-    cards = [entry.card for entry in entries if entry.card is not None]
     for model in sorted({card.model.id for card in cards}):
         screen.print(_table([card for card in cards if card.model.id == model], model))
     if not cards:
         ids = ", ".join(library.instruction_ids()) or "none"
         screen.print(f"No presets yet. Instructions one can be made for: {ids}.", soft_wrap=True)
-    for entry in broken:
-        screen.print(plain(f"not ok: {entry.problem}"), soft_wrap=True)
+    for _, problem in broken:
+        screen.print(plain(f"not ok: {problem}"), soft_wrap=True)
 
 
 def _table(cards: "list[Preset]", model: str) -> Table:
@@ -183,13 +170,7 @@ def _latent_table(card: "Preset", placement: Placement) -> Table:
     part = card.placements[placement]
     selected = LoadedPreset(card).select(placement, part.choice.layer, part.latents)
     table = Table(
-        "Latent",
-        "Sensitivity",
-        "Others",
-        "Mean",
-        "Mean Δ",
-        "Words it raises",
-        box=SIMPLE_HEAD,
+        "Latent", "Sensitivity", "Others", "Mean", "Mean Δ", "Words it raises", box=SIMPLE_HEAD
     )
     for latent in selected.latents:
         table.add_row(

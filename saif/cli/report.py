@@ -22,8 +22,3 @@ def report(
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file.", hint="Give a folder with --out.")
     print(write_report(runs, folder))
-
-
-def add_to(app: typer.Typer) -> None:
-    """Hang this command into the command line."""
-    app.command()(report)

@@ -7,10 +7,6 @@ import typer
 from saif.cli.output import chatter_to_stderr, note
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command()(setup)
-
-
 def setup(
     compiled: Annotated[
         bool,

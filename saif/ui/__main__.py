@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING
 
 from saif.errors import SaifError
@@ -17,10 +18,18 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str], program: str) -> int:
     """Serve until interrupted; the exit status. program: how it was called, for what it says."""
     try:
-        from saif.ui.launch import read_options, serve_study
+        from saif.ui.launch import read_options
 
         options = read_options(argv, program)
-        serve_study(options, options.study) if options.study else _serve_chat(options)
+        if options.study:
+            from saif.study.server.serve import open_to_participants
+
+            say = partial(print, file=sys.stderr)
+            open_to_participants(
+                options.study, options.library, options.host, options.port, say=say
+            )
+        else:
+            _serve_chat(options)
     except SaifError as error:
         sys.stderr.write(f"{program}: {error.sentence}\n")
         return 2
@@ -46,7 +55,7 @@ def _serve_chat(options: "Options") -> None:
         from saif.engine.zero_gpu import ZeroGpuEngine
 
         engine.set_result(ZeroGpuEngine(load(options.model, options.quantize)))
-    services = Services(options.library, model_id(options.model), engine)
+    services = Services(options.library, model_id(options.model), engine, can_build=options.owner)
     admin = ModelAdmin(
         services, load, check_loadable, name=options.model, quantize=options.quantize
     )

@@ -1,6 +1,7 @@
 """Wire the panels to the services. No maths, no files, no model calls of its own."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -15,7 +16,7 @@ from saif.ui.describe import problems_line
 from saif.ui.services import Services
 from saif.ui.status import current_status, watch_status
 from saif.ui.steering_handlers import SteeringHandlers
-from saif.ui.steering_panel import sidebar, steering_panel
+from saif.ui.steering_panel import steering_panel
 
 MAX_ANSWERED, MAX_WAITING = 64, 64
 """Visitors whose turns are taken at once, as rows of one running batch for as many as there is room
@@ -35,32 +36,31 @@ def build_app(services: Services, admin: ModelAdmin | None = None) -> gr.Blocks:
 
     admin: for a page whose visitor owns the machine.
     """
-    can_build = admin is not None
-    cards, problems = services.offer(makeable=can_build)
+    cards, problems = services.offer()
     with gr.Blocks(title="SAIF", analytics_enabled=False, fill_height=True) as app:
-        with sidebar():
+        with gr.Sidebar(label="Steering", width=352, elem_id="steering"):
             panel = steering_panel(cards)
             controls = admin and admin_panel(admin.loaded[0], without_presets=not cards)
         chat = chat_panel(current_status(services), problems_line(problems))
-        steering = SteeringHandlers(services, panel, chat.examples, can_build)
+        steering = SteeringHandlers(services, panel)
         shown_model = gr.State(None)
-        chatting = ChatHandlers(
-            services, chat, panel, gr.State(()), gr.State(None), shown_model, can_build
-        )
+        chatting = ChatHandlers(services, chat, panel, gr.State(()), gr.State(None), shown_model)
         _wire_chat(chatting)
         app.unload(chatting.close)
         reload_presets: dict[str, Any] = {
             "fn": steering.renew,
-            "outputs": [shown_model, panel.main.preset, chat.notice],
+            "outputs": [shown_model, panel.preset, chat.notice],
             **_QUIET,
         }
-        refresh_panel = _wire_panel(steering)
+        refresh_panel = _wire_panel(steering, chat.examples)
         refresh_panel(app.load(**reload_presets))
         panel.with_prompted.change(
             lambda on: gr.Column(visible=on), panel.with_prompted, chat.prompted_column, **_QUIET
         )
         app.load(js=_CLOSE_PANEL_ON_PHONES)
-        app.load(watch_status(services), outputs=chat.status, concurrency_limit=None, **_HIDDEN)
+        app.load(
+            partial(watch_status, services), outputs=chat.status, concurrency_limit=None, **_HIDDEN
+        )
         if admin and controls:
             administering = AdminHandlers(admin, controls, chatting, steering)
             _wire_admin(app, administering, reload_presets, refresh_panel)
@@ -90,45 +90,32 @@ def _wire_chat(handlers: ChatHandlers) -> None:
         api_name="retry",
         **model,
     )
-    chat.stop.click(
-        handlers.stop,
-        handlers.cancel_token,
-        None,
-        queue=False,
-        show_progress="hidden",
-        api_name="stop",
-    )
-    chat.clear.click(
-        handlers.clear,
-        None,
-        handlers.outputs,
-        queue=False,
-        show_progress="hidden",
-        api_name="clear",
-    )
+    at_once: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
+    chat.stop.click(handlers.stop, handlers.cancel_token, None, api_name="stop", **at_once)
+    chat.clear.click(handlers.clear, None, handlers.outputs, api_name="clear", **at_once)
     chat.examples.click(lambda sample: sample[0], chat.examples, chat.message, **_QUIET)
 
 
-def _wire_panel(handlers: SteeringHandlers) -> Callable[[Dependency], None]:
+def _wire_panel(handlers: SteeringHandlers, examples: gr.Dataset) -> Callable[[Dependency], None]:
     """Keep the panel in step with itself. Gives what does so after an event that changed the
     choice of presets."""
-    main, fine = handlers.panel.main, handlers.panel.fine
+    panel = handlers.panel
     chosen: dict[str, Any] = {
         "fn": handlers.choose,
-        "inputs": handlers.choice_inputs,
-        "outputs": handlers.choice_outputs,
+        "inputs": [panel.preset, panel.placement],
+        "outputs": [panel.about, panel.k, panel.layer, panel.span, panel.scores, examples],
         **_QUIET,
     }
     dose: dict[str, Any] = {
         "fn": handlers.dose,
-        "inputs": [main.preset, main.placement, main.strength],
-        "outputs": main.dose,
+        "inputs": [panel.preset, panel.placement, panel.strength],
+        "outputs": panel.dose,
         **_QUIET,
     }
     latents: dict[str, Any] = {
         "fn": handlers.latents,
-        "inputs": [main.preset, main.placement, main.strength, fine.k, fine.layer],
-        "outputs": handlers.panel.latents,
+        "inputs": [panel.preset, panel.placement, panel.strength, panel.k, panel.layer],
+        "outputs": panel.latents,
         **_QUIET,
     }
 
@@ -136,11 +123,11 @@ def _wire_panel(handlers: SteeringHandlers) -> Callable[[Dependency], None]:
         # The latents' order needs torch, the dose doesn't.
         event.then(**chosen).then(**dose).then(**latents)
 
-    gr.on([main.preset.input, main.placement.input], **chosen).then(**dose).then(**latents)
-    refresh_panel(fine.back.click(lambda: 1.0, None, main.strength, **_QUIET))
-    main.strength.change(trigger_mode="always_last", **dose)
+    gr.on([panel.preset.input, panel.placement.input], **chosen).then(**dose).then(**latents)
+    refresh_panel(panel.back.click(lambda: 1.0, None, panel.strength, **_QUIET))
+    panel.strength.change(trigger_mode="always_last", **dose)
     gr.on(
-        [main.strength.change, fine.k.input, fine.layer.input],
+        [panel.strength.change, panel.k.input, panel.layer.input],
         trigger_mode="always_last",
         **latents,
     )
@@ -154,39 +141,39 @@ def _wire_admin(
     refresh_panel: Callable[[Dependency], None],
 ) -> None:
     """What the owner's controls do. Nothing here waits for another visitor's turn."""
-    model, build = handlers.controls.model, handlers.controls.build
+    panel, status = handlers.controls, handlers.chat.chat.status
     unlimited: dict[str, Any] = {"concurrency_limit": None, **_HIDDEN}
     buildable: dict[str, Any] = {
         "fn": handlers.buildable,
-        "outputs": handlers.buildable_outputs,
+        "outputs": [panel.instruction, panel.start, panel.cost, panel.build_fold],
         **_QUIET,
     }
-    inputs = [build.instruction, build.effort]
+    inputs = [panel.instruction, panel.effort]
 
     gr.on(
-        [model.fold.expand, model.name.input],
+        [panel.model_fold.expand, panel.model.input],
         handlers.model_info,
-        model.name,
-        model.about,
+        panel.model,
+        panel.about,
         **unlimited,
     )
-    changed = model.load.click(
+    changed = panel.load.click(
         handlers.change_model,
-        [model.name, model.quantize],
-        handlers.change_model_outputs,
-        show_progress_on=handlers.chat.chat.status,
+        [panel.model, panel.quantize],
+        [*handlers.chat.outputs, status, panel.load],
+        show_progress_on=status,
         **unlimited,
     ).success(**reload_presets)
     refresh_panel(changed)
     for event in (changed.then(**buildable), app.load(**buildable)):
-        event.then(handlers.cost_if_none, inputs, build.cost, **unlimited)
+        event.then(handlers.cost_if_none, inputs, panel.cost, **unlimited)
     gr.on(
-        [build.fold.expand, build.instruction.input, build.effort.input],
+        [panel.build_fold.expand, panel.instruction.input, panel.effort.input],
         handlers.cost,
         inputs,
-        build.cost,
+        panel.cost,
         **unlimited,
     )
-    refresh_panel(build.start.click(handlers.build, inputs, handlers.build_outputs, **unlimited))
-    build.cancel.click(handlers.cancel, None, None, **_QUIET)
+    refresh_panel(panel.start.click(handlers.build, inputs, handlers.build_outputs, **unlimited))
+    panel.cancel.click(handlers.cancel, None, None, **_QUIET)
     app.load(handlers.watch_build, None, handlers.build_outputs, **unlimited)

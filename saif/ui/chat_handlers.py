@@ -6,10 +6,10 @@ holds the model, so ending a handler anywhere is safe.
 
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import gradio as gr
 
@@ -20,16 +20,12 @@ from saif.ui.chat_view import (
     History,
     column_view,
     without_empty,
-    without_last,
 )
 from saif.ui.describe import problems_line
 from saif.ui.errors import as_page_error
-from saif.ui.services import Services, no_preset
+from saif.ui.services import Services
 from saif.ui.steering_panel import PanelValues, SteeringPanel
 from saif.ui.streaming import newest
-
-if TYPE_CHECKING:
-    from saif.chat import ColumnName
 
 Updates = dict[Any, Any]
 """Component -> its update; what isn't named stays as it is."""
@@ -51,9 +47,6 @@ class ChatHandlers:
 
     shown_model: gr.State
     """The id of the model that the page shows."""
-
-    can_build: bool
-    """Whether this visitor can build presets."""
 
     @property
     def outputs(self) -> list[Any]:
@@ -82,24 +75,19 @@ class ChatHandlers:
         *values: Any,
     ) -> AsyncGenerator[Updates, None]:
         """Answer a message; it goes back into the box if nothing comes of it."""
-        answer = self._answer(request, text or "", history, shown_model, PanelValues(*values))
-        box: Updates = {self.chat.message: ""}  # once: the next message may be typed meanwhile
-        async with contextlib.aclosing(answer) as updates:
+        turn = self._answer(request, text or "", history, shown_model, values)
+        async with contextlib.aclosing(turn) as updates:
             async for update in updates:
-                yield box | update
-                box = {}
+                yield update
 
     async def retry(
         self, request: gr.Request, history: History, shown_model: str | None, *values: Any
     ) -> AsyncGenerator[Updates, None]:
         """Answer the last message once more; the old answer stays if nothing comes of it."""
-        base, text = without_last(history)
-        answer = self._answer(
-            request, text, base, shown_model, PanelValues(*values), fallback=history
-        )
-        async with contextlib.aclosing(answer) as updates:
+        base, text = history[:-1], history[-1].text if history else ""
+        turn = self._answer(request, text, base, shown_model, values, retried=history)
+        async with contextlib.aclosing(turn) as updates:
             async for update in updates:
-                update.pop(self.chat.message, None)
                 yield update
 
     def stop(self, token: CancelToken | None) -> None:
@@ -107,7 +95,7 @@ class ChatHandlers:
             token.cancel.set()
 
     def clear(self, request: gr.Request) -> Updates:
-        self.services.visits.forget(request.session_hash)
+        self.services.forget(request.session_hash)
         return self.empty_page()
 
     def empty_page(self) -> Updates:
@@ -116,7 +104,7 @@ class ChatHandlers:
 
     def close(self, request: gr.Request) -> None:
         """The page was closed."""
-        self.services.visits.forget(request.session_hash)
+        self.services.forget(request.session_hash)
 
     async def _answer(
         self,
@@ -124,16 +112,20 @@ class ChatHandlers:
         text: str,
         history: History,
         shown_model: str | None,
-        values: PanelValues,
+        values: Sequence[Any],
         *,
-        fallback: History | None = None,
+        retried: History | None = None,
     ) -> AsyncGenerator[Updates, None]:
+        """retried: what `history` was before its last turn was taken back to be answered again;
+        the message box is left alone then."""
         token = CancelToken()
-        fallback = history if fallback is None else fallback
-        after = fallback
-        yield {**self._busy(token), **self._views(history, waiting=text)}
-        cache_key = self.services.visits.cache_key(request.session_hash)
-        steps = partial(self._steps, cache_key, text, history, shown_model, values, token.cancel)
+        after = fallback = history if retried is None else retried
+        box = {} if retried is not None else {self.chat.message: text}
+        # Emptied once: the next message may be typed meanwhile.
+        yield {**self._busy(token), **self._views(history, waiting=text), **dict.fromkeys(box, "")}
+        cache_key = self.services.cache_key(request.session_hash)
+        panel = PanelValues(*values)
+        steps = partial(self._steps, cache_key, text, history, shown_model, panel, token.cancel)
         try:
             async with contextlib.aclosing(newest(steps, token.cancel)) as exchanges:
                 async for exchange in exchanges:
@@ -145,7 +137,7 @@ class ChatHandlers:
                 **self._views(fallback),
                 **self._idle(fallback),
                 self.chat.notice: problems_line([problem.message]),
-                self.chat.message: text,
+                **box,
             }
             raise problem from error
         finally:
@@ -153,11 +145,7 @@ class ChatHandlers:
         kept = without_empty(after)
         no_reply = len(kept) <= len(history)
         after = fallback if no_reply else kept
-        yield {
-            **self._views(after),
-            **self._idle(after),
-            **({self.chat.message: text} if no_reply else {}),
-        }
+        yield {**self._views(after), **self._idle(after), **(box if no_reply else {})}
 
     def _steps(
         self,
@@ -175,7 +163,7 @@ class ChatHandlers:
         services = self.services
         current = services.model_shown(shown_model)
         if values.preset is None:
-            raise no_preset(current.model_id, makeable=self.can_build)
+            raise services.no_preset(current.model_id)
         loaded = services.library.preset(current.model_id, values.preset)
         turn = Turn(
             text=text,
@@ -196,16 +184,12 @@ class ChatHandlers:
 
     def _views(self, history: History, *, running: bool = False, waiting: str = "") -> Updates:
         note = "" if self.services.current.engine.done() else "The model is still loading…"
-        columns = {
-            "unsteered": self.chat.unsteered,
-            "steered": self.chat.steered,
-            "prompted": self.chat.prompted,
-        }
-        return {self.history: history} | {
-            component: column_view(
-                history, cast("ColumnName", name), running=running, waiting=waiting, note=note
-            )
-            for name, component in columns.items()
+        show = partial(column_view, history, running=running, waiting=waiting, note=note)
+        return {
+            self.history: history,
+            self.chat.unsteered: show("unsteered"),
+            self.chat.steered: show("steered"),
+            self.chat.prompted: show("prompted"),
         }
 
     def _busy(self, token: CancelToken) -> Updates:

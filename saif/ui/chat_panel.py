@@ -1,6 +1,7 @@
 """Layout of the chat: the columns, the message box and its buttons. Nothing is wired here."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
@@ -26,29 +27,23 @@ def chat_panel(status_html: str, problems: str) -> ChatPanel:
     status = gr.HTML(status_html, elem_id="status", padding=False)
     with gr.Row(elem_id="columns"):
         unsteered, _ = _column(
-            "unsteered",
-            "Unsteered",
-            "the model as it is",
-            "What the model says by itself appears here.",
+            "Unsteered", "the model as it is", "What the model says by itself appears here."
         )
         steered, _ = _column(
-            "steered",
             "Steered",
             "pushed from inside",
             "The same message, with the instruction pushed into the model’s activations. "
             "Not a word is added to what it reads.",
         )
         prompted, prompted_column = _column(
-            "prompted",
             "Prompted",
             "told in words",
             "The same message, with the instruction written into it.",
             visible=False,
         )
     with gr.Column(elem_id="ask"):
-        box = gr.Textbox(render=False)
-        chips = gr.Dataset(
-            components=[box],
+        examples = gr.Dataset(
+            components=[gr.Textbox(render=False)],
             samples=[],
             show_label=False,
             layout="gallery",
@@ -56,14 +51,48 @@ def chat_panel(status_html: str, problems: str) -> ChatPanel:
             elem_id="examples",
         )
         notice = gr.HTML(problems, elem_id="notice", padding=False)
-        return ChatPanel(
-            status, unsteered, steered, prompted, prompted_column, chips, notice, *_message_row()
-        )
+        with gr.Row(elem_id="message-row"):
+            message = gr.Textbox(
+                label="Message",
+                show_label=False,
+                container=False,
+                placeholder="Write a message",
+                lines=1,
+                max_lines=8,
+                autofocus=True,
+                scale=10,
+                elem_id="message",
+            )
+            send = _button("Send", variant="primary", min_width=88)
+            stop = _button("Stop", variant="stop", min_width=88, visible=False)
+        with gr.Row(elem_id="after-row"):
+            retry = _button("Retry", size="sm", interactive=False)
+            clear = _button("Clear", size="sm", interactive=False)
+            gr.HTML('<p class="hint">Enter sends, Shift+Enter starts a new line</p>', padding=False)
+    return ChatPanel(
+        status=status,
+        unsteered=unsteered,
+        steered=steered,
+        prompted=prompted,
+        prompted_column=prompted_column,
+        examples=examples,
+        notice=notice,
+        message=message,
+        send=send,
+        stop=stop,
+        retry=retry,
+        clear=clear,
+    )
+
+
+def _button(title: str, **more: Any) -> gr.Button:
+    return gr.Button(title, scale=0, elem_id=title.lower(), **more)
 
 
 def _column(
-    name: str, title: str, meaning: str, empty: str, *, visible: bool = True
+    title: str, meaning: str, empty: str, *, visible: bool = True
 ) -> tuple[gr.Chatbot, gr.Column]:
+    name = title.lower()
     with gr.Column(elem_classes=["chat-column", name], min_width=220, visible=visible) as column:
         gr.HTML(f"<h2>{title}</h2><p>{meaning}</p>", elem_classes=["column-head"], padding=False)
         chatbot = gr.Chatbot(
@@ -79,27 +108,3 @@ def _column(
             elem_id=f"chat-{name}",
         )
     return chatbot, column
-
-
-def _message_row() -> tuple[gr.Textbox, gr.Button, gr.Button, gr.Button, gr.Button]:
-    with gr.Row(elem_id="message-row"):
-        message = gr.Textbox(
-            label="Message",
-            show_label=False,
-            container=False,
-            placeholder="Write a message",
-            lines=1,
-            max_lines=8,
-            autofocus=True,
-            scale=10,
-            elem_id="message",
-        )
-        send = gr.Button("Send", variant="primary", scale=0, min_width=88, elem_id="send")
-        stop = gr.Button(
-            "Stop", variant="stop", scale=0, min_width=88, visible=False, elem_id="stop"
-        )
-    with gr.Row(elem_id="after-row"):
-        retry = gr.Button("Retry", size="sm", scale=0, interactive=False, elem_id="retry")
-        clear = gr.Button("Clear", size="sm", scale=0, interactive=False, elem_id="clear")
-        gr.HTML('<p class="hint">Enter sends, Shift+Enter starts a new line</p>', padding=False)
-    return message, send, stop, retry, clear

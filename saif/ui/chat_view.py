@@ -107,56 +107,43 @@ def _caption_message(text: str) -> ChatMessage:
 
 def caption(exchange: Exchange, column: ColumnState, *, live: bool = False) -> str:
     """What was done to make this reply, and how it ended."""
-    parts = _steered(exchange, column) if column.name == "steered" else _plain(exchange, column)
-    parts.append(_ending(exchange, column, live))
-    return " · ".join(part for part in parts if part)
-
-
-def _steered(exchange: Exchange, column: ColumnState) -> list[str]:
-    steering = exchange.state.steering
-    if steering.off:
-        return ["not steered (strength 0)", _tokens(column)]
-    if column.reply.steered == 0:
-        return ["not steered yet"]
-    return [
-        f"{exchange.title}, {PLACED[exchange.placement]} the content",
-        steering.where,
-        f"{steering.k} latent{'s' if steering.k != 1 else ''}",
-        f"dose {steering.total_dose:.2f}",
-        str(steering.schedule),
-        f"{column.reply.steered} token{'s' if column.reply.steered != 1 else ''} steered",
-    ]
-
-
-def _plain(exchange: Exchange, column: ColumnState) -> list[str]:
+    steering, steered = exchange.state.steering, column.reply.steered
+    placed = f"{PLACED[exchange.placement]} the content"
+    tokens = _counted(len(column.reply.token_ids), "token")
     if column.name == "prompted":
-        return [f"told in words, {PLACED[exchange.placement]} the content", _tokens(column)]
-    return ["not steered", _tokens(column)]
+        parts = [f"told in words, {placed}", tokens]
+    elif column.name == "unsteered":
+        parts = ["not steered", tokens]
+    elif steering.off:
+        parts = ["not steered (strength 0)", tokens]
+    elif steered == 0:
+        parts = ["not steered yet"]
+    else:
+        parts = [
+            f"{exchange.title}, {placed}",
+            steering.where,
+            _counted(steering.k, "latent"),
+            f"dose {steering.total_dose:.2f}",
+            str(steering.schedule),
+            f"{_counted(steered, 'token')} steered",
+        ]
+    return " · ".join(part for part in [*parts, *_ending(exchange, column, live)] if part)
 
 
-def _tokens(column: ColumnState) -> str:
-    n = len(column.reply.token_ids)
-    return f"{n} token{'s' if n != 1 else ''}"
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def _ending(exchange: Exchange, column: ColumnState, live: bool) -> str:
+def _ending(exchange: Exchange, column: ColumnState, live: bool) -> list[str]:
     """How the reply ended and how fast it came; nothing while it is being written."""
     if live and not column.done:
-        return ""
-    if column.done and column.reply.stop != "cancelled":
-        how = "cut at the token limit" if column.reply.stop == "length" else "complete"
-    else:
-        how = "stopped"
+        return []
+    stop = column.reply.stop if column.done else "cancelled"
+    how = {"cancelled": "stopped", "length": "cut at the token limit"}.get(stop, "complete")
     state = exchange.state
-    speed = f"{state.steps / state.seconds:.1f} steps/s" if state.seconds > 0 else ""
-    if live or column.name != "steered":
-        speed = ""
-    return " · ".join(part for part in (how, speed) if part)
-
-
-def without_last(history: History) -> tuple[History, str]:
-    """The conversation without its last turn, and that turn's message."""
-    return history[:-1], history[-1].text if history else ""
+    if live or column.name != "steered" or state.seconds <= 0:
+        return [how]
+    return [how, f"{state.steps / state.seconds:.1f} steps/s"]
 
 
 def without_empty(history: Sequence[Exchange]) -> History:

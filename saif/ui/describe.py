@@ -92,14 +92,8 @@ def said(sentence: str) -> str:
     return f'<p class="fine">{escape(sentence)}</p>'
 
 
-def status_line(model_id: str, state: Literal["loading", "ready", "failed"], more: str = "") -> str:
-    """The page's head: which model answers, and whether it can yet. more: how it runs, or why it
-    doesn't."""
-    said = {
-        "loading": "Loading the model; a message sent now is answered as soon as it is there.",
-        "ready": f"Ready: {more}",
-        "failed": f"The model is not available. {more}",
-    }[state]
+def status_line(model_id: str, state: Literal["loading", "ready", "failed"], said: str) -> str:
+    """The page's head: which model answers, and whether it can yet, which `said` puts in words."""
     return (
         '<header class="page-head"><h1>SAIF</h1>'
         "<p>One model, answering twice: left alone, and steered from inside</p>"

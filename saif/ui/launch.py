@@ -1,7 +1,6 @@
 """How the app is started: options from the command line and the environment, and the server."""
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from saif.errors import InputError
 from saif.ports import check_free
 from saif.presets.library import Library, user_folder
 from saif.runtime.load import DEFAULT_MODEL, QuantizeOrAuto
-from saif.ui.theme import stylesheets, theme
+from saif.ui.theme import theme
 
 _ONLY_HERE = ("127.0.0.1", "localhost", "::1")
 
@@ -123,16 +122,6 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def serve_study(options: Options, folder: Path) -> None:
-    """Serve a study instead of the chat, until interrupted. Raises SaifError if it can't be."""
-    from saif.study.server.serve import open_to_participants
-
-    def say(line: str) -> None:
-        sys.stderr.write(f"{line}\n")
-
-    open_to_participants(folder, options.library, options.host, options.port, say=say)
-
-
 def serve(app: gr.Blocks, host: str, port: int) -> str:
     """Serve the page in the background and return its address. Raises SaifError if it can't be.
 
@@ -150,7 +139,7 @@ def serve(app: gr.Blocks, host: str, port: int) -> str:
         ssr_mode=False,
         footer_links=[],
         theme=theme(),
-        css_paths=stylesheets(),
+        css_paths=sorted((Path(__file__).parent / "style").glob("*.css")),
         # Don't ask the page for itself first: a busy machine may take longer than the three
         # seconds after which gradio gives up and asks for a public link instead.
         _frontend=False,

@@ -35,36 +35,21 @@ class Current:
         return self.engine.result()
 
 
-class Visits:
-    """The prefix-cache key of each open page's conversation, to forget it by when that ends."""
-
-    def __init__(self, engine: "Callable[[], Future[Engine]]") -> None:
-        self._engine = engine
-        self._open: dict[str, str] = {}
-        self._numbers = itertools.count(1)
-
-    def cache_key(self, session: str | None) -> str:
-        """The key of what this page's visitor says until it is forgotten."""
-        # Never the same again: what is still on its way when it is forgotten stays forgotten.
-        return self._open.setdefault(session or "", f"{session}/{next(self._numbers)}")
-
-    def forget(self, session: str | None) -> None:
-        cache_key, engine = self._open.pop(session or "", None), self._engine()
-        if cache_key and engine.done() and engine.exception() is None:
-            engine.result().forget(cache_key)
-
-
 class Services:
     """Built once by `app.py`, and by tests around a tiny model.
 
     One model answers all visitors. Which one may change, so whoever needs it for more than one
-    question asks for `current` once.
+    question asks for `current` once. can_build: whether a visitor can build presets.
     """
 
-    def __init__(self, library: Library, model_id: str, engine: "Future[Engine]") -> None:
+    def __init__(
+        self, library: Library, model_id: str, engine: "Future[Engine]", *, can_build: bool = False
+    ) -> None:
         self.library = library
         self.current = Current(model_id, engine)
-        self.visits = Visits(lambda: self.current.engine)
+        self.can_build = can_build
+        self._cache_keys: dict[str, str] = {}
+        self._visits = itertools.count(1)
         self._turns_under_way = 0
         self._counting = threading.Lock()
 
@@ -88,13 +73,21 @@ class Services:
                 cards[name] = card
         return cards, problems
 
-    def offer(self, *, makeable: bool) -> tuple[dict[str, Preset], list[str]]:
-        """As `cards`, with a sentence where there is nothing to choose from. makeable: whether a
-        visitor can make presets."""
+    def offer(self) -> tuple[dict[str, Preset], list[str]]:
+        """As `cards`, with a sentence where there is nothing to choose from."""
         cards, problems = self.cards()
         if not cards and not problems:
-            problems = [no_preset(self.current.model_id, makeable=makeable).sentence]
+            problems = [self.no_preset(self.current.model_id).sentence]
         return cards, problems
+
+    def no_preset(self, model_id: str) -> PresetError:
+        """What to say where nothing can be chosen."""
+        way_out = (
+            "Make one under “Make a preset” in the panel."
+            if self.can_build
+            else "Make some with `python -m saif presets build`, or start with another --model."
+        )
+        return PresetError(f"There is no preset for {model_id} yet.", hint=way_out)
 
     def card(self, name: str) -> Preset:
         """A preset of the current model. Raises PresetError."""
@@ -111,6 +104,17 @@ class Services:
             )
         return current
 
+    def cache_key(self, session: str | None) -> str:
+        """The prefix-cache key of what an open page's visitor says until it is forgotten."""
+        # Never the same again: what is still on its way when it is forgotten stays forgotten.
+        return self._cache_keys.setdefault(session or "", f"{session}/{next(self._visits)}")
+
+    def forget(self, session: str | None) -> None:
+        """A page's conversation has ended."""
+        cache_key, engine = self._cache_keys.pop(session or "", None), self.current.engine
+        if cache_key and engine.done() and engine.exception() is None:
+            engine.result().forget(cache_key)
+
     @contextmanager
     def replying(self) -> Iterator[None]:
         """While a turn is being answered: the model can't be changed."""
@@ -125,16 +129,6 @@ class Services:
     @property
     def busy(self) -> bool:
         return self._turns_under_way > 0
-
-
-def no_preset(model_id: str, *, makeable: bool) -> PresetError:
-    """What to say where nothing can be chosen."""
-    way_out = (
-        "Make one under “Make a preset” in the panel."
-        if makeable
-        else "Make some with `python -m saif presets build`, or start with another --model."
-    )
-    return PresetError(f"There is no preset for {model_id} yet.", hint=way_out)
 
 
 def load_in_background(load: "Callable[[], Engine]", engine: "Future[Engine]") -> None:

@@ -24,40 +24,28 @@ SHOWN_EXAMPLES = 4
 
 @dataclass(frozen=True)
 class SteeringHandlers:
-    """makeable: a visitor can make presets here."""
-
     services: Services
     panel: SteeringPanel
-    examples: gr.Dataset
-    makeable: bool
 
     def renew(self) -> list[Any]:
         """The presets of the model that answers now, which model that is, and what to say if it
         has none."""
         services = self.services
-        cards, problems = services.offer(makeable=self.makeable)
+        cards, problems = services.offer()
         shown = services.current.model_id
         presets = gr.Dropdown(preset_choices(cards), value=first_choice(cards))
         return [shown, presets, problems_line(problems)]
 
-    @property
-    def choice_inputs(self) -> list[Any]:
-        return [self.panel.main.preset, self.panel.main.placement]
-
-    @property
-    def choice_outputs(self) -> list[Any]:
-        """In the order of what `choose` returns."""
-        main, fine = self.panel.main, self.panel.fine
-        return [main.about, fine.k, fine.layer, fine.span, self.panel.scores, self.examples]
-
     def choose(self, name: str | None, placement: Placement) -> list[Any]:
-        """The calibrated values of this preset and placement, and what is known of it."""
+        """What is known of this preset, its calibrated k, layer and span at this placement, its
+        scores, and messages to try it with."""
         if name is None:  # nothing is known of nothing
             return ["", *[gr.skip()] * 3, "", gr.skip()]
         card = self.services.card(name)
         part = card.placements[placement]
+        instruction = self.services.library.instruction(card.instruction)
         return [
-            said(self.services.library.instruction(card.instruction).description),
+            said(instruction.description),
             gr.Slider(
                 value=part.latents.k,
                 maximum=most_latents(card, placement),
@@ -66,7 +54,7 @@ class SteeringHandlers:
             gr.Dropdown(layer_choices(card, placement), value=part.choice.layer),
             part.choice.span,
             scores_table(card, placement),
-            gr.Dataset(samples=[[text] for text in self.example_texts(name)]),
+            gr.Dataset(samples=[[text] for text in instruction.examples[:SHOWN_EXAMPLES]]),
         ]
 
     def dose(self, name: str | None, placement: Placement, strength: float | None) -> Any:
@@ -95,10 +83,3 @@ class SteeringHandlers:
         source = replace(part.latents, k=int(k))
         selected = LoadedPreset(card).select(placement, layer, source)
         return latents_table(selected, strength=strength or 0)
-
-    def example_texts(self, name: str | None) -> list[str]:
-        """Messages to try with this preset."""
-        if name is None:
-            return []
-        instruction = self.services.library.instruction(self.services.card(name).instruction)
-        return instruction.examples[:SHOWN_EXAMPLES]

@@ -1,7 +1,8 @@
 """Layout of the steering panel, and the values read back from it. Nothing is wired here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import gradio as gr
 from gradio.components import Component
@@ -12,13 +13,12 @@ from saif.presets.controls import MAX_STRENGTH, Controls
 from saif.presets.preset import Preset
 from saif.ui.choices import SPAN_CHOICES, first_choice, layer_choices, most_latents, preset_choices
 
-_SAMPLING = Sampling()
 _CONTROLS = Controls()
 
 
 @dataclass(frozen=True)
 class PanelValues:
-    """The steering panel's values, in the order of `SteeringPanel.inputs`."""
+    """The steering panel's values, named as its controls."""
 
     preset: str | None
     placement: Placement
@@ -64,181 +64,114 @@ def _given(value: float | None, name: str) -> float:
 
 
 @dataclass(frozen=True)
-class MainControls:
-    """What to steer towards, and how hard."""
-
+class SteeringPanel:
     preset: gr.Dropdown
     about: gr.HTML
     placement: gr.Radio
     strength: gr.Slider
     dose: gr.HTML
-
-
-@dataclass(frozen=True)
-class FineControls:
-    """How the direction is made and where it is added; calibration has set these well."""
+    with_prompted: gr.Checkbox
 
     k: gr.Slider
     layer: gr.Dropdown
     span: gr.Radio
     back: gr.Button
+    latents: gr.HTML
+    scores: gr.HTML
 
-
-@dataclass(frozen=True)
-class SamplingControls:
     temperature: gr.Slider
     top_p: gr.Slider
     repetition_penalty: gr.Slider
     max_new_tokens: gr.Slider
     seed: gr.Number
 
-
-@dataclass(frozen=True)
-class SteeringPanel:
-    main: MainControls
-    with_prompted: gr.Checkbox
-    fine: FineControls
-    latents: gr.HTML
-    scores: gr.HTML
-    sampling: SamplingControls
-
     @property
     def inputs(self) -> list[Component]:
-        main, fine, sampling = self.main, self.fine, self.sampling
-        return [
-            main.preset,
-            main.placement,
-            main.strength,
-            fine.k,
-            fine.layer,
-            fine.span,
-            self.with_prompted,
-            sampling.temperature,
-            sampling.top_p,
-            sampling.repetition_penalty,
-            sampling.max_new_tokens,
-            sampling.seed,
-        ]
-
-
-def sidebar() -> gr.Sidebar:
-    """Where the panel stands; to be used in a `with`."""
-    return gr.Sidebar(label="Steering", width=352, elem_id="steering")
+        """What `PanelValues` is read from."""
+        return [getattr(self, field.name) for field in fields(PanelValues)]
 
 
 def steering_panel(cards: Mapping[str, Preset]) -> SteeringPanel:
-    first = first_choice(cards)
+    """The controls start at what calibration found for the first choice."""
+    first, placed = first_choice(cards), _CONTROLS.placement
+    card = cards[first] if first else None
+    part = card.placements[placed] if card else None
     gr.HTML('<h2 class="panel-title">Steering</h2>', padding=False)
-    main = _main(cards, first)
-    with_prompted = gr.Checkbox(
-        value=False,
-        label="Show the prompted column",
-        info="The same messages with the instruction put into words.",
-        elem_id="with-prompted",
-    )
-    with gr.Accordion("Layer, latents, tokens", open=False, elem_id="fine"):
-        fine = _fine(cards[first] if first else None)
-    with gr.Accordion("Which latents steer", open=False, elem_id="latents-fold"):
-        latents = gr.HTML(elem_id="latents", padding=False)
-    with gr.Accordion("How well it works, measured", open=False, elem_id="scores-fold"):
-        scores = gr.HTML(elem_id="scores", padding=False)
-    with gr.Accordion("Advanced", open=False, elem_id="advanced"):
-        sampling = _sampling(_SAMPLING)
-    return SteeringPanel(main, with_prompted, fine, latents, scores, sampling)
-
-
-def _main(cards: Mapping[str, Preset], first: str | None) -> MainControls:
-    return MainControls(
-        preset=gr.Dropdown(
+    made: dict[str, Any] = {
+        "preset": gr.Dropdown(
             preset_choices(cards),
             value=first,
             label="Instruction",
             filterable=False,
             elem_id="preset",
         ),
-        about=gr.HTML(elem_id="about", padding=False),
-        placement=gr.Radio(
+        "about": gr.HTML(elem_id="about", padding=False),
+        "placement": gr.Radio(
             [("After content", "post"), ("Before content", "pre")],
-            value=_CONTROLS.placement,
+            value=placed,
             label="Placement",
             info="Where the instruction stood when its latents were found.",
             elem_id="placement",
         ),
-        strength=gr.Slider(
-            0,
-            MAX_STRENGTH,
-            value=_CONTROLS.strength,
-            step=0.05,
-            label="Strength",
-            elem_id="strength",
-            buttons=[],
+        "strength": _slider(0, MAX_STRENGTH, _CONTROLS.strength, "Strength", elem_id="strength"),
+        "dose": gr.HTML(elem_id="dose", padding=False),
+        "with_prompted": gr.Checkbox(
+            label="Show the prompted column",
+            info="The same messages with the instruction put into words.",
+            elem_id="with-prompted",
         ),
-        dose=gr.HTML(elem_id="dose", padding=False),
-    )
-
-
-def _fine(card: Preset | None) -> FineControls:
-    """They start at what calibration found."""
-    placement = _CONTROLS.placement
-    part = card.placements[placement] if card else None
-    return FineControls(
-        k=gr.Slider(
+    }
+    with gr.Accordion("Layer, latents, tokens", open=False, elem_id="fine"):
+        most = most_latents(card, placed) if card else 2
+        made["k"] = _slider(
             1,
-            most_latents(card, placement) if card else 2,
-            value=part.latents.k if part else 1,
+            most,
+            part.latents.k if part else 1,
+            "Number of latents",
             step=1,
-            label="Number of latents",
             info=f"Calibrated: {part.latents.k}." if part else "",
             elem_id="k",
-            buttons=[],
-        ),
-        layer=gr.Dropdown(
-            layer_choices(card, placement) if card else [],
+        )
+        made["layer"] = gr.Dropdown(
+            layer_choices(card, placed) if card else [],
             value=part.choice.layer if part else None,
             label="Layer",
             info="The decoder block whose output is steered, counted from 0.",
             filterable=False,
             elem_id="layer",
-        ),
-        span=gr.Radio(
+        )
+        made["span"] = gr.Radio(
             SPAN_CHOICES,
             value=part.choice.span if part else "response",
             label="Tokens steered",
             elem_id="span",
-        ),
-        back=gr.Button("Back to calibrated", size="sm", elem_id="back"),
-    )
+        )
+        made["back"] = gr.Button("Back to calibrated", size="sm", elem_id="back")
+    with gr.Accordion("Which latents steer", open=False, elem_id="latents-fold"):
+        made["latents"] = gr.HTML(elem_id="latents", padding=False)
+    with gr.Accordion("How well it works, measured", open=False, elem_id="scores-fold"):
+        made["scores"] = gr.HTML(elem_id="scores", padding=False)
+    with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+        made |= _sampling(Sampling())
+    return SteeringPanel(**made)
 
 
-def _sampling(start: Sampling) -> SamplingControls:
-    return SamplingControls(
-        temperature=gr.Slider(
-            0,
-            2,
-            value=start.temperature,
-            step=0.05,
-            label="Temperature",
-            info="0 always takes the likeliest token. All columns share their random numbers.",
-            buttons=[],
+def _sampling(start: Sampling) -> dict[str, Component]:
+    random = "0 always takes the likeliest token. All columns share their random numbers."
+    return {
+        "temperature": _slider(0, 2, start.temperature, "Temperature", info=random),
+        "top_p": _slider(0.05, 1, start.top_p, "Top-p"),
+        "repetition_penalty": _slider(
+            1, 2, start.repetition_penalty, "Repetition penalty", info="1 is off."
         ),
-        top_p=gr.Slider(0.05, 1, value=start.top_p, step=0.05, label="Top-p", buttons=[]),
-        repetition_penalty=gr.Slider(
-            1,
-            2,
-            value=start.repetition_penalty,
-            step=0.05,
-            label="Repetition penalty",
-            info="1 is off.",
-            buttons=[],
+        "max_new_tokens": _slider(
+            1, 512, start.max_new_tokens, "Longest reply", step=1, info="In tokens."
         ),
-        max_new_tokens=gr.Slider(
-            1,
-            512,
-            value=start.max_new_tokens,
-            step=1,
-            label="Longest reply",
-            info="In tokens.",
-            buttons=[],
-        ),
-        seed=gr.Number(value=start.seed, label="Seed", precision=0, minimum=0),
-    )
+        "seed": gr.Number(value=start.seed, label="Seed", precision=0, minimum=0),
+    }
+
+
+def _slider(
+    low: float, high: float, value: float, label: str, *, step: float = 0.05, **more: Any
+) -> gr.Slider:
+    return gr.Slider(low, high, value=value, label=label, step=step, buttons=[], **more)

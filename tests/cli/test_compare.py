@@ -114,7 +114,7 @@ def test_help_states_the_defaults_of_the_sampling(saif):
     defaults = Sampling()
     for name in ("max_new_tokens", "temperature", "top_p", "repetition_penalty", "seed"):
         option = text.split(f"--{name.replace('_', '-')} ", 1)[1]
-        assert option.split("default: ", 1)[1].split(")")[0] == str(getattr(defaults, name))
+        assert option.split("default: ", 1)[1].split("]")[0] == str(getattr(defaults, name))
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])

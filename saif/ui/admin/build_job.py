@@ -19,23 +19,20 @@ _CANCEL_SECONDS = 0.05  # how long a wait goes on once cancelled
 class BuildJob:
     """One preset being made.
 
-    work: what has to be done of each part. pace: seconds that one of each is expected to take,
+    work: what has to be done of each part. unit_seconds: what one of each is expected to take,
     which weighs the parts against each other.
     """
 
     def __init__(
-        self,
-        name: str,
-        title: str,
-        work: "Mapping[Part, int]",
-        pace: "Mapping[Part, float]",
+        self, title: str, work: "Mapping[Part, int]", unit_seconds: "Mapping[Part, float]"
     ) -> None:
-        self.name, self.title = name, title
+        self.title = title
         self.state: State = "running"
         self.problem = ""
         self.cancel = threading.Event()
         self.paused = False
-        self._work, self._pace = work, pace
+        self._work, self._unit_seconds = work, unit_seconds
+        self._expected = sum(n * unit_seconds[part] for part, n in work.items())
         self._done: Counter[Part] = Counter()
         self._started = time.monotonic()
         self._seconds_paused = 0.0
@@ -54,13 +51,13 @@ class BuildJob:
         def before_pass() -> None:
             self._pause(wait_until_idle)
 
-        def heard(part: "Part", n: int) -> None:
+        def on_progress(part: "Part", n: int) -> None:
             self._done[part] += n
             before_pass()
 
         def work() -> None:
             try:
-                make(heard, before_pass)
+                make(on_progress, before_pass)
             except _CancelledError:
                 self.state = "cancelled"
             except Exception as error:  # noqa: BLE001 - told to whoever looks at the page
@@ -80,17 +77,16 @@ class BuildJob:
     @property
     def share(self) -> float:
         """How much of the expected time's worth is done, 0 to 1."""
-        whole = sum(n * self._pace[part] for part, n in self._work.items())
-        done = sum(min(n, self._work[part]) * self._pace[part] for part, n in self._done.items())
-        return done / whole if whole else 1.0
+        capped = {part: min(n, self._work[part]) for part, n in self._done.items()}
+        done = sum(n * self._unit_seconds[part] for part, n in capped.items())
+        return done / self._expected if self._expected else 1.0
 
     @property
     def seconds_left(self) -> float:
         """As fast as it went so far; before there is something to go by, as expected."""
-        expected = sum(n * self._pace[part] for part, n in self._work.items())
         share = self.share
         if share < 0.02:
-            return expected
+            return self._expected
         worked = time.monotonic() - self._started - self._seconds_paused
         return worked / share * (1 - share)
 

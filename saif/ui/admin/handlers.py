@@ -1,14 +1,13 @@
 """What the owner's controls do: load another model, tell what a preset costs, build it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from saif.core.types import Thoroughness
-from saif.presets.instructions import Instruction
 from saif.runtime.catalog import known
 from saif.runtime.load import QuantizeOrAuto
 from saif.ui.admin.panel import AdminPanel
@@ -40,10 +39,6 @@ class AdminHandlers:
 
     # Another model
 
-    @property
-    def change_model_outputs(self) -> list[Any]:
-        return [*self.chat.outputs, self.chat.chat.status, self.controls.model.load]
-
     def model_info(self, name: str | None) -> str:
         """What is known of a model before it is loaded; asks no network."""
         from saif.runtime.load import local_source
@@ -55,7 +50,7 @@ class AdminHandlers:
         self, name: str | None, quantize: QuantizeOrAuto
     ) -> AsyncGenerator[Updates, None]:
         """Load another model; the conversation was this one's and ends with it."""
-        chat, load = self.chat.chat, self.controls.model.load
+        chat, load = self.chat.chat, self.controls.load
         services = self.admin.services
         changing = asyncio.ensure_future(
             asyncio.to_thread(self.admin.change_model, name or "", quantize)
@@ -79,28 +74,31 @@ class AdminHandlers:
 
     # A preset that the model lacks
 
-    @property
-    def buildable_outputs(self) -> list[Any]:
-        build = self.controls.build
-        return [build.instruction, build.start, build.cost, build.fold]
-
     def buildable(self) -> Updates:
         """The instructions that the current model has no preset for."""
-        build = self.controls.build
-        choices = _choices(self.admin.buildable())
-        cards, _ = self.admin.services.cards()
+        panel = self.controls
+        instructions = self._instructions()
+        some = bool(instructions.choices)
         return {
-            build.instruction: gr.Dropdown(choices, value=_first(choices)),
-            build.start: gr.Button(interactive=bool(choices)),
-            build.cost: "" if choices else said("This model has every preset there is."),
-            build.fold: gr.Accordion() if cards else gr.Accordion(open=True),
+            panel.instruction: instructions,
+            panel.start: gr.Button(interactive=some),
+            panel.cost: "" if some else said("This model has every preset there is."),
+            panel.build_fold: gr.Accordion(open=True) if self._no_presets else gr.Accordion(),
         }
+
+    def _instructions(self) -> gr.Dropdown:
+        choices = [(item.title, item.id) for item in self.admin.buildable()]
+        return gr.Dropdown(choices, value=choices[0][1] if choices else None)
+
+    @property
+    def _no_presets(self) -> bool:
+        return not self.admin.services.cards()[0]
 
     async def cost(self, name: str | None, effort: Thoroughness) -> AsyncGenerator[Any, None]:
         """What the chosen preset would take, once that has been measured."""
-        name = name or _first(_choices(self.admin.buildable()))  # the page may not know it yet
-        job = self.admin.job
-        if name is None or (job is not None and job.running):
+        # The page may not know yet what can be chosen.
+        name = name or next((item.id for item in self.admin.buildable()), None)
+        if name is None or self.admin.building:
             yield ""
             return
         engine = self.admin.services.current.engine
@@ -109,17 +107,17 @@ class AdminHandlers:
             await asyncio.sleep(WATCH_SECONDS)
         yield said("Measuring how fast the model is here…")
         try:
-            cost = await asyncio.to_thread(self.admin.cost, name, effort)
+            work, seconds = await asyncio.to_thread(self.admin.cost, name, effort)
         except Exception as error:  # noqa: BLE001 - shown where the cost would be
             yield said(explain(error))
         else:
-            yield cost_line(cost.prompts, cost.replies, cost.seconds)
+            yield cost_line(work["prompts"], work["replies"], seconds)
 
     async def cost_if_none(
         self, name: str | None, effort: Thoroughness
     ) -> AsyncGenerator[Any, None]:
         """The cost at once, where the first thing to do is to build a preset."""
-        if self.admin.services.cards()[0]:
+        if not self._no_presets:
             yield gr.skip()
             return
         async for line in self.cost(name, effort):
@@ -127,103 +125,79 @@ class AdminHandlers:
 
     @property
     def build_outputs(self) -> list[Any]:
-        build = self.controls.build
-        preset = self.steering.panel.main.preset
-        return [
-            build.progress,
-            build.cost,
-            build.start,
-            build.cancel,
-            build.instruction,
-            preset,
-            self.chat.chat.notice,
-        ]
+        panel = self.controls
+        made = [self.steering.panel.preset, self.chat.chat.notice]
+        return [panel.progress, panel.cost, panel.start, panel.cancel, panel.instruction, *made]
 
     async def build(self, name: str | None, effort: Thoroughness) -> AsyncGenerator[Updates, None]:
         """Build a preset, tell how far it is, and choose it when it is there."""
-        controls = self.controls.build
+        panel = self.controls
         if name is None:
-            yield {controls.progress: gr.skip()}
+            yield {panel.progress: gr.skip()}
             return
         yield {
-            controls.progress: said("Beginning…"),
-            controls.cost: "",
-            controls.start: gr.Button(interactive=False),
+            panel.progress: said("Beginning…"),
+            panel.cost: "",
+            panel.start: gr.Button(interactive=False),
         }
         try:
             job = await asyncio.to_thread(self.admin.build, name, effort)
         except Exception as error:
             problem = as_page_error(error)
             yield {
-                controls.progress: problems_line([problem.message]),
-                controls.start: gr.Button(interactive=True),
+                panel.progress: problems_line([problem.message]),
+                panel.start: gr.Button(interactive=True),
             }
             raise problem from error
         async for update in self._follow(job):
             yield update
         if job.state == "done":
-            yield {**self._presets(name), self.chat.chat.notice: ""}
+            chosen = gr.Dropdown(self._presets(), value=name)
+            yield {self.steering.panel.preset: chosen, self.chat.chat.notice: ""}
 
     async def watch_build(self) -> AsyncGenerator[Updates, None]:
         """For a page that is opened while a preset is being built."""
         job = self.admin.job
         if job is None or not job.running:
-            yield {self.controls.build.progress: gr.skip()}  # else gradio would empty the rest
+            yield {self.controls.progress: gr.skip()}  # else gradio would empty the rest
             return
         async for update in self._follow(job):
             yield update
-        if job.state == "done":
-            yield self._presets()
+        if job.state == "done":  # what is chosen stays
+            yield {self.steering.panel.preset: gr.Dropdown(self._presets())}
 
     async def _follow(self, job: "BuildJob") -> AsyncGenerator[Updates, None]:
-        controls = self.controls.build
+        panel = self.controls
         while job.running:
             cancelling = job.cancel.is_set()
             yield {
-                controls.progress: progress_line(
+                panel.progress: progress_line(
                     job.title, job.share, job.seconds_left, paused=job.paused
                 ),
-                controls.start: gr.Button(visible=False),
-                controls.cancel: gr.Button(
+                panel.start: gr.Button(visible=False),
+                panel.cancel: gr.Button(
                     "Cancelling…" if cancelling else "Cancel",
                     visible=True,
                     interactive=not cancelling,
                 ),
             }
             await asyncio.sleep(2 * WATCH_SECONDS)
+        kept = "Cancelled. What was found is kept: building it again goes on there."
         ended = {
             "done": said(f"{job.title} is ready and chosen above."),
-            "cancelled": said(
-                "Cancelled. What was found is kept: building it again goes on there."
-            ),
+            "cancelled": said(kept),
             "failed": problems_line([job.problem]),
         }
         yield {
-            controls.progress: ended[job.state],
-            controls.start: gr.Button(visible=True, interactive=True),
-            controls.cancel: gr.Button(visible=False),
+            panel.progress: ended[job.state],
+            panel.start: gr.Button(visible=True, interactive=True),
+            panel.cancel: gr.Button(visible=False),
+            panel.instruction: self._instructions() if job.state == "done" else gr.skip(),
         }
 
-    def _presets(self, chosen: str | None = None) -> Updates:
-        """The choices once there is one preset more; what is chosen stays unless told."""
-        cards, _ = self.admin.services.cards()
-        choices = preset_choices(cards)
-        buildable = _choices(self.admin.buildable())
-        return {
-            self.steering.panel.main.preset: (
-                gr.Dropdown(choices, value=chosen) if chosen else gr.Dropdown(choices)
-            ),
-            self.controls.build.instruction: gr.Dropdown(buildable, value=_first(buildable)),
-        }
+    def _presets(self) -> list[tuple[str, str]]:
+        return preset_choices(self.admin.services.cards()[0])
 
     def cancel(self) -> None:
         if self.admin.job is not None:
             self.admin.job.cancel.set()
-
-
-def _choices(instructions: Sequence[Instruction]) -> list[tuple[str, str]]:
-    return [(item.title, item.id) for item in instructions]
-
-
-def _first(choices: Sequence[tuple[str, str]]) -> str | None:
-    return choices[0][1] if choices else None

@@ -2,6 +2,7 @@
 Nothing is wired here."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
@@ -17,57 +18,49 @@ BITS: list[tuple[str, QuantizeOrAuto]] = [
 
 
 @dataclass(frozen=True)
-class ModelControls:
-    fold: gr.Accordion
-    name: gr.Dropdown
+class AdminPanel:
+    build_fold: gr.Accordion
+    instruction: gr.Dropdown
+    effort: gr.Radio
+    cost: gr.HTML
+    start: gr.Button
+    progress: gr.HTML
+    cancel: gr.Button
+
+    model_fold: gr.Accordion
+    model: gr.Dropdown
     about: gr.HTML
     quantize: gr.Dropdown
     load: gr.Button
 
 
-@dataclass(frozen=True)
-class BuildControls:
-    fold: gr.Accordion
-    instruction: gr.Dropdown
-    effort: gr.Radio
-    cost: gr.HTML
-    start: gr.Button
-    cancel: gr.Button
-    progress: gr.HTML
-
-
-@dataclass(frozen=True)
-class AdminPanel:
-    model: ModelControls
-    build: BuildControls
-
-
 def admin_panel(model_name: str, *, without_presets: bool) -> AdminPanel:
-    with gr.Accordion("Make a preset", open=without_presets, elem_id="make-fold") as fold:
-        build = BuildControls(
-            fold=fold,
-            instruction=gr.Dropdown(
+    with gr.Accordion("Make a preset", open=without_presets, elem_id="make-fold") as build_fold:
+        build: dict[str, Any] = {
+            "instruction": gr.Dropdown(
                 [],
                 label="Instruction to find in this model",
                 info="Its latents are found, tried out and measured.",
                 filterable=False,
                 elem_id="make-instruction",
             ),
-            effort=gr.Radio(
+            "effort": gr.Radio(
                 [("Quick", "quick"), ("Thorough", "thorough")],
                 value="quick",
                 label="Search",
                 elem_id="make-effort",
             ),
-            cost=gr.HTML(elem_id="make-cost", padding=False),
-            start=gr.Button("Make this preset", size="sm", elem_id="make"),
-            progress=gr.HTML(elem_id="make-progress", padding=False),
-            cancel=gr.Button("Cancel", size="sm", visible=False, elem_id="make-cancel"),
-        )
+            "cost": gr.HTML(elem_id="make-cost", padding=False),
+            "start": gr.Button("Make this preset", size="sm", elem_id="make"),
+            "progress": gr.HTML(elem_id="make-progress", padding=False),
+            "cancel": gr.Button("Cancel", size="sm", visible=False, elem_id="make-cancel"),
+        }
     with gr.Accordion("Model", open=False, elem_id="model-fold") as model_fold:
-        model = ModelControls(
-            fold=model_fold,
-            name=gr.Dropdown(
+        return AdminPanel(
+            **build,
+            build_fold=build_fold,
+            model_fold=model_fold,
+            model=gr.Dropdown(
                 [entry.name for entry in MODELS],
                 value=model_name,
                 label="Model",
@@ -81,4 +74,3 @@ def admin_panel(model_name: str, *, without_presets: bool) -> AdminPanel:
             ),
             load=gr.Button("Load this model", size="sm", elem_id="load"),
         )
-    return AdminPanel(model, build)

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from saif.core.types import Thoroughness
@@ -19,15 +18,6 @@ if TYPE_CHECKING:
     from saif.progress import Part, ProgressListener
 
 Load = Callable[[str, QuantizeOrAuto], "Engine"]
-
-
-@dataclass(frozen=True, slots=True)
-class BuildCost:
-    """What building a preset takes. prompts are read, replies are written and judged."""
-
-    prompts: int
-    replies: int
-    seconds: float
 
 
 class ModelAdmin:
@@ -50,7 +40,7 @@ class ModelAdmin:
         self.job: BuildJob | None = None
         self.loaded: tuple[str, QuantizeOrAuto] = (name, quantize)
         self._load, self._check = load, check
-        self._pace: dict[Part, float] | None = None
+        self._unit_seconds: dict[Part, float] | None = None
         self._lock = threading.Lock()
 
     # Another model
@@ -60,6 +50,8 @@ class ModelAdmin:
 
         Returns when it is there. Raises SaifError saying why it is not.
         """
+        from saif.engine.local import LocalEngine
+
         with self._lock:
             self._check_idle()
             if self.services.busy:
@@ -69,10 +61,12 @@ class ModelAdmin:
             if not old.engine.done():
                 raise InputError("A model is still loading.", hint="Wait until it is there.")
             worked = old.engine.exception() is None
-            self._check(name.strip(), quantize, _memory_of(old.engine.result()) if worked else 0)
-            if worked:
-                _close(old.engine.result())
-            del old
+            engine = old.engine.result() if worked else None
+            local = engine if isinstance(engine, LocalEngine) else None
+            self._check(name.strip(), quantize, local.language_model.memory if local else 0)
+            if local:
+                local.close()  # its threads hold the model until they end
+            del old, engine, local
             try:
                 self._replace(found, name.strip(), quantize)
             except Exception:
@@ -86,7 +80,7 @@ class ModelAdmin:
         engine: Future[Engine] = Future()
         # Nothing holds the present engine after this, and its memory is free for the next one.
         self.services.current = Current(found, engine)
-        self._pace = None
+        self._unit_seconds = None
         give_back_memory()
         try:
             engine.set_result(self._load(name, quantize))
@@ -110,13 +104,13 @@ class ModelAdmin:
         library = self.services.library
         return [library.instruction(name) for name in makeable(library) if name not in done]
 
-    def cost(self, name: str, effort: Thoroughness) -> BuildCost:
-        """What building the preset would take; measures how fast the model is at the first call.
-        Raises SaifError if it can't be built."""
+    def cost(self, name: str, effort: Thoroughness) -> "tuple[dict[Part, int], float]":
+        """What has to be done to build the preset, and in how many seconds; measures how fast the
+        model is at the first call. Raises SaifError if it can't be built."""
         from saif.experiments.time_estimate import seconds_for
 
-        work, pace = self._work(name, effort)
-        return BuildCost(work["prompts"], work["replies"], seconds_for(work, pace))
+        work, unit_seconds = self._work(name, effort)
+        return work, seconds_for(work, unit_seconds)
 
     def build(self, name: str, effort: Thoroughness) -> BuildJob:
         """Begin to build a preset. Raises SaifError if it can't be built."""
@@ -125,13 +119,9 @@ class ModelAdmin:
         with self._lock:
             self._check_idle()
             engine, library = self._local_engine(), self.services.library
-            job = BuildJob(
-                name,
-                library.instruction(name).title,
-                *self._work(name, effort),
-            )
+            job = BuildJob(library.instruction(name).title, *self._work(name, effort))
 
-            def work(heard: "ProgressListener", before_pass: Callable[[], None]) -> None:
+            def work(on_progress: "ProgressListener", before_pass: Callable[[], None]) -> None:
                 make_presets(
                     engine.background(before_pass),
                     library,
@@ -139,13 +129,17 @@ class ModelAdmin:
                     [name],
                     None,
                     effort=effort,
-                    on_progress=heard,
+                    on_progress=on_progress,
                     command=f"python -m saif presets build --preset {name} --effort {effort}",
                 )
 
             self.job = job
             job.run(work, engine.wait_until_idle)
             return job
+
+    @property
+    def building(self) -> bool:
+        return self.job is not None and self.job.running
 
     def _check_idle(self) -> None:
         if self.job is not None and self.job.running:
@@ -160,11 +154,11 @@ class ModelAdmin:
 
         engine, library = self._local_engine(), self.services.library
         work = work_left(engine, library, name, effort)
-        if self._pace is None:
-            self._pace = measure_unit_times(
+        if self._unit_seconds is None:
+            self._unit_seconds = measure_unit_times(
                 engine.background(lambda: None), library.instruction(name)
             )
-        return work, self._pace
+        return work, self._unit_seconds
 
     def _local_engine(self) -> "LocalEngine":
         from saif.engine.local import LocalEngine
@@ -176,17 +170,3 @@ class ModelAdmin:
         if not isinstance(found, LocalEngine):
             raise SaifError("Presets can only be made where the model itself runs.")
         return found
-
-
-def _close(engine: "Engine") -> None:
-    """Its threads hold the model until they end."""
-    from saif.engine.local import LocalEngine
-
-    if isinstance(engine, LocalEngine):
-        engine.close()
-
-
-def _memory_of(engine: "Engine") -> int:
-    from saif.engine.local import LocalEngine
-
-    return engine.language_model.memory if isinstance(engine, LocalEngine) else 0

@@ -147,9 +147,9 @@ def rebuild(folder: Path, study_id: str, place: Place) -> bool:
     for name in reversed(names):
         packed = place.read(name[0])
         try:
-            content = gzip.decompress(packed)
-            break
-        except (EOFError, OSError, zlib.error):  # torn, or changed
+            if content := gzip.decompress(packed):  # what is torn off at once is empty
+                break
+        except (EOFError, OSError, zlib.error):  # torn off, or changed
             continue
     else:
         raise StudyError("None of the remote copy's files can be read.")

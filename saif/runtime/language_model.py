@@ -30,7 +30,7 @@ from saif.runtime.chat_template import Message, is_chat, render, turn_end
 from saif.runtime.cpu.c_step import CDecoder, supports_c_step
 from saif.runtime.cpu.torch_step import TorchDecoder, supports_torch_step
 from saif.runtime.decoder import Decoder
-from saif.runtime.hooks import Edit, edit_outputs, read_outputs
+from saif.runtime.hooks import Edit, edit_outputs
 from saif.runtime.prefix_cache import NO_PREFIX, CachedPrefix, PrefixCache, restore
 from saif.runtime.steering_hook import SteeringHook, steering_hooks
 
@@ -45,6 +45,12 @@ def _run_to_end(chunks: Generator[None, None, _T]) -> _T:
         except StopIteration as done:
             result: _T = done.value
             return result
+
+
+def _record(found: dict[int, Tensor], layer: int, resid: Tensor) -> Tensor:
+    """An edit that changes nothing."""
+    found[layer] = resid
+    return resid
 
 
 _Forward = Callable[[Mapping[int, SteeringHook]], Tensor]
@@ -136,8 +142,8 @@ class LanguageModel:
         apart = self._separable_prefix(sequences, skip)
         input_ids, mask, attention_mask, kv_cache = self._after_prefix(sequences, apart)
         found: dict[int, Tensor] = {}
-        readers = {layer: partial(found.__setitem__, layer) for layer in layers}
-        self._forward(input_ids, attention_mask, kv_cache, {}, readers)
+        edits = {layer: partial(_record, found, layer) for layer in layers}
+        self._forward(input_ids, attention_mask, kv_cache, edits)
         left = skip - apart
         rest = {layer: resid[:, left:] for layer, resid in found.items()}
         return rest, (mask.cumsum(dim=1) > left)[:, left:]
@@ -159,7 +165,7 @@ class LanguageModel:
         kv_cache, head_mask = self._run_heads(heads) if apart else (None, mask[:, :0])
         attention_mask = torch.cat([head_mask, mask], dim=1)
         keep = max(len(continuation) for _, continuation in rows) + 1
-        out = self._forward(input_ids, attention_mask, kv_cache, {}, {}, logits_to_keep=keep)
+        out = self._forward(input_ids, attention_mask, kv_cache, {}, logits_to_keep=keep)
         found = []
         for logits, (_, continuation) in zip(out.logits, rows, strict=True):
             n = len(continuation)
@@ -183,7 +189,7 @@ class LanguageModel:
         """
         input_ids, mask = self._left_pad(sequences)
         every = input_ids.shape[1]
-        out = self._forward(input_ids, mask, None, replace or {}, {}, logits_to_keep=every)
+        out = self._forward(input_ids, mask, None, replace or {}, logits_to_keep=every)
         scores = out.logits[:, :-1].float().log_softmax(dim=-1)
         per_token = scores.gather(2, input_ids[:, 1:, None])[:, :, 0]
         counted = mask.cumsum(dim=1)[:, 1:] > max(skip, 1)
@@ -208,18 +214,13 @@ class LanguageModel:
         attention_mask: Tensor,
         kv_cache: Any,
         edits: Mapping[int, Edit],
-        readers: Mapping[int, Callable[[Tensor], None]],
         *,
         logits_to_keep: int = 1,
     ) -> Any:
         if self._before_pass is not None:
             self._before_pass()
         positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
-        with (
-            self._lock,
-            edit_outputs(self.blocks, edits),
-            read_outputs(self.blocks, readers),
-        ):
+        with self._lock, edit_outputs(self.blocks, edits):
             return self._model(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
@@ -254,7 +255,7 @@ class LanguageModel:
             return input_ids, mask, mask, kv_cache
         prefix, ones = self._left_pad([sequences[0][:skip]])
         for chunk in chunks:
-            self._forward(prefix[:, chunk], ones[:, : chunk.stop], kv_cache, {}, {})
+            self._forward(prefix[:, chunk], ones[:, : chunk.stop], kv_cache, {})
             yield
         kv_cache.reorder_cache(torch.zeros(len(sequences), dtype=torch.long, device=self.device))
         attention_mask = torch.cat([ones.expand(len(sequences), -1), mask], dim=1)
@@ -265,7 +266,7 @@ class LanguageModel:
         distinct = list(dict.fromkeys(sequences))
         skip = min(shared_prefix(distinct), min(map(len, distinct)) - 1)
         input_ids, _, mask, kv_cache = self._after_prefix(distinct, skip)
-        self._forward(input_ids, mask, kv_cache, {}, {})
+        self._forward(input_ids, mask, kv_cache, {})
         rows = torch.tensor([distinct.index(each) for each in sequences], device=self.device)
         kv_cache.reorder_cache(rows)
         return kv_cache, mask[rows]
@@ -401,7 +402,7 @@ class LanguageModel:
     def _forward_all(
         self, batch: Batch, input_ids: Tensor, edits: Mapping[int, SteeringHook]
     ) -> Tensor:
-        out = self._forward(input_ids, batch.attention_mask, batch.cache, edits, {})
+        out = self._forward(input_ids, batch.attention_mask, batch.cache, edits)
         return out.logits[:, -1].float()
 
     @torch.inference_mode()

@@ -5,7 +5,7 @@ the vectors. Together they are all that steering takes: no SAE is needed in memo
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -209,19 +209,6 @@ class LayerVectors:
     mean_difference: "dict[Placement, Tensor]"
     """placement -> (d_model,)"""
 
-    def encoder_of(self, latents: Sequence[int]) -> "LatentEncoder":
-        """The encoder and decoder rows of these latents, in this order, in float32."""
-        from saif.core.steering import LatentEncoder
-
-        index = {latent: row for row, latent in enumerate(self.ids)}
-        rows = [index[latent] for latent in latents]
-        return LatentEncoder(
-            encoder=self.encoder[rows].float(),
-            bias=self.bias[rows].float(),
-            threshold=self.threshold[rows].float(),
-            decoder=self.decoder[rows].float(),
-        )
-
 
 @dataclass(frozen=True, eq=False)
 class Selected:
@@ -239,8 +226,13 @@ class Selected:
     @functools.cached_property
     def encoder(self) -> "LatentEncoder":
         """Encoder and decoder rows, each (k, d_model) float32."""
-        assert self._vectors is not None, "the preset was loaded without its vectors"
-        return self._vectors.encoder_of(self.ids)
+        from saif.core.steering import LatentEncoder
+
+        stored = self._vectors
+        assert stored is not None, "the preset was loaded without its vectors"
+        rows = [stored.ids.index(latent) for latent in self.ids]
+        tensors = (stored.encoder, stored.bias, stored.threshold, stored.decoder)
+        return LatentEncoder(*(tensor[rows].float() for tensor in tensors))
 
     @functools.cached_property
     def direction(self) -> "Tensor":
@@ -385,14 +377,9 @@ class LoadedPreset:
         from saif.core.selection import LatentStatistics
 
         latents = self.preset.placements[placement].table(layer).latents
-        return LatentStatistics(
-            ids=torch.tensor([latent.id for latent in latents]),
-            **{
-                name: torch.tensor([getattr(latent, name) for latent in latents])
-                for name in LatentStatistics.__dataclass_fields__
-                if name != "ids"
-            },
-        )
+        names = ["id", *list(LatentStatistics.__dataclass_fields__)[1:]]
+        columns = ([getattr(latent, name) for latent in latents] for name in names)
+        return LatentStatistics(*map(torch.tensor, columns))
 
     def with_part(self, placement: Placement, **update: object) -> "LoadedPreset":
         """The preset with some of one placement's values changed; the vectors are shared."""

@@ -80,7 +80,7 @@ class Bench:
         cases take turns at their steps, and what others run comes right before."""
         found = {BASELINE: _steps(generate_times(self._model, self._prompt(), self._n))}
         if self._llama is not None:
-            found[LLAMA_CPP] = _steps(self._llama.times(self._prompt(), self._n))
+            found[LLAMA_CPP] = _steps(self._llama(self._prompt(), self._n))
         return found | self._interleaved()
 
     def _interleaved(self) -> dict[str, list[float]]:

@@ -113,26 +113,18 @@ def supports_torch_step(model: Any, blocks: Sequence[nn.Module]) -> bool:
     in memory, with full attention."""
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None) or []
-    linears = [m for m in (model.get_output_embeddings(), *_modules(blocks)) if _has_matrix(m)]
+    modules = [model.get_output_embeddings(), *(m for block in blocks for m in block.modules())]
+    linears = [m for m in modules if getattr(m, "weight", None) is not None and m.weight.ndim == 2]
     return (
         all(type(block).__name__ in _LAYER_CLASSES for block in blocks)
         and config.hidden_act == "silu"
         and not getattr(config, "sliding_window", None)
         and all(kind == "full_attention" for kind in kinds)
         and all(
-            type(linear) is nn.Linear and _is_float32_on_cpu(linear.weight) for linear in linears
+            type(m) is nn.Linear
+            and m.weight.device.type == "cpu"
+            and m.weight.dtype == torch.float32
+            for m in linears
         )
         and not any(hasattr(module, "_hf_hook") for module in model.modules())
     )
-
-
-def _modules(blocks: Sequence[nn.Module]) -> list[nn.Module]:
-    return [module for block in blocks for module in block.modules()]
-
-
-def _has_matrix(module: Any) -> bool:
-    return getattr(module, "weight", None) is not None and module.weight.ndim == 2
-
-
-def _is_float32_on_cpu(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype == torch.float32

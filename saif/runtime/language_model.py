@@ -139,7 +139,9 @@ class LanguageModel:
         """
         if shared_prefix(sequences) < skip or any(len(s) <= skip for s in sequences):
             raise InputError(f"The sequences don't share their first {skip} tokens.")
-        apart = self._separable_prefix(sequences, skip)
+        # A sliding window counts columns, and a short row's padding then stands between prefix and
+        # rest; sequences that outgrow the window have to be run whole.
+        apart = skip if max(map(len, sequences)) <= self._window else 0
         input_ids, mask, attention_mask, kv_cache = self._after_prefix(sequences, apart)
         found: dict[int, Tensor] = {}
         edits = {layer: partial(_record, found, layer) for layer in layers}
@@ -229,14 +231,6 @@ class LanguageModel:
                 use_cache=kv_cache is not None,
                 logits_to_keep=logits_to_keep,
             )
-
-    def _separable_prefix(self, sequences: Sequence[Sequence[int]], skip: int) -> int:
-        """How much of a shared prefix may be run on its own: all of it, or nothing.
-
-        A sliding window counts columns, and a short row's padding then stands between prefix and
-        rest; sequences that outgrow the window have to be run whole.
-        """
-        return skip if max(len(sequence) for sequence in sequences) <= self._window else 0
 
     def _after_prefix(
         self, sequences: Sequence[Sequence[int]], skip: int

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from saif.core.steering import Steering, span_weights
-from saif.runtime.batch import Batch, Row
+from saif.runtime.batch import Batch, Row, shared_prefix
 
 _MAX_ENTRIES = 64  # each is compared at every look-up
 _MAX_EVICTED_KEYS = 4096  # rows of an evicted key that still run end within seconds
@@ -21,12 +21,6 @@ _MAX_EVICTED_KEYS = 4096  # rows of an evicted key that still run end within sec
 _Prefix = tuple[tuple[int, float, str], ...]
 """Tokens, with what share of its strength each was steered, and by what ("" for none): equal ones
 at the start of two rows have the very same keys and values."""
-
-
-def _shared(one: _Prefix, other: _Prefix) -> int:
-    """How many positions two prefixes have in common."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +76,7 @@ class PrefixCache:
         its last token has to be run for the logits after it."""
         wanted, most = self._prefix(row), len(row.token_ids) - 1
         with self._lock:
-            lengths = [min(_shared(entry.prefix, wanted), most) for entry in self._entries]
+            lengths = [min(shared_prefix([entry.prefix, wanted]), most) for entry in self._entries]
             if not any(lengths):
                 return NO_PREFIX
             best = lengths.index(max(lengths))

@@ -74,11 +74,7 @@ class LocalEngine:
     @property
     def about(self) -> str:
         language_model = self.language_model
-        bits = (
-            f"{language_model.bits}-bit"
-            if language_model.quantize == "none"
-            else language_model.quantize
-        )
+        bits = language_model.quantize.replace("none", f"{language_model.bits}-bit")
         base = "" if language_model.is_chat else "base model, "
         size = f"{language_model.memory / 1e9:.1f} GB on {language_model.device.type}"
         decoder = language_model.decoder

@@ -56,16 +56,11 @@ def watch_calls(
 ) -> Iterator[None]:
     """Call `before(args, kwargs)` and `after()` around every forward call of `module`, changing
     nothing. `after` is left out where the call raises."""
-
-    def pre_hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        before(args, kwargs)
-
-    def hook(_module: nn.Module, _args: object, _output: object) -> None:
-        after()
-
-    handle = module.register_forward_pre_hook(pre_hook, with_kwargs=True)
+    handle = module.register_forward_pre_hook(
+        lambda _module, args, kwargs: before(args, kwargs), with_kwargs=True
+    )
     try:
-        with _hooked(module, hook):
+        with _hooked(module, lambda *_: after()):
             yield
     finally:
         handle.remove()

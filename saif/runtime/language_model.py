@@ -32,7 +32,7 @@ from saif.runtime.cpu.torch_step import TorchDecoder, supports_torch_step
 from saif.runtime.decoder import Decoder
 from saif.runtime.hooks import Edit, edit_outputs
 from saif.runtime.prefix_cache import NO_PREFIX, CachedPrefix, PrefixCache, restore
-from saif.runtime.steering_hook import SteeringHook, steering_hooks
+from saif.runtime.steering_hook import steering_hooks
 
 _T = TypeVar("_T")
 
@@ -51,10 +51,6 @@ def _record(found: dict[int, Tensor], layer: int, resid: Tensor) -> Tensor:
     """An edit that changes nothing."""
     found[layer] = resid
     return resid
-
-
-_Forward = Callable[[Mapping[int, SteeringHook]], Tensor]
-"""One pass over a batch's newest tokens, with these edits: logits (rows, vocab) for the next."""
 
 
 class LanguageModel:
@@ -337,8 +333,7 @@ class LanguageModel:
                 yield
             mask = batch.attention_mask[:, : batch.width - width + chunk.stop]
             so_far = Batch(rows, batch.cache, mask)
-            forward = partial(self._forward_all, so_far, input_ids[:, chunk])
-            result = self._step(rows, [row[chunk] for row in weights], forward)
+            result = self._step(so_far, [row[chunk] for row in weights], input_ids[:, chunk])
             steered = [n + before for n, before in zip(result.steered, steered, strict=True)]
         return batch, StepResult(result.logits, tuple(steered))
 
@@ -378,31 +373,27 @@ class LanguageModel:
         """Append one token to every row; the logits are for the one after it. Raises SteeringError
         if a row was not steered as asked."""
         batch.append(token_ids)
-        if self.decoder:
-            forward = partial(self._forward_decoder, batch)
-        else:
-            input_ids = torch.tensor([[token] for token in token_ids], device=self.device)
-            forward = partial(self._forward_all, batch, input_ids)
-        return self._step(batch.rows, steer_weights(batch.rows, 1, self.control_ids), forward)
-
-    def _step(
-        self, rows: Sequence[Row], weights: Sequence[Sequence[float]], forward: _Forward
-    ) -> StepResult:
-        edits = steering_hooks(rows, weights)
-        logits = forward(edits)
-        counts = {layer: hook.counts for layer, hook in edits.items()}
-        return StepResult(logits, verified(rows, weights, counts))
-
-    def _forward_all(
-        self, batch: Batch, input_ids: Tensor, edits: Mapping[int, SteeringHook]
-    ) -> Tensor:
-        out = self._forward(input_ids, batch.attention_mask, batch.cache, edits)
-        return out.logits[:, -1].float()
+        input_ids = torch.tensor([[token] for token in token_ids], device=self.device)
+        weights = steer_weights(batch.rows, 1, self.control_ids)
+        return self._step(batch, weights, input_ids, self.decoder)
 
     @torch.inference_mode()
-    def _forward_decoder(self, batch: Batch, edits: Mapping[int, SteeringHook]) -> Tensor:
-        assert self.decoder is not None
-        if self._before_pass is not None:
-            self._before_pass()
-        with self._lock:
-            return self.decoder.step(batch, edits)
+    def _step(
+        self,
+        batch: Batch,
+        weights: Sequence[Sequence[float]],
+        input_ids: Tensor,
+        decoder: Decoder | None = None,
+    ) -> StepResult:
+        """Run a batch's newest tokens, with the decoder if there is one and it is one per row."""
+        edits = steering_hooks(batch.rows, weights)
+        if decoder is None:
+            out = self._forward(input_ids, batch.attention_mask, batch.cache, edits)
+            logits = out.logits[:, -1].float()
+        else:
+            if self._before_pass is not None:
+                self._before_pass()
+            with self._lock:
+                logits = decoder.step(batch, edits)
+        counts = {layer: hook.counts for layer, hook in edits.items()}
+        return StepResult(logits, verified(batch.rows, weights, counts))

@@ -8,6 +8,7 @@ import ctypes
 import operator
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -97,12 +98,12 @@ class CDecoder:
 
     def _block_struct(self, block: Any) -> _BlockStruct:
         attention, mlp = block.self_attn, block.mlp
-        concatenated = QuantizedLinear.concatenated
+        concatenated = partial(QuantizedLinear.concatenated, self._library)
         linears = [
-            concatenated(self._library, attention.q_proj, attention.k_proj, attention.v_proj),
-            concatenated(self._library, attention.o_proj),
-            concatenated(self._library, mlp.gate_proj, mlp.up_proj),
-            concatenated(self._library, mlp.down_proj),
+            concatenated(attention.q_proj, attention.k_proj, attention.v_proj),
+            concatenated(attention.o_proj),
+            concatenated(mlp.gate_proj, mlp.up_proj),
+            concatenated(mlp.down_proj),
         ]
         norms = [
             block.input_layernorm,

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from saif.core.types import Placement, Span
-from saif.errors import PresetError
+from saif.core.types import PLACEMENTS, Placement, Span
+from saif.errors import InputError, PresetError
 from saif.files import StrictModel
-from saif.presets.controls import Controls, check_placement
+from saif.presets.controls import Controls
 from saif.presets.spec import LatentSource, SteeringSpec
 
 if TYPE_CHECKING:
@@ -289,7 +289,11 @@ class LoadedPreset:
 
     def steering_with(self, controls: Controls) -> "Steering":
         """The steering that these controls ask for; raises as `steering` does."""
-        check_placement(controls.placement)
+        if controls.placement not in PLACEMENTS:
+            raise InputError(
+                f"'{controls.placement}' is not a placement.",
+                hint=f"Choose from {', '.join(PLACEMENTS)}.",
+            )
         part = self.preset.placements[controls.placement]
         spec = controls.applied_to(part.choice, part.layer_numbers)
         return self.assemble(controls.placement, spec, strength=controls.strength)

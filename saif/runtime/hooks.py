@@ -18,15 +18,6 @@ Edit = Callable[[Tensor], Tensor]
 """Maps a residual stream (batch, pos, d_model) to an edited one of the same shape and dtype."""
 
 
-@contextmanager
-def _hooked(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 def _edited(edit: Edit, _module: nn.Module, _args: object, output: Any) -> Any:
     """The block's output with its residual stream, a tensor or the first of a tuple, edited."""
     resid = output[0] if isinstance(output, tuple) else output
@@ -44,7 +35,7 @@ def edit_outputs(blocks: Sequence[nn.Module], edits: Mapping[int, Edit]) -> Iter
     """Replace the output of `blocks[layer]` by `edits[layer](output)` while the body runs."""
     with ExitStack() as stack:
         for layer, edit in edits.items():
-            stack.enter_context(_hooked(blocks[layer], partial(_edited, edit)))
+            stack.enter_context(blocks[layer].register_forward_hook(partial(_edited, edit)))
         yield
 
 
@@ -56,11 +47,8 @@ def watch_calls(
 ) -> Iterator[None]:
     """Call `before(args, kwargs)` and `after()` around every forward call of `module`, changing
     nothing. `after` is left out where the call raises."""
-    handle = module.register_forward_pre_hook(
-        lambda _module, args, kwargs: before(args, kwargs), with_kwargs=True
-    )
-    try:
-        with _hooked(module, lambda *_: after()):
-            yield
-    finally:
-        handle.remove()
+    with (
+        module.register_forward_pre_hook(lambda _, *given: before(*given), with_kwargs=True),
+        module.register_forward_hook(lambda *_: after()),
+    ):
+        yield

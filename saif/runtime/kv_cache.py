@@ -40,13 +40,7 @@ class PreallocatedLayer(DynamicLayer):
         self._buffers = (key_states[:, :, :0], value_states[:, :, :0])
         self.is_initialized = True
 
-    def update(
-        self,
-        key_states: Tensor,
-        value_states: Tensor,
-        *args: Any,  # noqa: ARG002
-        **kwargs: Any,  # noqa: ARG002
-    ) -> _Both:
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> _Both:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         n = key_states.shape[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from saif.errors import ModelError
-from saif.runtime import embedded, hub
+from saif.runtime import embedded, hub, memory_budget
 from saif.runtime.allocator import keep_freed_memory
 from saif.runtime.catalog import MODELS, Quantize, known
 from saif.runtime.cpu import build
@@ -116,8 +116,6 @@ def _fitting(source: _Source, quantize: QuantizeOrAuto, freed: int = 0) -> Quant
         return "none"  # half a gigabyte isn't worth the second that counting takes
     from transformers import AutoConfig
 
-    from saif.runtime import memory_budget
-
     config = AutoConfig.from_pretrained(source.path, **source.options)
     if getattr(config, "quantization_config", None) is not None:
         if quantize in ("int8", "4bit"):
@@ -128,17 +126,14 @@ def _fitting(source: _Source, quantize: QuantizeOrAuto, freed: int = 0) -> Quant
         quantize = "none"
     size = memory_budget.size_of(config)
     free = memory_budget.free_memory(freed)
-    bits = (
-        memory_budget.choose(size, free, _bytes_per_weight("none"))
-        if quantize == "auto"
-        else quantize
-    )
-    memory_budget.check_fits(source.id, size, bits, _bytes_per_weight(bits), free)
+    if quantize == "auto":
+        quantize = memory_budget.choose(size, free, _bytes_per_weight("none"))
+    memory_budget.check_fits(source.id, size, quantize, _bytes_per_weight(quantize), free)
     if not source.local:
         from huggingface_hub.constants import HF_HUB_CACHE
 
         memory_budget.check_disk(Path(HF_HUB_CACHE), size.bytes("none"))
-    return bits
+    return quantize
 
 
 def _load(source: _Source, quantize: Quantize) -> Any:

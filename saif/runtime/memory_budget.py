@@ -82,11 +82,7 @@ def check_fits(
         for way in _FEWER_BITS
         if needed(size, way) < min(wanted, free.free)
     ]
-    smaller = [
-        model
-        for model in MODELS
-        if model.chat and needed(model.size, "none", per_weight) < free.free
-    ]
+    smaller = [m for m in MODELS if m.chat and needed(m.size, "none", per_weight) < free.free]
     if smaller:
         biggest = max(smaller, key=lambda model: model.parameters)
         gigabytes = needed(biggest.size, "none", per_weight) / GB

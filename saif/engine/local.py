@@ -84,13 +84,8 @@ class LocalEngine:
         self, requests: Sequence[Request], *, cancelled: Callable[[], bool] = never
     ) -> Iterator[Step]:
         rows = [
-            Row(
-                self._render(request),
-                request.steering,
-                sampling=request.sampling,
-                cache_key=request.cache_key,
-            )
-            for request in requests
+            Row(self._render(each), each.steering, sampling=each.sampling, cache_key=each.cache_key)
+            for each in requests
         ]
         steps = self._steps(rows, cancelled)
         if self.prefix_cache is not None:

@@ -53,7 +53,7 @@ class TorchDecoder:
             normed = _rms_norm(resid, block.input_layernorm)
             projections = (attention.q_proj, attention.k_proj, attention.v_proj)
             heads = torch.cat([project(normed) for project in projections], dim=1)
-            attended = self._attend(attention, heads, cos, sin, bias, batch.cache)
+            attended = self._attend(attention, heads, (cos, sin), bias, batch.cache)
             resid = resid + attention.o_proj(attended)
             normed = _rms_norm(resid, block.post_attention_layernorm)
             resid = resid + mlp.down_proj(F.silu(mlp.gate_proj(normed)).mul_(mlp.up_proj(normed)))
@@ -62,13 +62,7 @@ class TorchDecoder:
         return self._head(_rms_norm(resid, self._norm))
 
     def _attend(
-        self,
-        attention: Any,
-        heads: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        bias: Tensor | None,
-        cache: Any,
+        self, attention: Any, heads: Tensor, rope: tuple[Tensor, Tensor], bias: Any, cache: Any
     ) -> Tensor:
         """heads (rows, all heads · width), queries then keys then values -> (rows, queries)."""
         width, groups = attention.head_dim, attention.num_key_value_groups
@@ -78,13 +72,10 @@ class TorchDecoder:
         heads = heads.view(rows, n_heads, width)
         rotated = heads[:, : n_query + n_kv]
         if hasattr(attention, "q_norm"):
-            rotated = torch.cat(
-                [
-                    _rms_norm(rotated[:, :n_query], attention.q_norm),
-                    _rms_norm(rotated[:, n_query:], attention.k_norm),
-                ],
-                dim=1,
-            )
+            queries = _rms_norm(rotated[:, :n_query], attention.q_norm)
+            keys = _rms_norm(rotated[:, n_query:], attention.k_norm)
+            rotated = torch.cat([queries, keys], dim=1)
+        cos, sin = rope
         rotated = torch.addcmul(rotated * cos, rotated.roll(width // 2, dims=-1), sin)
         keys, values = cache.layers[attention.layer_idx].append(
             rotated[:, n_query:], heads[:, n_query + n_kv :]

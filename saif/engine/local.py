@@ -43,8 +43,7 @@ class LocalEngine:
         """An engine on the same model for work that gives way to this one's callers.
 
         `before_pass` is called before each of its forward passes, where the work can
-        `wait_until_idle`, or raise to end. It keeps no prefix cache, which would push out those of
-        conversations.
+        `wait_until_idle`, or raise to end. It keeps no prefix cache: that would evict others.
         """
         return LocalEngine(self.language_model.with_before_pass(before_pass))
 

@@ -17,7 +17,7 @@ EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
 Quantize = Literal["none", "int8", "4bit"]
 
 # NF4 whose scales are quantized as well takes 4.13 bits.
-_QUANTIZED_BYTES: dict[Quantize, float] = {"int8": 1.0, "4bit": 0.516}
+QUANTIZED_BYTES: dict[Quantize, float] = {"int8": 1.0, "4bit": 0.516}
 
 _YES = {"yes": True, "no": False}
 
@@ -34,7 +34,7 @@ class Size:
 
     def bytes(self, quantize: Quantize, per_weight: int = 2) -> float:
         """In memory, with `per_weight` bytes for each weight that isn't quantized."""
-        return self.other * per_weight + self.linear * _QUANTIZED_BYTES.get(quantize, per_weight)
+        return self.other * per_weight + self.linear * QUANTIZED_BYTES.get(quantize, per_weight)
 
 
 @dataclass(frozen=True, slots=True)

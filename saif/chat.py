@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from saif.core.steering import Steering
-from saif.core.types import Placement
 from saif.decoding import Sampling, never
 from saif.engine.protocol import Engine, Message, Reply, ReplyBuilder, Request
 from saif.errors import InputError
@@ -23,23 +22,17 @@ ColumnName = Literal["unsteered", "steered", "prompted"]
 MAX_MESSAGE_CHARACTERS = 20_000
 
 
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """One column's messages, as this column's model saw them."""
-
-    messages: tuple[Message, ...] = ()
-
-    def add(self, message: Message) -> "Conversation":
-        return replace(self, messages=(*self.messages, message))
+Conversation = tuple[Message, ...]
+"""One column's messages, as this column's model saw them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """The columns of one chat. A value: a turn gives a new one."""
 
-    unsteered: Conversation = Conversation()
-    steered: Conversation = Conversation()
-    prompted: Conversation = Conversation()
+    unsteered: Conversation = ()
+    steered: Conversation = ()
+    prompted: Conversation = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,20 +123,24 @@ def take_turn(
     text = check_message(turn.text)
     turn.preset.check_model(engine.model)
     steering = turn.preset.steering_with(turn.controls)
-    asked = _ask(comparison, text, turn.instruction, turn.controls.placement)
-    names: list[ColumnName] = ["unsteered", "steered"]
+    plain = Message("user", text)
+    instructed = place(turn.instruction.main_wording, text, turn.controls.placement)
+    asked: dict[ColumnName, Conversation] = {
+        "unsteered": (*comparison.unsteered, plain),
+        "steered": (*comparison.steered, plain),
+    }
     if turn.with_prompted:
-        names.append("prompted")
+        asked["prompted"] = (*comparison.prompted, Message("user", instructed))
     requests = [
         Request(
-            messages=asked[name].messages,
+            messages=messages,
             steering=steering if name == "steered" and not steering.off else None,
             sampling=turn.sampling,
             cache_key=turn.cache_key,
         )
-        for name in names
+        for name, messages in asked.items()
     ]
-    builders = [ReplyBuilder() for _ in names]
+    builders = [ReplyBuilder() for _ in asked]
     started = time.perf_counter()
     for number, step in enumerate(engine.stream(requests, cancelled=cancelled), start=1):
         for row in step:
@@ -151,24 +148,11 @@ def take_turn(
         columns = tuple(
             ColumnState(
                 name,
-                asked[name].add(Message("assistant", builder.text)),
+                (*messages, Message("assistant", builder.text)),
                 builder.reply(),
                 builder.stop is not None,
             )
-            for name, builder in zip(names, builders, strict=True)
+            for (name, messages), builder in zip(asked.items(), builders, strict=True)
         )
         after = replace(comparison, **{column.name: column.conversation for column in columns})
         yield TurnState(columns, after, steering, number, time.perf_counter() - started)
-
-
-def _ask(
-    comparison: Comparison, text: str, instruction: Instruction, placement: Placement
-) -> dict[ColumnName, Conversation]:
-    """Each column's conversation with the new user message at its end."""
-    plain = Message("user", text)
-    instructed = Message("user", place(instruction.main_wording, text, placement))
-    return {
-        "unsteered": comparison.unsteered.add(plain),
-        "steered": comparison.steered.add(plain),
-        "prompted": comparison.prompted.add(instructed),
-    }

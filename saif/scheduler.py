@@ -12,7 +12,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from saif.decoding import DecodeBatch, Delivery, RowGroup, Step, never
 from saif.runtime.batch import Batch, Row, StepResult
@@ -38,12 +38,8 @@ def _close_all() -> None:
         scheduler.close()
 
 
-@dataclass(eq=False)
-class _Prefill:
-    """A group whose long prompts are prefilled in chunks."""
-
-    group: RowGroup
-    chunks: Generator[None, None, tuple[Batch, StepResult]]
+_Prefill = tuple[RowGroup, Generator[None, None, tuple[Batch, StepResult]]]
+"""A group whose long prompts are prefilled in chunks, and what is left of that."""
 
 
 class Scheduler:
@@ -101,7 +97,11 @@ class Scheduler:
             admitted = self._admit(running, prefills)
             if not admitted and not running and not prefills:
                 return
-            prefills += [self._chunked(group) for group in admitted if _is_long(group)]
+            prefills += [
+                (each, self._model.prefill_in_chunks(each.rows, CHUNK_TOKENS, cache=self._cache))
+                for each in admitted
+                if _is_long(each)
+            ]
             running += self._prefill_together([group for group in admitted if not _is_long(group)])
             if prefills:
                 running += self._prefill_chunk(prefills)
@@ -117,7 +117,7 @@ class Scheduler:
     ) -> list[RowGroup]:
         """Who may begin now. The thread is to end if nobody is left."""
         n_rows = sum(len(group) for each in running for group in each.groups)
-        n_rows += sum(len(prefill.group) for prefill in prefills)
+        n_rows += sum(len(group) for group, _ in prefills)
         admitted: list[RowGroup] = []
         with self._lock:
             while self._waiting:
@@ -129,18 +129,13 @@ class Scheduler:
                 self._thread = None
         return admitted
 
-    def _chunked(self, group: RowGroup) -> _Prefill:
-        chunks = self._model.prefill_in_chunks(group.rows, CHUNK_TOKENS, cache=self._cache)
-        return _Prefill(group, chunks)
-
     def _prefill_chunk(self, prefills: deque[_Prefill]) -> list[DecodeBatch]:
         """Run the next chunk of the first in the queue; its batch, if that was the last."""
-        prefill = prefills.popleft()
-        group = prefill.group
+        group, chunks = prefills.popleft()
         try:
             if not group.end_if_cancelled():
-                next(prefill.chunks)
-                prefills.append(prefill)
+                next(chunks)
+                prefills.append((group, chunks))
         except StopIteration as done:
             return [DecodeBatch([group], *done.value)]
         except Exception as error:  # noqa: BLE001 - raised again where the rows were asked for
@@ -152,7 +147,7 @@ class Scheduler:
         if len(groups) > 1 and self._model.rows_can_merge:
             rows = [row for group in groups for row in group.rows]
             with contextlib.suppress(Exception):  # whose fault it is shows when each is alone
-                return [DecodeBatch(list(groups), *self._prefill(rows))]
+                return [DecodeBatch(list(groups), *self._model.prefill(rows, cache=self._cache))]
         return [each for group in groups for each in self._prefill_alone(group, group.rows)]
 
     def _prefill_alone(
@@ -160,7 +155,7 @@ class Scheduler:
     ) -> list[DecodeBatch]:
         """One group's rows, as far as they are; nothing if that fails."""
         try:
-            batch, result = self._prefill(rows)
+            batch, result = self._model.prefill(rows, cache=self._cache)
         except Exception as error:  # noqa: BLE001 - raised again where the rows were asked for
             group.fail(error)
             return []
@@ -168,9 +163,6 @@ class Scheduler:
         steered = tuple(n - before for n, before in zip(result.steered, group.steered, strict=True))
         result = StepResult(result.logits, steered)
         return [DecodeBatch([group], batch, result, solo=solo)]
-
-    def _prefill(self, rows: Sequence[Row]) -> tuple[Batch, StepResult]:
-        return self._model.prefill(rows, cache=self._cache)
 
     def _merged(self, running: Sequence[DecodeBatch]) -> list[DecodeBatch]:
         """The batches, those that can decode together as one."""

@@ -212,7 +212,7 @@ def test_a_comparison_takes_what_the_command_line_takes(
     off = ask(strength=0, temperature=1.0)
     assert off.steered.text == off.unsteered.text
     again = ask(history=result.comparison)
-    assert len(again.unsteered.conversation.messages) == 4
+    assert len(again.unsteered.conversation) == 4
     with pytest.raises(InputError, match="strength must lie"):
         ask(strength=9)
     with pytest.raises(InputError, match="temperature must lie"):

@@ -205,7 +205,7 @@ def test_nothing_that_runs_code_from_a_file_is_called() -> None:
 
 def test_no_context_manager_that_touches_the_model_spans_a_yield() -> None:
     """A hook, a lock or inference mode held across a `yield` outlives Stop and a closed tab."""
-    touching = ("_lock", "edit_outputs", "read_outputs", "inference_mode", "no_grad")
+    touching = ("_lock", "edit_outputs", "inference_mode", "no_grad")
     for path in FILES:
         if name_of(path) == "runtime/hooks.py":  # where those context managers are made
             continue

@@ -150,16 +150,11 @@ def span_mask(
     inside the prompt are left alone: steering them breaks the template. The last prompt token is
     steered in a `response` span even if it is a control token, since the reply starts from it.
     """
-    last = prompt_length - 1
-    mask = []
-    for position, token in enumerate(token_ids[start:], start):
-        in_prompt = position < prompt_length and token not in control_ids
-        in_response = position >= last
-        mask.append(
-            (span in ("prompt", "all") and in_prompt)
-            or (span in ("response", "all") and in_response)
-        )
-    return mask
+    return [
+        (span != "response" and position < prompt_length and token not in control_ids)
+        or (span != "prompt" and position >= prompt_length - 1)
+        for position, token in enumerate(token_ids[start:], start)
+    ]
 
 
 def fade(age: int, half_life: int | None) -> float:

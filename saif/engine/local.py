@@ -43,8 +43,7 @@ class LocalEngine:
         """An engine on the same model for work that gives way to this one's callers.
 
         `before_pass` is called before each of its forward passes, where the work can
-        `wait_until_idle`, or raise to end. It keeps no prefix cache, which would push out those of
-        conversations.
+        `wait_until_idle`, or raise to end. It keeps no prefix cache: that would evict others.
         """
         return LocalEngine(self.language_model.with_before_pass(before_pass))
 
@@ -74,11 +73,7 @@ class LocalEngine:
     @property
     def about(self) -> str:
         language_model = self.language_model
-        bits = (
-            f"{language_model.bits}-bit"
-            if language_model.quantize == "none"
-            else language_model.quantize
-        )
+        bits = language_model.quantize.replace("none", f"{language_model.bits}-bit")
         base = "" if language_model.is_chat else "base model, "
         size = f"{language_model.memory / 1e9:.1f} GB on {language_model.device.type}"
         decoder = language_model.decoder
@@ -88,13 +83,8 @@ class LocalEngine:
         self, requests: Sequence[Request], *, cancelled: Callable[[], bool] = never
     ) -> Iterator[Step]:
         rows = [
-            Row(
-                self._render(request),
-                request.steering,
-                sampling=request.sampling,
-                cache_key=request.cache_key,
-            )
-            for request in requests
+            Row(self._render(each), each.steering, sampling=each.sampling, cache_key=each.cache_key)
+            for each in requests
         ]
         steps = self._steps(rows, cancelled)
         if self.prefix_cache is not None:

@@ -5,7 +5,7 @@ one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from saif.core.steering import Steering
@@ -72,14 +72,14 @@ class Engine(Protocol):
         ...
 
 
+@dataclass(slots=True)
 class ReplyBuilder:
     """Collects one row's steps into its reply."""
 
-    def __init__(self) -> None:
-        self.text = ""
-        self.token_ids: list[int] = []
-        self.steered = 0
-        self.stop: StopReason | None = None
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    steered: int = 0
+    stop: StopReason | None = None
 
     def add(self, text: str, token_id: int | None, steered: int, stop: StopReason | None) -> None:
         self.text += text

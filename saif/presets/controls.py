@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from saif.core.types import PLACEMENTS, SPANS, Placement, Span
+from saif.core.types import SPANS, Placement, Span
 from saif.errors import InputError
 from saif.presets.spec import MAX_STORED_LATENTS, SteeringSpec
 
@@ -52,11 +52,3 @@ class Controls:
         if layer != spec.layer:
             spec = replace(spec, layer=layer, extra_layers=())
         return replace(spec, latents=latents, span=span)
-
-
-def check_placement(placement: str) -> None:
-    """Raise InputError unless there is such a placement."""
-    if placement not in PLACEMENTS:
-        raise InputError(
-            f"'{placement}' is not a placement.", hint=f"Choose from {', '.join(PLACEMENTS)}."
-        )

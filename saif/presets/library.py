@@ -6,6 +6,7 @@ to read, with its vectors in `<id>.safetensors` beside it.
 
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -196,29 +197,34 @@ def _vectors(preset: Preset, tensors: "dict[str, Tensor]") -> dict[int, LayerVec
     for layer in sorted(layers):
         # As many as the ids say: it is the other tensors that have to agree with them.
         m = left[f"{layer}.ids"].numel() if f"{layer}.ids" in left else 0
+        take = partial(_take, left, f"{layer}.")
         vectors[layer] = LayerVectors(
-            ids=_take(left, f"{layer}.ids", m).tolist(),
-            decoder=_take(left, f"{layer}.decoder", m, d_model),
-            encoder=_take(left, f"{layer}.encoder", m, d_model),
-            bias=_take(left, f"{layer}.bias", m),
-            threshold=_take(left, f"{layer}.threshold", m),
-            mean_difference={
-                placement: _take(left, f"{layer}.mean_difference.{placement}", d_model)
-                for placement in PLACEMENTS
-            },
+            ids=take("ids", m).tolist(),
+            decoder=take("decoder", m, d_model),
+            encoder=take("encoder", m, d_model),
+            bias=take("bias", m),
+            threshold=take("threshold", m),
+            mean_difference={p: take(f"mean_difference.{p}", d_model) for p in PLACEMENTS},
         )
         if len(set(vectors[layer].ids)) != m:
             raise ValueError(f"{layer}.ids: holds a latent twice")
     if left:
         raise ValueError(f"{sorted(left)[0]}: is unknown")
-    _check_latents(preset, vectors)
+    for placement, part in preset.placements.items():
+        for table in part.layers:
+            missing = {latent.id for latent in table.latents} - set(vectors[table.layer].ids)
+            if missing:
+                raise ValueError(
+                    f"{table.layer}.ids: lacks latent {min(missing)} of placement {placement}"
+                )
     return vectors
 
 
-def _take(left: "dict[str, Tensor]", name: str, *shape: int) -> "Tensor":
-    """Remove the tensor called `name`, if it is what it must be. Raises ValueError."""
+def _take(left: "dict[str, Tensor]", prefix: str, name: str, *shape: int) -> "Tensor":
+    """Remove the tensor called prefix + name, if it is what it must be. Raises ValueError."""
     import torch
 
+    name = prefix + name
     if name not in left:
         raise ValueError(f"{name}: is missing")
     tensor = left.pop(name)
@@ -229,18 +235,6 @@ def _take(left: "dict[str, Tensor]", name: str, *shape: int) -> "Tensor":
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name}: holds NaN or infinite numbers")
     return tensor
-
-
-def _check_latents(preset: Preset, vectors: dict[int, LayerVectors]) -> None:
-    """Every latent on the card has its row among the tensors. Raises ValueError."""
-    for placement, part in preset.placements.items():
-        for table in part.layers:
-            stored = set(vectors[table.layer].ids)
-            missing = [latent.id for latent in table.latents if latent.id not in stored]
-            if missing:
-                raise ValueError(
-                    f"{table.layer}.ids: lacks latent {missing[0]} of placement {placement}"
-                )
 
 
 def write_preset(folder: Path, loaded: LoadedPreset) -> Path:

@@ -5,16 +5,16 @@ the vectors. Together they are all that steering takes: no SAE is needed in memo
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from saif.core.types import Placement, Span
-from saif.errors import PresetError
+from saif.core.types import PLACEMENTS, Placement, Span
+from saif.errors import InputError, PresetError
 from saif.files import StrictModel
-from saif.presets.controls import Controls, check_placement
+from saif.presets.controls import Controls
 from saif.presets.spec import LatentSource, SteeringSpec
 
 if TYPE_CHECKING:
@@ -209,19 +209,6 @@ class LayerVectors:
     mean_difference: "dict[Placement, Tensor]"
     """placement -> (d_model,)"""
 
-    def encoder_of(self, latents: Sequence[int]) -> "LatentEncoder":
-        """The encoder and decoder rows of these latents, in this order, in float32."""
-        from saif.core.steering import LatentEncoder
-
-        index = {latent: row for row, latent in enumerate(self.ids)}
-        rows = [index[latent] for latent in latents]
-        return LatentEncoder(
-            encoder=self.encoder[rows].float(),
-            bias=self.bias[rows].float(),
-            threshold=self.threshold[rows].float(),
-            decoder=self.decoder[rows].float(),
-        )
-
 
 @dataclass(frozen=True, eq=False)
 class Selected:
@@ -239,8 +226,13 @@ class Selected:
     @functools.cached_property
     def encoder(self) -> "LatentEncoder":
         """Encoder and decoder rows, each (k, d_model) float32."""
-        assert self._vectors is not None, "the preset was loaded without its vectors"
-        return self._vectors.encoder_of(self.ids)
+        from saif.core.steering import LatentEncoder
+
+        stored = self._vectors
+        assert stored is not None, "the preset was loaded without its vectors"
+        rows = [stored.ids.index(latent) for latent in self.ids]
+        tensors = (stored.encoder, stored.bias, stored.threshold, stored.decoder)
+        return LatentEncoder(*(tensor[rows].float() for tensor in tensors))
 
     @functools.cached_property
     def direction(self) -> "Tensor":
@@ -297,7 +289,11 @@ class LoadedPreset:
 
     def steering_with(self, controls: Controls) -> "Steering":
         """The steering that these controls ask for; raises as `steering` does."""
-        check_placement(controls.placement)
+        if controls.placement not in PLACEMENTS:
+            raise InputError(
+                f"'{controls.placement}' is not a placement.",
+                hint=f"Choose from {', '.join(PLACEMENTS)}.",
+            )
         part = self.preset.placements[controls.placement]
         spec = controls.applied_to(part.choice, part.layer_numbers)
         return self.assemble(controls.placement, spec, strength=controls.strength)
@@ -385,14 +381,9 @@ class LoadedPreset:
         from saif.core.selection import LatentStatistics
 
         latents = self.preset.placements[placement].table(layer).latents
-        return LatentStatistics(
-            ids=torch.tensor([latent.id for latent in latents]),
-            **{
-                name: torch.tensor([getattr(latent, name) for latent in latents])
-                for name in LatentStatistics.__dataclass_fields__
-                if name != "ids"
-            },
-        )
+        names = ["id", *list(LatentStatistics.__dataclass_fields__)[1:]]
+        columns = ([getattr(latent, name) for latent in latents] for name in names)
+        return LatentStatistics(*map(torch.tensor, columns))
 
     def with_part(self, placement: Placement, **update: object) -> "LoadedPreset":
         """The preset with some of one placement's values changed; the vectors are shared."""

@@ -1,11 +1,14 @@
 """Rows that decode together: their tokens, their steering and the KV cache behind them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from saif.core.steering import Steering, span_mask, span_weights
 from saif.core.types import Sampling
@@ -86,12 +89,8 @@ class Batch:
 
 def _stacked(first: Tensor, second: Tensor, width: int, dim: int) -> Tensor:
     """One above the other, each with zeros before it along `dim` up to `width` columns."""
-    padded = []
-    for x in (first, second):
-        missing = list(x.shape)
-        missing[dim] = width - x.shape[dim]
-        padded.append(torch.cat([x.new_zeros(missing), x], dim=dim) if missing[dim] else x)
-    return torch.cat(padded)
+    after = (0, 0) * (-1 - dim)
+    return torch.cat([F.pad(x, (*after, width - x.shape[dim], 0)) for x in (first, second)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +105,10 @@ class StepResult:
 
 def left_pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """Token ids and attention mask (batch, pos), every row's last token in the last column."""
-    width = max(len(sequence) for sequence in sequences)
-    ids = torch.full((len(sequences), width), pad_id)
-    mask = torch.zeros((len(sequences), width), dtype=torch.long)
-    for row, sequence in enumerate(sequences):
-        ids[row, width - len(sequence) :] = torch.tensor(list(sequence))
-        mask[row, width - len(sequence) :] = 1
-    return ids, mask
+    padded = partial(pad_sequence, batch_first=True, padding_side="left")
+    rows = [torch.tensor(list(sequence), dtype=torch.long) for sequence in sequences]
+    ids = padded(rows, padding_value=pad_id)
+    return ids, padded([torch.ones_like(row) for row in rows])
 
 
 def check_directions(rows: Sequence[Row], n_layers: int, d_model: int, model_id: str) -> None:
@@ -171,13 +167,10 @@ def verified(
     return tuple(steered)
 
 
-def shared_prefix(sequences: Sequence[Sequence[int]]) -> int:
+def shared_prefix(sequences: Sequence[Sequence[Hashable]]) -> int:
     """How many leading tokens all sequences have in common."""
-    shortest = min(sequences, key=len)
-    return next(
-        (i for i, token in enumerate(shortest) if any(s[i] != token for s in sequences)),
-        len(shortest),
-    )
+    columns = enumerate(zip(*sequences, strict=False))
+    return next((n for n, each in columns if len(set(each)) > 1), min(map(len, sequences)))
 
 
 def unsteered_prefix(rows: Sequence[Row], control_ids: frozenset[int]) -> int:

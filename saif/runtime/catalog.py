@@ -1,10 +1,15 @@
 """The models that are known by name, and the SAEs that exist for each; importing it is free.
 
-Counts of parameters are those of the published weights; sizes in memory follow from them. The SAEs
-are named as in sae-lens' registry, which a test holds them against.
+They are listed in `models.csv` and `saes.csv`. Counts of parameters are those of the published
+weights, in billions; sizes in memory follow from them. The SAEs are named as in sae-lens' registry,
+which a test holds them against; those without a release ship with the presets.
 """
 
+import csv
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -12,7 +17,9 @@ EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
 Quantize = Literal["none", "int8", "4bit"]
 
 # NF4 whose scales are quantized as well takes 4.13 bits.
-_QUANTIZED_BYTES: dict[Quantize, float] = {"int8": 1.0, "4bit": 0.516}
+QUANTIZED_BYTES: dict[Quantize, float] = {"int8": 1.0, "4bit": 0.516}
+
+_YES = {"yes": True, "no": False}
 
 _DEPTHS = (0.5, 0.62, 0.82, 1.0)  # where instructions have been found, as a share of the blocks
 
@@ -27,7 +34,7 @@ class Size:
 
     def bytes(self, quantize: Quantize, per_weight: int = 2) -> float:
         """In memory, with `per_weight` bytes for each weight that isn't quantized."""
-        return self.other * per_weight + self.linear * _QUANTIZED_BYTES.get(quantize, per_weight)
+        return self.other * per_weight + self.linear * QUANTIZED_BYTES.get(quantize, per_weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,210 +103,39 @@ class KnownModel:
         return sorted({min(layers, key=lambda layer: abs(layer - depth)) for depth in wanted})
 
 
-def _every(n_layers: int) -> tuple[int, ...]:
-    return tuple(range(n_layers))
+def _rows(name: str) -> list[dict[str, str]]:
+    with (Path(__file__).parent / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
-def _gemma_scope(size: str, n_layers: int, *widths: str, base: bool = False) -> tuple[Saes, ...]:
-    return tuple(
-        Saes(
-            f"gemma-scope-{size}-pt-res-canonical",
-            f"layer_{{layer}}/width_{width}/canonical",
-            _every(n_layers),
-            width,
-            base,
+def _layers(text: str) -> tuple[int, ...]:
+    """Layers as the table has them: "0-25", or "14 18 24 29"."""
+    ends = [[int(end) for end in part.split("-")] for part in text.split()]
+    return tuple(layer for end in ends for layer in range(end[0], end[-1] + 1))
+
+
+def _known_models() -> Iterator[KnownModel]:
+    saes = defaultdict(list)
+    for row in _rows("saes.csv"):
+        base = _YES[row["base"]]
+        layers = _layers(row["layers"])
+        saes[row["model"]].append(Saes(row["release"], row["ids"], layers, row["width"], base))
+    for row in _rows("models.csv"):
+        yield KnownModel(
+            name=row["name"],
+            id=row["id"],
+            n_layers=int(row["n_layers"]),
+            parameters=float(row["parameters"]),
+            embedding=float(row["embedding"]),
+            chat=_YES[row["chat"]],
+            gated=_YES[row["gated"]],
+            saes=tuple(saes.pop(row["name"], ())),
         )
-        for width in widths
-    )
+    if saes:
+        raise ValueError(f"saes.csv: {', '.join(saes)}: no such model in models.csv")
 
 
-def _gemma_3(size: str, n_layers: int, parameters: float, embedding: float) -> KnownModel:
-    return KnownModel(
-        name=f"gemma-3-{size}-it",
-        id=f"google/gemma-3-{size}-it",
-        n_layers=n_layers,
-        parameters=parameters,
-        embedding=embedding,
-        chat=True,
-        gated=True,
-        saes=tuple(
-            Saes(
-                f"gemma-scope-2-{size}-it-res-all",
-                f"layer_{{layer}}_width_{width}_l0_small",
-                _every(n_layers),
-                width,
-            )
-            for width in ("16k", "262k")
-        ),
-    )
-
-
-def _qwen_scope(
-    version: str, size: str, n_layers: int, width: str, parameters: float, embedding: float
-) -> KnownModel:
-    return KnownModel(
-        name=f"qwen{version}-{size}-base",
-        id=f"Qwen/Qwen{version}-{size.upper()}-Base",
-        n_layers=n_layers,
-        parameters=parameters,
-        embedding=embedding,
-        chat=False,
-        saes=(
-            Saes(
-                f"qwen-scope-{version}-{size}-base-w{width}-l50",
-                "layer{layer}",
-                _every(n_layers),
-                width,
-            ),
-        ),
-    )
-
-
-_ANDYRDT = tuple(range(3, 28, 4))
-
-MODELS: tuple[KnownModel, ...] = (
-    KnownModel(
-        name="smollm2-135m-instruct",
-        id=EMBEDDED,
-        n_layers=30,
-        parameters=0.135,
-        embedding=0.028,
-        chat=True,
-        saes=(Saes("", "sae/{layer}", (14, 18, 24, 29), "4.6k"),),
-    ),
-    KnownModel(
-        name="gpt2-small",
-        id="openai-community/gpt2",
-        n_layers=12,
-        parameters=0.124,
-        embedding=0.039,
-        chat=False,
-        saes=(
-            Saes(
-                "gpt2-small-resid-post-v5-32k",
-                "blocks.{layer}.hook_resid_post",
-                _every(12),
-                "32k",
-            ),
-        ),
-    ),
-    KnownModel(
-        name="gemma-2-2b",
-        id="google/gemma-2-2b",
-        n_layers=26,
-        parameters=2.614,
-        embedding=0.590,
-        chat=False,
-        gated=True,
-        saes=_gemma_scope("2b", 26, "16k", "65k"),
-    ),
-    KnownModel(
-        name="gemma-2-2b-it",
-        id="google/gemma-2-2b-it",
-        n_layers=26,
-        parameters=2.614,
-        embedding=0.590,
-        chat=True,
-        gated=True,
-        saes=_gemma_scope("2b", 26, "16k", "65k", base=True),
-    ),
-    KnownModel(
-        name="gemma-2-9b",
-        id="google/gemma-2-9b",
-        n_layers=42,
-        parameters=9.242,
-        embedding=0.918,
-        chat=False,
-        gated=True,
-        saes=_gemma_scope("9b", 42, "16k", "131k"),
-    ),
-    KnownModel(
-        name="gemma-2-9b-it",
-        id="google/gemma-2-9b-it",
-        n_layers=42,
-        parameters=9.242,
-        embedding=0.918,
-        chat=True,
-        gated=True,
-        saes=(
-            Saes(
-                "gemma-scope-9b-it-res-canonical",
-                "layer_{layer}/width_16k/canonical",
-                (9, 20, 31),
-                "16k",
-            ),
-            *_gemma_scope("9b", 42, "16k", base=True),
-        ),
-    ),
-    _gemma_3("270m", 18, 0.268, 0.168),
-    _gemma_3("1b", 26, 1.000, 0.302),
-    _gemma_3("4b", 34, 4.300, 0.671),
-    _gemma_3("12b", 48, 12.187, 1.007),
-    KnownModel(
-        name="llama-3.1-8b",
-        id="meta-llama/Llama-3.1-8B",
-        n_layers=32,
-        parameters=8.030,
-        embedding=1.051,
-        chat=False,
-        gated=True,
-        saes=(Saes("llama_scope_lxr_8x", "l{layer}r_8x", _every(32), "32k"),),
-    ),
-    KnownModel(
-        name="llama-3.1-8b-instruct",
-        id="meta-llama/Llama-3.1-8B-Instruct",
-        n_layers=32,
-        parameters=8.030,
-        embedding=1.051,
-        chat=True,
-        gated=True,
-        saes=(
-            Saes(
-                "llama-3.1-8b-instruct-andyrdt",
-                "resid_post_layer_{layer}_trainer_1",
-                _ANDYRDT,
-                "131k",
-            ),
-        ),
-    ),
-    KnownModel(
-        name="qwen2.5-7b-instruct",
-        id="Qwen/Qwen2.5-7B-Instruct",
-        n_layers=28,
-        parameters=7.616,
-        embedding=1.090,
-        chat=True,
-        saes=(
-            Saes(
-                "qwen2.5-7b-instruct-andyrdt",
-                "resid_post_layer_{layer}_trainer_1",
-                _ANDYRDT,
-                "131k",
-            ),
-        ),
-    ),
-    _qwen_scope("3", "1.7b", 28, "32k", 1.721, 0.311),
-    _qwen_scope("3", "8b", 36, "64k", 8.191, 1.245),
-    _qwen_scope("3.5", "2b", 24, "32k", 2.0, 0.5),
-    _qwen_scope("3.5", "9b", 32, "64k", 9.0, 2.0),
-    KnownModel(
-        name="gpt-oss-20b",
-        id="openai/gpt-oss-20b",
-        n_layers=24,
-        parameters=20.91,
-        embedding=1.16,
-        chat=True,
-        saes=(
-            Saes(
-                "gpt-oss-20b-andyrdt",
-                "resid_post_layer_{layer}_trainer_0",
-                tuple(range(3, 24, 4)),
-                "131k",
-            ),
-        ),
-    ),
-)
-
+MODELS: tuple[KnownModel, ...] = tuple(_known_models())
 _BY_NAME = {model.name: model for model in MODELS}
 _BY_ID = {model.id.lower(): model for model in MODELS}
 

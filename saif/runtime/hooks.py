@@ -7,6 +7,7 @@ longer, on a model of the caller's.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,58 +18,24 @@ Edit = Callable[[Tensor], Tensor]
 """Maps a residual stream (batch, pos, d_model) to an edited one of the same shape and dtype."""
 
 
-def _residual(output: Any) -> Tensor:
-    """The residual stream in a block's output, which is a tensor or a tuple that starts with it."""
-    return output[0] if isinstance(output, tuple) else output
-
-
-@contextmanager
-def _hooked(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
+def _edited(edit: Edit, _module: nn.Module, _args: object, output: Any) -> Any:
+    """The block's output with its residual stream, a tensor or the first of a tuple, edited."""
+    resid = output[0] if isinstance(output, tuple) else output
+    edited = edit(resid)
+    if edited.shape != resid.shape or edited.dtype != resid.dtype:
+        raise SteeringError(
+            f"An edit turned {tuple(resid.shape)} {resid.dtype} "
+            f"into {tuple(edited.shape)} {edited.dtype}."
+        )
+    return (edited, *output[1:]) if isinstance(output, tuple) else edited
 
 
 @contextmanager
 def edit_outputs(blocks: Sequence[nn.Module], edits: Mapping[int, Edit]) -> Iterator[None]:
     """Replace the output of `blocks[layer]` by `edits[layer](output)` while the body runs."""
-
-    def hook_for(edit: Edit) -> Callable[..., Any]:
-        def hook(_module: nn.Module, _args: object, output: Any) -> Any:
-            resid = _residual(output)
-            edited = edit(resid)
-            if edited.shape != resid.shape or edited.dtype != resid.dtype:
-                raise SteeringError(
-                    f"An edit turned {tuple(resid.shape)} {resid.dtype} "
-                    f"into {tuple(edited.shape)} {edited.dtype}."
-                )
-            return (edited, *output[1:]) if isinstance(output, tuple) else edited
-
-        return hook
-
     with ExitStack() as stack:
         for layer, edit in edits.items():
-            stack.enter_context(_hooked(blocks[layer], hook_for(edit)))
-        yield
-
-
-@contextmanager
-def read_outputs(
-    blocks: Sequence[nn.Module], readers: Mapping[int, Callable[[Tensor], None]]
-) -> Iterator[None]:
-    """Call `readers[layer](residual)` whenever block `layer` has run, changing nothing."""
-
-    def hook_for(reader: Callable[[Tensor], None]) -> Callable[..., None]:
-        def hook(_module: nn.Module, _args: object, output: Any) -> None:
-            reader(_residual(output))
-
-        return hook
-
-    with ExitStack() as stack:
-        for layer, reader in readers.items():
-            stack.enter_context(_hooked(blocks[layer], hook_for(reader)))
+            stack.enter_context(blocks[layer].register_forward_hook(partial(_edited, edit)))
         yield
 
 
@@ -80,16 +47,8 @@ def watch_calls(
 ) -> Iterator[None]:
     """Call `before(args, kwargs)` and `after()` around every forward call of `module`, changing
     nothing. `after` is left out where the call raises."""
-
-    def pre_hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        before(args, kwargs)
-
-    def hook(_module: nn.Module, _args: object, _output: object) -> None:
-        after()
-
-    handle = module.register_forward_pre_hook(pre_hook, with_kwargs=True)
-    try:
-        with _hooked(module, hook):
-            yield
-    finally:
-        handle.remove()
+    with (
+        module.register_forward_pre_hook(lambda _, *given: before(*given), with_kwargs=True),
+        module.register_forward_hook(lambda *_: after()),
+    ):
+        yield

@@ -24,8 +24,7 @@ def decoder_blocks(model: Any) -> list[nn.Module]:
         if isinstance(module, nn.ModuleList)
         and len(module) == wanted
         and len({type(block) for block in module}) == 1
-        and "vision" not in name
-        and "audio" not in name
+        and not ("vision" in name or "audio" in name)
     ]
     if not found:
         raise ModelError(

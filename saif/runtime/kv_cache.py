@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 _SPARE_COLUMNS = 128  # allocated beyond what a layer holds
 
-_Buffers = tuple[Tensor, Tensor]
+_Both = tuple[Tensor, Tensor]  # keys and values
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -16,101 +15,65 @@ class PreallocatedLayer(DynamicLayer):
 
     transformers concatenates, so that every step copies the whole cache; here a step writes one
     column. `keys` and `values` are views of what is filled, as everything else expects them, and
-    made when somebody asks: two for each layer would be a tenth of a small model's step.
+    made when somebody asks: two for each layer would be a tenth of a small model's step. Choosing
+    rows, say, puts new tensors in their place, which have no spare columns.
     """
 
     def __init__(self) -> None:
-        self._buffers: _Buffers | None = None
-        self._length = 0
-        self._detached: list[Tensor | None] = [None, None]  # what replaced the views
+        self._buffers: tuple[Any, Any] = (None, None)
+        self._spare = 0  # columns at the buffers' ends that nothing was written to yet
         super().__init__()
 
-    @property  # type: ignore[override]
-    def keys(self) -> Tensor | None:
-        return self._part(0)
-
-    @keys.setter
-    def keys(self, keys: Tensor | None) -> None:
-        self._replace(0, keys)
-
-    @property  # type: ignore[override]
-    def values(self) -> Tensor | None:
-        return self._part(1)
-
-    @values.setter
-    def values(self, values: Tensor | None) -> None:
-        self._replace(1, values)
-
-    def _part(self, which: int) -> Tensor | None:
-        if self._buffers is None:
-            return self._detached[which]
-        return self._buffers[which][:, :, : self._length]
+    def _part(self, which: int) -> Any:
+        buffer = self._buffers[which]
+        return None if buffer is None else buffer[:, :, : buffer.shape[2] - self._spare]
 
     def _replace(self, which: int, tensor: Tensor | None) -> None:
-        """Choosing rows, say, puts new tensors in the views' place: the buffers are given up."""
-        self._detached = [self.keys, self.values]
-        self._detached[which] = tensor
-        self._buffers = None
+        self._buffers = (self.keys, tensor) if which else (tensor, self.values)
+        self._spare = 0
 
-    def update(
-        self,
-        key_states: Tensor,
-        value_states: Tensor,
-        *args: Any,  # noqa: ARG002
-        **kwargs: Any,  # noqa: ARG002
-    ) -> tuple[Tensor, Tensor]:
+    keys = property(lambda self: self._part(0), lambda self, new: self._replace(0, new))
+    values = property(lambda self: self._part(1), lambda self, new: self._replace(1, new))
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self._buffers = (key_states[:, :, :0], value_states[:, :, :0])
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> _Both:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        filled = self.get_seq_length()
-        keys, values = self._reserve(filled, key_states, value_states)
-        end = filled + key_states.shape[-2]
-        keys[:, :, filled:end].copy_(key_states)
-        values[:, :, filled:end].copy_(value_states)
-        self._length = end
-        return self._filled
+        n = key_states.shape[2]
+        for buffer, new in zip(self._open(n), (key_states, value_states), strict=True):
+            end = buffer.shape[2] - self._spare
+            buffer[:, :, end - n : end].copy_(new)
+        return self.keys, self.values
 
-    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def append(self, key: Tensor, value: Tensor) -> _Both:
         """`update` for one more column: key and value (rows, heads, width)."""
-        buffers = self.open_column()
-        for buffer, new in zip(buffers, (key, value), strict=True):
-            buffer.select(2, self._length - 1).copy_(new)
-        return self._filled
+        for buffer, new in zip(self.open_column(), (key, value), strict=True):
+            buffer.select(2, buffer.shape[2] - self._spare - 1).copy_(new)
+        return self.keys, self.values
 
-    def open_column(self) -> tuple[Tensor, Tensor]:
+    def open_column(self) -> _Both:
         """One more column, for the caller to write: the buffers of keys and of values, (rows,
         heads, columns, width), of which that column is the last one filled."""
-        buffers = self._buffers
-        if buffers is None or self._length == buffers[0].shape[2]:
-            keys, values = self._filled
-            buffers = self._reserve(keys.shape[2], keys[:, :, :1], values[:, :, :1])
-        self._length += 1
-        return buffers
+        return self._open(1)
 
-    def _reserve(self, filled: int, key_states: Tensor, value_states: Tensor) -> _Buffers:
-        """The buffers, with space for these after what is filled."""
-        end = filled + key_states.shape[-2]
-        buffers = self._buffers
-        if buffers is None or end > buffers[0].shape[-2]:
-            columns = end + _SPARE_COLUMNS
-            buffers = (_allocate(key_states, columns), _allocate(value_states, columns))
-            for buffer, had in zip(buffers, self._filled, strict=True):
-                if filled:
-                    buffer[:, :, :filled].copy_(had)
-            self._buffers, self._length = buffers, filled
-            self._detached = [None, None]
-        return buffers
-
-    @property
-    def _filled(self) -> tuple[Tensor, Tensor]:
-        keys, values = self.keys, self.values
-        assert keys is not None
-        assert values is not None
-        return keys, values
+    def _open(self, n: int) -> _Both:
+        if n > self._spare:
+            spare = n + _SPARE_COLUMNS
+            self._buffers = (_grown(self.keys, spare), _grown(self.values, spare))
+            self._spare = spare
+        self._spare -= n
+        return self._buffers
 
 
-def _allocate(like: Tensor, columns: int) -> Tensor:
-    batch, heads, _, width = like.shape
-    return torch.empty(batch, heads, columns, width, dtype=like.dtype, device=like.device)
+def _grown(filled: Tensor, spare: int) -> Tensor:
+    rows, heads, columns, width = filled.shape
+    buffer = filled.new_empty(rows, heads, columns + spare, width)
+    buffer[:, :, :columns].copy_(filled)
+    return buffer
 
 
 def new_cache(config: Any) -> DynamicCache:

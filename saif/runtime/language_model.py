@@ -30,9 +30,9 @@ from saif.runtime.chat_template import Message, is_chat, render, turn_end
 from saif.runtime.cpu.c_step import CDecoder, supports_c_step
 from saif.runtime.cpu.torch_step import TorchDecoder, supports_torch_step
 from saif.runtime.decoder import Decoder
-from saif.runtime.hooks import Edit, edit_outputs, read_outputs
+from saif.runtime.hooks import Edit, edit_outputs
 from saif.runtime.prefix_cache import NO_PREFIX, CachedPrefix, PrefixCache, restore
-from saif.runtime.steering_hook import SteeringHook, steering_hooks
+from saif.runtime.steering_hook import steering_hooks
 
 _T = TypeVar("_T")
 
@@ -47,8 +47,10 @@ def _run_to_end(chunks: Generator[None, None, _T]) -> _T:
             return result
 
 
-_Forward = Callable[[Mapping[int, SteeringHook]], Tensor]
-"""One pass over a batch's newest tokens, with these edits: logits (rows, vocab) for the next."""
+def _record(found: dict[int, Tensor], layer: int, resid: Tensor) -> Tensor:
+    """An edit that changes nothing."""
+    found[layer] = resid
+    return resid
 
 
 class LanguageModel:
@@ -133,11 +135,13 @@ class LanguageModel:
         """
         if shared_prefix(sequences) < skip or any(len(s) <= skip for s in sequences):
             raise InputError(f"The sequences don't share their first {skip} tokens.")
-        apart = self._separable_prefix(sequences, skip)
+        # A sliding window counts columns, and a short row's padding then stands between prefix and
+        # rest; sequences that outgrow the window have to be run whole.
+        apart = skip if max(map(len, sequences)) <= self._window else 0
         input_ids, mask, attention_mask, kv_cache = self._after_prefix(sequences, apart)
         found: dict[int, Tensor] = {}
-        readers = {layer: partial(found.__setitem__, layer) for layer in layers}
-        self._forward(input_ids, attention_mask, kv_cache, {}, readers)
+        edits = {layer: partial(_record, found, layer) for layer in layers}
+        self._forward(input_ids, attention_mask, kv_cache, edits)
         left = skip - apart
         rest = {layer: resid[:, left:] for layer, resid in found.items()}
         return rest, (mask.cumsum(dim=1) > left)[:, left:]
@@ -159,7 +163,7 @@ class LanguageModel:
         kv_cache, head_mask = self._run_heads(heads) if apart else (None, mask[:, :0])
         attention_mask = torch.cat([head_mask, mask], dim=1)
         keep = max(len(continuation) for _, continuation in rows) + 1
-        out = self._forward(input_ids, attention_mask, kv_cache, {}, {}, logits_to_keep=keep)
+        out = self._forward(input_ids, attention_mask, kv_cache, {}, logits_to_keep=keep)
         found = []
         for logits, (_, continuation) in zip(out.logits, rows, strict=True):
             n = len(continuation)
@@ -183,7 +187,7 @@ class LanguageModel:
         """
         input_ids, mask = self._left_pad(sequences)
         every = input_ids.shape[1]
-        out = self._forward(input_ids, mask, None, replace or {}, {}, logits_to_keep=every)
+        out = self._forward(input_ids, mask, None, replace or {}, logits_to_keep=every)
         scores = out.logits[:, :-1].float().log_softmax(dim=-1)
         per_token = scores.gather(2, input_ids[:, 1:, None])[:, :, 0]
         counted = mask.cumsum(dim=1)[:, 1:] > max(skip, 1)
@@ -208,18 +212,13 @@ class LanguageModel:
         attention_mask: Tensor,
         kv_cache: Any,
         edits: Mapping[int, Edit],
-        readers: Mapping[int, Callable[[Tensor], None]],
         *,
         logits_to_keep: int = 1,
     ) -> Any:
         if self._before_pass is not None:
             self._before_pass()
         positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
-        with (
-            self._lock,
-            edit_outputs(self.blocks, edits),
-            read_outputs(self.blocks, readers),
-        ):
+        with self._lock, edit_outputs(self.blocks, edits):
             return self._model(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
@@ -228,14 +227,6 @@ class LanguageModel:
                 use_cache=kv_cache is not None,
                 logits_to_keep=logits_to_keep,
             )
-
-    def _separable_prefix(self, sequences: Sequence[Sequence[int]], skip: int) -> int:
-        """How much of a shared prefix may be run on its own: all of it, or nothing.
-
-        A sliding window counts columns, and a short row's padding then stands between prefix and
-        rest; sequences that outgrow the window have to be run whole.
-        """
-        return skip if max(len(sequence) for sequence in sequences) <= self._window else 0
 
     def _after_prefix(
         self, sequences: Sequence[Sequence[int]], skip: int
@@ -254,7 +245,7 @@ class LanguageModel:
             return input_ids, mask, mask, kv_cache
         prefix, ones = self._left_pad([sequences[0][:skip]])
         for chunk in chunks:
-            self._forward(prefix[:, chunk], ones[:, : chunk.stop], kv_cache, {}, {})
+            self._forward(prefix[:, chunk], ones[:, : chunk.stop], kv_cache, {})
             yield
         kv_cache.reorder_cache(torch.zeros(len(sequences), dtype=torch.long, device=self.device))
         attention_mask = torch.cat([ones.expand(len(sequences), -1), mask], dim=1)
@@ -265,7 +256,7 @@ class LanguageModel:
         distinct = list(dict.fromkeys(sequences))
         skip = min(shared_prefix(distinct), min(map(len, distinct)) - 1)
         input_ids, _, mask, kv_cache = self._after_prefix(distinct, skip)
-        self._forward(input_ids, mask, kv_cache, {}, {})
+        self._forward(input_ids, mask, kv_cache, {})
         rows = torch.tensor([distinct.index(each) for each in sequences], device=self.device)
         kv_cache.reorder_cache(rows)
         return kv_cache, mask[rows]
@@ -342,8 +333,7 @@ class LanguageModel:
                 yield
             mask = batch.attention_mask[:, : batch.width - width + chunk.stop]
             so_far = Batch(rows, batch.cache, mask)
-            forward = partial(self._forward_all, so_far, input_ids[:, chunk])
-            result = self._step(rows, [row[chunk] for row in weights], forward)
+            result = self._step(so_far, [row[chunk] for row in weights], input_ids[:, chunk])
             steered = [n + before for n, before in zip(result.steered, steered, strict=True)]
         return batch, StepResult(result.logits, tuple(steered))
 
@@ -383,31 +373,27 @@ class LanguageModel:
         """Append one token to every row; the logits are for the one after it. Raises SteeringError
         if a row was not steered as asked."""
         batch.append(token_ids)
-        if self.decoder:
-            forward = partial(self._forward_decoder, batch)
-        else:
-            input_ids = torch.tensor([[token] for token in token_ids], device=self.device)
-            forward = partial(self._forward_all, batch, input_ids)
-        return self._step(batch.rows, steer_weights(batch.rows, 1, self.control_ids), forward)
-
-    def _step(
-        self, rows: Sequence[Row], weights: Sequence[Sequence[float]], forward: _Forward
-    ) -> StepResult:
-        edits = steering_hooks(rows, weights)
-        logits = forward(edits)
-        counts = {layer: hook.counts for layer, hook in edits.items()}
-        return StepResult(logits, verified(rows, weights, counts))
-
-    def _forward_all(
-        self, batch: Batch, input_ids: Tensor, edits: Mapping[int, SteeringHook]
-    ) -> Tensor:
-        out = self._forward(input_ids, batch.attention_mask, batch.cache, edits, {})
-        return out.logits[:, -1].float()
+        input_ids = torch.tensor([[token] for token in token_ids], device=self.device)
+        weights = steer_weights(batch.rows, 1, self.control_ids)
+        return self._step(batch, weights, input_ids, self.decoder)
 
     @torch.inference_mode()
-    def _forward_decoder(self, batch: Batch, edits: Mapping[int, SteeringHook]) -> Tensor:
-        assert self.decoder is not None
-        if self._before_pass is not None:
-            self._before_pass()
-        with self._lock:
-            return self.decoder.step(batch, edits)
+    def _step(
+        self,
+        batch: Batch,
+        weights: Sequence[Sequence[float]],
+        input_ids: Tensor,
+        decoder: Decoder | None = None,
+    ) -> StepResult:
+        """Run a batch's newest tokens, with the decoder if there is one and it is one per row."""
+        edits = steering_hooks(batch.rows, weights)
+        if decoder is None:
+            out = self._forward(input_ids, batch.attention_mask, batch.cache, edits)
+            logits = out.logits[:, -1].float()
+        else:
+            if self._before_pass is not None:
+                self._before_pass()
+            with self._lock:
+                logits = decoder.step(batch, edits)
+        counts = {layer: hook.counts for layer, hook in edits.items()}
+        return StepResult(logits, verified(batch.rows, weights, counts))

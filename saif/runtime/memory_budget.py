@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from saif.errors import ModelError
-from saif.runtime.catalog import MODELS, Quantize, Size
+from saif.runtime.catalog import MODELS, QUANTIZED_BYTES, Quantize, Size
 
 GB = 1e9
 
 _HEADROOM = 1.1  # activations, the KV cache and the allocator's own waste, as a share of weights
 _RESERVE = 0.3 * GB  # and what a process needs whatever the model
-_FEWER_BITS: tuple[Quantize, ...] = ("int8", "4bit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +78,10 @@ def check_fits(
         return
     ways = [
         f"--quantize {way} ({needed(size, way) / GB:.1f} GB)"
-        for way in _FEWER_BITS
+        for way in QUANTIZED_BYTES
         if needed(size, way) < min(wanted, free.free)
     ]
-    smaller = [
-        model
-        for model in MODELS
-        if model.chat and needed(model.size, "none", per_weight) < free.free
-    ]
+    smaller = [m for m in MODELS if m.chat and needed(m.size, "none", per_weight) < free.free]
     if smaller:
         biggest = max(smaller, key=lambda model: model.parameters)
         gigabytes = needed(biggest.size, "none", per_weight) / GB

@@ -12,32 +12,15 @@ import torch
 from torch import Tensor
 
 from saif.core.steering import Steering, span_weights
-from saif.runtime.batch import Batch, Row
+from saif.runtime.batch import Batch, Row, shared_prefix
 
 _MAX_ENTRIES = 64  # each is compared at every look-up
 _MAX_EVICTED_KEYS = 4096  # rows of an evicted key that still run end within seconds
 
 
-@dataclass(frozen=True, slots=True)
-class _Prefix:
-    """Tokens, with what share of its strength each was steered, and by what."""
-
-    token_ids: Sequence[int]
-    weights: Sequence[float]
-    steering: str
-
-    def shared(self, other: "_Prefix") -> int:
-        """How many leading positions have the very same keys and values."""
-        n = 0
-        for mine, theirs, weight, other_weight in zip(
-            self.token_ids, other.token_ids, self.weights, other.weights, strict=False
-        ):
-            if mine != theirs or weight != other_weight:
-                break
-            if weight and self.steering != other.steering:
-                break
-            n += 1
-        return n
+_Prefix = tuple[tuple[int, float, str], ...]
+"""Tokens, with what share of its strength each was steered, and by what ("" for none): equal ones
+at the start of two rows have the very same keys and values."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,9 +36,8 @@ class _Entry:
 
     def is_covered_by(self, other: "_Entry") -> bool:
         """Whether the other holds all of it, for as long."""
-        return self.cache_key == other.cache_key and self.prefix.shared(other.prefix) == len(
-            self.prefix.token_ids
-        )
+        whole = other.prefix[: len(self.prefix)] == self.prefix
+        return self.cache_key == other.cache_key and whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +76,14 @@ class PrefixCache:
         its last token has to be run for the logits after it."""
         wanted, most = self._prefix(row), len(row.token_ids) - 1
         with self._lock:
-            lengths = [min(entry.prefix.shared(wanted), most) for entry in self._entries]
+            lengths = [min(shared_prefix([entry.prefix, wanted]), most) for entry in self._entries]
             if not any(lengths):
                 return NO_PREFIX
             best = lengths.index(max(lengths))
             entry = self._entries.pop(best)
             self._entries.append(entry)
         length = lengths[best]
-        steered = sum(weight > 0 for weight in wanted.weights[:length])
+        steered = sum(weight > 0 for _, weight, _ in wanted[:length])
         return CachedPrefix(length, steered, entry.layers)
 
     def put(self, batch: Batch, rows: Sequence[int]) -> None:
@@ -136,11 +118,12 @@ class PrefixCache:
                 self._entries.pop(0)
 
     def _prefix(self, row: Row) -> _Prefix:
-        token_ids = tuple(row.token_ids)
         if row.steering is None:
-            return _Prefix(token_ids, (0.0,) * len(token_ids), "")
-        weights = span_weights(row.steering, token_ids, row.prompt_length, self._control_ids)
-        return _Prefix(token_ids, weights, _digest(row.steering))
+            return tuple((token, 0.0, "") for token in row.token_ids)
+        weights = span_weights(row.steering, row.token_ids, row.prompt_length, self._control_ids)
+        by = _digest(row.steering)
+        each = zip(row.token_ids, weights, strict=True)
+        return tuple((token, weight, by if weight else "") for token, weight in each)
 
 
 def restore(kv_cache: Any, prefixes: Sequence[CachedPrefix], device: torch.device) -> Tensor:

@@ -6,7 +6,8 @@ loaded; chatting never does.
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,12 +83,13 @@ def load_sae(source: str | Path) -> Sae:
     Raises SaeError if there is none, if it doesn't read a residual stream, or if it is of a kind
     whose latents can't be encoded one by one.
     """
-    folder = Path(source)
     from safetensors import SafetensorError
 
-    with _quiet():
+    folder = Path(source)
+    # sae-lens and what it imports print; stdout belongs to results.
+    quiet = contextlib.redirect_stdout(sys.stderr)
+    with quiet:
         sae_class = _sae_lens()
-
     if folder.is_dir() and not all((folder / name).is_file() for name in ("cfg.json", WEIGHTS)):
         raise SaeError(f"{folder} is not an SAE folder: cfg.json or {WEIGHTS} is missing.")
     try:
@@ -96,7 +98,7 @@ def load_sae(source: str | Path) -> Sae:
             sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
         else:
             release, _, sae_id = str(source).partition("/")
-            with _quiet():
+            with quiet:
                 sae = sae_class.from_pretrained(release, sae_id, device="cpu")
             sha256 = hashlib.sha256(sae.W_dec.detach().float().numpy().tobytes()).hexdigest()
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
@@ -165,12 +167,3 @@ def _site(sae: Any, source: str) -> Site:
             f" ({', '.join(names) or 'its hook is not named'})."
         ) from error
     return site
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """sae-lens and what it imports print; stdout belongs to results."""
-    import sys
-
-    with contextlib.redirect_stdout(sys.stderr):
-        yield

@@ -8,7 +8,6 @@ import inspect
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -64,12 +63,7 @@ class SteeringContext:
             self._open.enter_context(edit_outputs(self._blocks, edits))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         self._open.close()
         if error is None and self._steering is not None and self.steered == 0:
             raise SteeringError(

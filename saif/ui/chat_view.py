@@ -69,7 +69,7 @@ def column_view(
         column = next((c for c in exchange.state.columns if c.name == name), None)
         if column is None:  # the prompted column was off at that turn
             continue
-        asked, replied = column.conversation.messages[-2:]
+        asked, replied = column.conversation[-2:]
         live = running and number == len(history)
         messages.append({"role": "user", "content": as_shown(asked.text)})
         messages.append({"role": "assistant", "content": as_shown(replied.text) or _EMPTY})

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from saif.errors import SteeringError
-from saif.runtime.hooks import edit_outputs, read_outputs
+from saif.runtime.hooks import edit_outputs
 
 
 class TupleBlock(nn.Module):
@@ -27,13 +27,15 @@ def test_only_the_residual_of_a_tuple_is_replaced() -> None:
     assert torch.equal(block(RESID)[0], RESID)
 
 
-def test_readers_see_what_edits_made(model) -> None:
+def test_an_edit_sees_what_those_before_it_made() -> None:
     block = nn.Identity()
     seen: list[torch.Tensor] = []
-    with (
-        edit_outputs([block], {0: lambda resid: resid * 2}),
-        read_outputs([block], {0: seen.append}),
-    ):
+
+    def record(resid: torch.Tensor) -> torch.Tensor:
+        seen.append(resid)
+        return resid
+
+    with edit_outputs([block], {0: lambda resid: resid * 2}), edit_outputs([block], {0: record}):
         block(RESID)
     assert torch.equal(seen[0], RESID * 2)
 

@@ -22,7 +22,7 @@ def deep_model(name: str) -> LanguageModel:
     return family_model(name, n_layers=REAL_DEPTH[name], spread=SPREAD.get(name, 0.1))
 
 
-def push(model: LanguageModel, layers: dict[int, int], span: Span) -> Steering:
+def steered_by(model: LanguageModel, layers: dict[int, int], span: Span) -> Steering:
     """Half as long as the residuals it is added to, so that neither drowns the other.
 
     layers: layer -> seed.
@@ -46,11 +46,11 @@ def test_rows_of_unequal_length_decode_as_if_everything_were_read_anew(
     model = deep_model(name)
     middle, last = model.n_layers // 2, model.n_layers - 1
     starts = [
-        Row(IDS[:3], push(model, {0: 1}, span)),
+        Row(IDS[:3], steered_by(model, {0: 1}, span)),
         Row(IDS),
-        Row(IDS[: WINDOW - 2], push(model, {1: 2}, span)),
-        Row(IDS, push(model, {middle: 3, last: 4}, span)),
-        Row(IDS[: WINDOW + 4], push(model, {last - 1: 5}, span)),
+        Row(IDS[: WINDOW - 2], steered_by(model, {1: 2}, span)),
+        Row(IDS, steered_by(model, {middle: 3, last: 4}, span)),
+        Row(IDS[: WINDOW + 4], steered_by(model, {last - 1: 5}, span)),
     ]
     tokens = torch.randint(0, 256, (N_STEPS, 5), generator=torch.Generator().manual_seed(1))
     alive = list(range(5))
@@ -71,7 +71,7 @@ def test_rows_of_unequal_length_decode_as_if_everything_were_read_anew(
         result = model.decode_step(batch, new)
     for logits, row in zip(result.logits, alive, strict=True):
         plain = by_hand(model, sequences[row], len(starts[row].token_ids))
-        assert (logits - plain).abs().max() > 0.01, "the push makes no difference"
+        assert (logits - plain).abs().max() > 0.01, "steering makes no difference"
 
 
 @pytest.mark.parametrize("name", [*SLIDING, "qwen3.5"])
@@ -80,7 +80,7 @@ def test_rows_of_one_length_share_what_they_start_with(
 ) -> None:
     """As the columns of a chat do: without padding even a window may be read apart."""
     model = deep_model(name)
-    steering = push(model, {1: 2, model.n_layers - 1: 4}, "response")
+    steering = steered_by(model, {1: 2, model.n_layers - 1: 4}, "response")
     read: list[int] = []
     forward = model._forward
 

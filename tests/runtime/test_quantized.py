@@ -109,7 +109,7 @@ def drift(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).norm() / wanted.norm())
 
 
-def push(model: LanguageModel, share: float = 1.0) -> Steering:
+def steering_of(model: LanguageModel, share: float = 1.0) -> Steering:
     """As long as `share` of the residuals."""
     random = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(0))
     size = share * float(model.residuals([IDS], [LAYER])[0][LAYER].float().norm(dim=-1).mean())
@@ -156,7 +156,7 @@ def test_logits_drift_no_further_than_so_many_bits_have_to(
 
 def test_a_steered_step_is_the_manual_computation(quantized: LanguageModel) -> None:
     """On the same quantized blocks, so only the order of sums may differ (measured: nothing)."""
-    steering = push(quantized)
+    steering = steering_of(quantized)
     expected = by_hand(quantized, IDS, len(IDS), steering).float()
     assert drift(logits(quantized, steering), expected) < 1e-3
     assert drift(by_hand(quantized, IDS, len(IDS)).float(), expected) > 0.1
@@ -164,7 +164,7 @@ def test_a_steered_step_is_the_manual_computation(quantized: LanguageModel) -> N
 
 def test_the_block_puts_out_what_it_did_plus_the_direction(quantized: LanguageModel) -> None:
     """To half a unit in the last place of either: the dtype has no more to give."""
-    steering = push(quantized, 0.3)
+    steering = steering_of(quantized, 0.3)
     before: list[Tensor] = []
     after: list[Tensor] = []
     handles = [
@@ -205,7 +205,7 @@ def test_a_plain_row_writes_the_same_text_whatever_is_done_to_its_neighbour(
         ]
 
     plain, twin = replies(None, None)
-    beside, steered = replies(None, push(quantized, 3.0))
+    beside, steered = replies(None, steering_of(quantized, 3.0))
     assert plain == twin == beside
     assert plain[2] == 0
     assert steered[0] != plain[0]

@@ -1,4 +1,4 @@
-"""Weights that accelerate keeps elsewhere: a push is the same push, wherever its block lies."""
+"""Weights that accelerate keeps elsewhere: steering is the same, wherever its block lies."""
 
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def test_a_model_is_steered_wherever_its_device_map_puts_each_block(
     assert torch.equal(*words)
 
 
-def test_a_push_goes_to_the_device_and_dtype_of_its_block() -> None:
+def test_a_direction_goes_to_the_device_and_dtype_of_its_block() -> None:
     """There is one device here that computes. `meta` does not, so no number is looked at; but it
     lets nothing from elsewhere be added, as a second GPU would not."""
     resid = torch.zeros(3, 5, D_MODEL, dtype=torch.bfloat16, device="meta")

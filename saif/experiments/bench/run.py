@@ -84,7 +84,7 @@ class Bench:
         prompt = self._model.render([{"role": "user", "content": _PROMPT}])
         found = {BASELINE: _steps(generate_times(self._model, prompt, self._n))}
         if self._llama is not None:
-            found[LLAMA_CPP] = _steps(self._llama.times(prompt, self._n))
+            found[LLAMA_CPP] = _steps(self._llama(prompt, self._n))
         return found | self._interleaved()
 
     def _interleaved(self) -> dict[str, list[float]]:

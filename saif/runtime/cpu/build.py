@@ -59,15 +59,6 @@ def kernel(found: ctypes.CDLL) -> str:
 
 def compile_library() -> Path:
     """Make the library, which takes a few seconds. Raises ModelError where that can't be done."""
-    try:
-        return _compiled_library()
-    except OSError as error:  # no room, no right to write, or a compiler that doesn't start
-        raise ModelError(
-            f"The decoding step could not be compiled: {error}.", hint=_WORKS_WITHOUT
-        ) from error
-
-
-def _compiled_library() -> Path:
     compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
     if compiler is None:
         raise ModelError(
@@ -75,28 +66,30 @@ def _compiled_library() -> Path:
             hint="To have that, install gcc or clang and run `make setup` again.",
         )
     path = library_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        draft = Path(folder) / path.name
-        # macOS's own compiler knows no OpenMP; a step has one thread then.
-        for threads in (["-fopenmp"], []):
-            done = subprocess.run(
-                [compiler, *_OPTIONS, *threads, str(_SOURCE / "decode.c"), "-o", str(draft)],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode == 0:
-                draft.replace(path)
-                library.cache_clear()
-                if library() is None:
-                    raise ModelError("What was compiled can't be opened.", hint=_WORKS_WITHOUT)
-                return path
-    said = (done.stderr.strip().splitlines() or ["it says nothing"])[0]
-    raise ModelError(
-        f"{compiler} could not compile the decoding step: {said}",
-        hint=_WORKS_WITHOUT,
-    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            draft = Path(folder) / path.name
+            command = [compiler, *_OPTIONS, str(_SOURCE / "decode.c"), "-o", str(draft)]
+            # macOS's own compiler knows no OpenMP; a step has one thread then.
+            for threads in (["-fopenmp"], []):
+                done = subprocess.run([*command, *threads], capture_output=True, text=True)
+                if done.returncode == 0:
+                    draft.replace(path)
+                    break
+    except OSError as error:  # no room, no right to write, or a compiler that doesn't start
+        raise ModelError(
+            f"The decoding step could not be compiled: {error}.", hint=_WORKS_WITHOUT
+        ) from error
+    if done.returncode:
+        said = done.stderr.strip().partition("\n")[0] or "it says nothing"
+        raise ModelError(
+            f"{compiler} could not compile the decoding step: {said}", hint=_WORKS_WITHOUT
+        )
+    library.cache_clear()
+    if library() is None:
+        raise ModelError("What was compiled can't be opened.", hint=_WORKS_WITHOUT)
+    return path
 
 
 def _processor() -> bytes:

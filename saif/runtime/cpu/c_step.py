@@ -8,6 +8,7 @@ import ctypes
 import operator
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -48,18 +49,16 @@ class _DecoderStruct(ctypes.Structure):
     )
 
 
-_ROWS = ("tokens", "positions", "columns", "n_columns")
-_CACHE = ("keys", "values", "capacity")
-_STEERING = ("directions", "changed")
-_SCRATCH = ("resid", "normed", "heads", "gates", "scores", "inputs")
-
-
 class _BuffersStruct(ctypes.Structure):
     """`buffers` in decode.c."""
 
     _fields_ = (
         *[(name, ctypes.c_int32) for name in ("rows", "threads", "max_columns")],
-        *[(name, ctypes.c_void_p) for name in (*_ROWS, *_CACHE, *_STEERING, *_SCRATCH)],
+        *[(name, ctypes.c_void_p) for name in ("tokens", "positions", "columns", "n_columns")],
+        *[(name, ctypes.c_void_p) for name in ("keys", "values", "capacity")],
+        *[(name, ctypes.c_void_p) for name in ("directions", "changed")],
+        *[(name, ctypes.c_void_p) for name in ("resid", "normed", "heads", "gates", "scores")],
+        ("inputs", ctypes.c_void_p),
     )
 
 
@@ -90,8 +89,7 @@ class CDecoder:
             head_dim,
             self._embedding.shape[1],
             inner.norm.variance_epsilon,
-            ctypes.addressof(self._blocks),
-            *map(pointer, (self._embedding, self._norms[-1])),
+            *map(pointer, (self._blocks, self._embedding, self._norms[-1])),
         )
         self._n_gates: int = blocks[0].mlp.up_proj.out_features
         self._buffers: WeakKeyDictionary[Any, _StepBuffers] = WeakKeyDictionary()
@@ -100,12 +98,12 @@ class CDecoder:
 
     def _block_struct(self, block: Any) -> _BlockStruct:
         attention, mlp = block.self_attn, block.mlp
-        concatenated = QuantizedLinear.concatenated
+        concatenated = partial(QuantizedLinear.concatenated, self._library)
         linears = [
-            concatenated(self._library, attention.q_proj, attention.k_proj, attention.v_proj),
-            concatenated(self._library, attention.o_proj),
-            concatenated(self._library, mlp.gate_proj, mlp.up_proj),
-            concatenated(self._library, mlp.down_proj),
+            concatenated(attention.q_proj, attention.k_proj, attention.v_proj),
+            concatenated(attention.o_proj),
+            concatenated(mlp.gate_proj, mlp.up_proj),
+            concatenated(mlp.down_proj),
         ]
         norms = [
             block.input_layernorm,
@@ -130,13 +128,9 @@ class CDecoder:
     def describe(self) -> str:
         bits = sorted({linear.bits for linear in self._linears})
         exact = all(linear.exact for linear in self._linears)
-        return ", ".join(
-            [
-                f"compiled for {kernel(self._library)}",
-                f"{' and '.join(map(str, bits))}-bit weights{'' if exact else ' (rounded)'}",
-                counted_threads(self._threads or torch.get_num_threads()),
-            ]
-        )
+        weights = f"{' and '.join(map(str, bits))}-bit weights{'' if exact else ' (rounded)'}"
+        threads = counted_threads(self._threads or torch.get_num_threads())
+        return f"compiled for {kernel(self._library)}, {weights}, {threads}"
 
     def step(self, batch: Batch, edits: Mapping[int, SteeringHook]) -> Tensor:
         """See `Decoder.step`. An edit that only adds a direction is made in compiled code.
@@ -245,15 +239,10 @@ class _StepBuffers:
             torch.empty(rows, model.n_query * columns.shape[1]),
             input_buffer(library, rows * max(model.d_model, attended, n_gates)),
         )
-        self._owned = (columns, n_columns, addresses, scratch)  # the struct only points to them
-        self.struct = _BuffersStruct(
-            *(rows, 1, columns.shape[1]),
-            *(ctypes.addressof(each) for each in (self.tokens, self.positions)),
-            *map(pointer, (columns, n_columns)),
-            *(ctypes.addressof(each) for each in addresses),
-            *(ctypes.addressof(each) for each in (self._directions, self._changed)),
-            *map(pointer, scratch),
-        )
+        rows_of = (self.tokens, self.positions, columns, n_columns)
+        # The struct only points to them.
+        self._owned = (*rows_of, *addresses, self._directions, self._changed, *scratch)
+        self.struct = _BuffersStruct(rows, 1, columns.shape[1], *map(pointer, self._owned))
 
     def continue_with(self, cache: Sequence[tuple[Tensor, Tensor]], width: int) -> bool:
         """Whether this cache, `width` columns of which the last is still to be written, is the one

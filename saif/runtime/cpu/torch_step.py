@@ -53,7 +53,7 @@ class TorchDecoder:
             normed = _rms_norm(resid, block.input_layernorm)
             projections = (attention.q_proj, attention.k_proj, attention.v_proj)
             heads = torch.cat([project(normed) for project in projections], dim=1)
-            attended = self._attend(attention, heads, cos, sin, bias, batch.cache)
+            attended = self._attend(attention, heads, (cos, sin), bias, batch.cache)
             resid = resid + attention.o_proj(attended)
             normed = _rms_norm(resid, block.post_attention_layernorm)
             resid = resid + mlp.down_proj(F.silu(mlp.gate_proj(normed)).mul_(mlp.up_proj(normed)))
@@ -62,13 +62,7 @@ class TorchDecoder:
         return self._head(_rms_norm(resid, self._norm))
 
     def _attend(
-        self,
-        attention: Any,
-        heads: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        bias: Tensor | None,
-        cache: Any,
+        self, attention: Any, heads: Tensor, rope: tuple[Tensor, Tensor], bias: Any, cache: Any
     ) -> Tensor:
         """heads (rows, all heads · width), queries then keys then values -> (rows, queries)."""
         width, groups = attention.head_dim, attention.num_key_value_groups
@@ -78,13 +72,10 @@ class TorchDecoder:
         heads = heads.view(rows, n_heads, width)
         rotated = heads[:, : n_query + n_kv]
         if hasattr(attention, "q_norm"):
-            rotated = torch.cat(
-                [
-                    _rms_norm(rotated[:, :n_query], attention.q_norm),
-                    _rms_norm(rotated[:, n_query:], attention.k_norm),
-                ],
-                dim=1,
-            )
+            queries = _rms_norm(rotated[:, :n_query], attention.q_norm)
+            keys = _rms_norm(rotated[:, n_query:], attention.k_norm)
+            rotated = torch.cat([queries, keys], dim=1)
+        cos, sin = rope
         rotated = torch.addcmul(rotated * cos, rotated.roll(width // 2, dims=-1), sin)
         keys, values = cache.layers[attention.layer_idx].append(
             rotated[:, n_query:], heads[:, n_query + n_kv :]
@@ -113,26 +104,18 @@ def supports_torch_step(model: Any, blocks: Sequence[nn.Module]) -> bool:
     in memory, with full attention."""
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None) or []
-    linears = [m for m in (model.get_output_embeddings(), *_modules(blocks)) if _has_matrix(m)]
+    modules = [model.get_output_embeddings(), *(m for block in blocks for m in block.modules())]
+    linears = [m for m in modules if getattr(m, "weight", None) is not None and m.weight.ndim == 2]
     return (
         all(type(block).__name__ in _LAYER_CLASSES for block in blocks)
         and config.hidden_act == "silu"
         and not getattr(config, "sliding_window", None)
         and all(kind == "full_attention" for kind in kinds)
         and all(
-            type(linear) is nn.Linear and _is_float32_on_cpu(linear.weight) for linear in linears
+            type(m) is nn.Linear
+            and m.weight.device.type == "cpu"
+            and m.weight.dtype == torch.float32
+            for m in linears
         )
         and not any(hasattr(module, "_hf_hook") for module in model.modules())
     )
-
-
-def _modules(blocks: Sequence[nn.Module]) -> list[nn.Module]:
-    return [module for block in blocks for module in block.modules()]
-
-
-def _has_matrix(module: Any) -> bool:
-    return getattr(module, "weight", None) is not None and module.weight.ndim == 2
-
-
-def _is_float32_on_cpu(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype == torch.float32

@@ -1,6 +1,7 @@
 """Linear layers with weights in groups of 4 or 8 bits, multiplied in compiled code."""
 
 import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,5 +105,8 @@ def input_buffer(library: ctypes.CDLL, n: int) -> Tensor:
     return torch.empty(n // GROUP * library.saif_input_group_bytes(), dtype=torch.uint8)
 
 
-def pointer(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+def pointer(owner: "Tensor | ctypes.Array[Any] | None") -> int | None:
+    """Where its numbers lie in memory."""
+    if owner is None:
+        return None
+    return owner.data_ptr() if isinstance(owner, Tensor) else ctypes.addressof(owner)

@@ -16,7 +16,7 @@ FAST := $(PARALLEL) -m "not (extended or browser or serial or slow or gpu)"
 REST := $(PARALLEL) -m "(extended or browser) and not (serial or slow or gpu)"
 SERIAL := -m "serial and not (slow or gpu)"
 
-.PHONY: help setup dev chat test test-all test-rest check fix slow gpu durations lock
+.PHONY: help setup dev chat test test-all test-rest check fix slow gpu mutants durations lock
 
 help:
 	@echo "make chat    set up, then start the chat on the embedded model"
@@ -28,6 +28,7 @@ help:
 	@echo "make test-all   the long tests and those in a browser as well: what CI runs"
 	@echo "make slow       the tests that take minutes each, before a release"
 	@echo "make gpu        the tests that need a CUDA device"
+	@echo "make mutants    put faults into a copy of the code, one by one: does a test fail?"
 	@echo "make durations  measure what the tests take, on an otherwise idle machine"
 	@echo "make lock       write requirements.lock from what is installed"
 
@@ -65,6 +66,9 @@ slow: dev
 
 gpu: dev
 	@$(PYTEST) -m gpu $(ARGS)
+
+mutants: dev
+	@$(PY) tests/mutate.py $(ARGS)
 
 durations: override ARGS += --save-durations
 durations: dev

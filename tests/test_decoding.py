@@ -118,8 +118,10 @@ def test_the_repetition_penalty_is_transformers_own(seed: int, penalty: float) -
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(20, generator=generator)
     seen = torch.randint(0, 20, (8,), generator=generator)  # with repeats
+    before = logits.clone()
     expected = RepetitionPenaltyLogitsProcessor(penalty)(seen[None], logits[None].clone())[0]
     torch.testing.assert_close(_penalise(logits, seen, penalty), expected)
+    assert torch.equal(logits, before)
 
 
 # Rows are independent

@@ -84,9 +84,10 @@ class Passes:
     def _count(self, batch: Batch, token_ids: Sequence[int]) -> Any:
         self.rows.append(len(batch.rows))
         time.sleep(self.seconds)
-        if self.fails(batch):
+        result = self._advance(batch, token_ids)
+        if self.fails(batch):  # found out once the step is run, as by the real check
             raise SteeringError("This row is not steered as asked.")
-        return self._advance(batch, token_ids)
+        return result
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_preset
 
-from saif.core.types import SPANS
+from saif.core.types import SPANS, Schedule
 from saif.errors import InputError, PresetError
 from saif.presets.controls import MAX_STRENGTH, Controls
 from saif.presets.preset import LoadedPreset
@@ -76,6 +76,22 @@ def test_strength_scales_and_does_not_turn_the_direction(preset: LoadedPreset) -
 def test_other_layers_and_ks_are_other_directions(preset: LoadedPreset) -> None:
     assert not torch.allclose(vector(preset, layer=1), vector(preset, layer=3))
     assert not torch.allclose(vector(preset, k=2), vector(preset, k=3))
+
+
+def test_a_layer_other_than_the_calibrated_one_is_steered_alone(preset: LoadedPreset) -> None:
+    choice = replace(preset.preset.placements["post"].choice, extra_layers=(3,))
+    two = preset.with_part("post", choice=choice)
+    assert two.steering().dose == two.steering(layer=1).dose == {1: 0.5, 3: 0.5}
+    assert two.steering(layer=3).dose == {3: 1.0}
+
+
+@pytest.mark.parametrize(("strength", "share"), [(0.5, 0.5), (1.0, 1.0), (2.0, 1.0)])
+def test_a_clamp_takes_away_as_much_as_the_strength_and_never_more_than_all(
+    preset: LoadedPreset, strength: float, share: float
+) -> None:
+    choice = replace(preset.preset.placements["post"].choice, schedule=Schedule(clamp=True))
+    clamped = preset.with_part("post", choice=choice).steering(strength=strength).clamped
+    assert torch.equal(clamped[1].decoder, share * preset.vectors[1].decoder[:4])
 
 
 def test_more_latents_than_are_stored_are_all_of_them(preset: LoadedPreset) -> None:

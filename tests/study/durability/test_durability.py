@@ -34,6 +34,7 @@ from saif.errors import StudyError
 from saif.study.design.publish import canonical
 from saif.study.durability.backup import backup, backups, restore
 from saif.study.durability.erasure import finish_erasures, withdraw
+from saif.study.participation.events import note_event
 from saif.study.participation.steps import (
     Ballot,
     Saved,
@@ -352,6 +353,7 @@ def write_canaries(store: Store, who: str) -> tuple[str, str]:
             said = f"CANARY-{who}-prompt " * 300  # more than a page of the file
             trial = add_exchange(store, entry.token, trial.trial_id, told, said)
         cast(store, entry.token, trial, "L", reason=f"CANARY-{who}-reason")
+    assert note_event(store, entry.token, "shown")
     respond(store, entry.token, "remarks", f"CANARY-{who}-remark")
     respond(store, entry.token, "remarks", f"CANARY-{who}-second-remark")
     finish(store, entry.token)

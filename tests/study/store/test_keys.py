@@ -11,6 +11,7 @@ from saif.study.store.identities import (
     SECRET_VARIABLE,
     key_file,
     key_of,
+    keyed_hash,
     make_key,
     researcher_secret,
 )
@@ -73,6 +74,12 @@ def test_a_secret_is_long_or_there_is_none(monkeypatch: pytest.MonkeyPatch) -> N
         researcher_secret()
     monkeypatch.setenv(SECRET_VARIABLE, "x" * 16)
     assert researcher_secret() == "x" * 16
+
+
+def test_a_keyed_hash_knows_where_its_parts_end() -> None:
+    key = b"k" * 32
+    assert keyed_hash(key, "a", "bc") == keyed_hash(key, "a", "bc")
+    assert keyed_hash(key, "a", "bc") != keyed_hash(key, "ab", "c") != keyed_hash(key, "abc")
 
 
 def test_a_store_is_not_opened_with_another_key(tmp_path: Path) -> None:

@@ -755,6 +755,15 @@ def test_the_audit_trail_holds_no_personal_text(store: Store) -> None:
     assert "CANARY" not in str(rows(store, "SELECT * FROM audit"))
 
 
+def test_the_same_step_of_two_participants_has_two_hashes(store: Store) -> None:
+    """Each is salted, so that nobody can try out what was hashed once the salt is gone."""
+    for number in (1, 2):
+        token_of(store, number)
+        store.enter(person(number))
+    hashes = rows(store, "SELECT payload_sha FROM audit WHERE action = 'enter'")
+    assert len(set(hashes)) == len(hashes) == 2
+
+
 def test_times_are_utc_and_sort_as_text(store: Store, clock: Clock) -> None:
     first = store.now()
     clock.pass_by(milliseconds=1)

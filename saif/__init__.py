@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from saif.errors import SaifError as SaifError
     from saif.presets.library import Library as Library
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {"SaifError": "saif.errors", "Library": "saif.presets.library"}
 """Where a name comes from, if it isn't `saif.api`."""

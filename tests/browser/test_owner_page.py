@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from look import Screen
@@ -13,6 +14,8 @@ from ui_server import SpyEngine, loaded, owner_library, page
 from saif.engine.local import LocalEngine
 from saif.engine.protocol import Engine
 from saif.errors import ModelError
+from saif.runtime.batch import StepResult
+from saif.runtime.language_model import LanguageModel
 
 pytestmark = pytest.mark.browser
 
@@ -68,10 +71,17 @@ def test_a_preset_is_made_in_the_page_and_used_at_once(owner: Screen) -> None:
     assert not page.locator("#make-cancel").is_visible()
 
 
-@pytest.mark.serial  # the second page has to open before the preset is made
+@pytest.mark.serial
 def test_a_preset_in_the_making_can_be_cancelled_also_from_a_page_opened_meanwhile(
-    owner: Screen, browser: Browser
+    owner: Screen, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    step = LanguageModel._step
+
+    def slowly(model: LanguageModel, *args: Any) -> StepResult:
+        time.sleep(0.2)  # so that the second page is there before the preset is made
+        return step(model, *args)
+
+    monkeypatch.setattr(LanguageModel, "_step", slowly)
     owner.unfold("make-fold")
     owner.page.locator("#make-effort").get_by_text("Thorough").click()
     owner.page.locator("#make").click()

@@ -373,27 +373,29 @@ class LanguageModel:
         """Append one token to every row; the logits are for the one after it. Raises SteeringError
         if a row was not steered as asked."""
         batch.append(token_ids)
-        input_ids = torch.tensor([[token] for token in token_ids], device=self.device)
         weights = steer_weights(batch.rows, 1, self.control_ids)
-        return self._step(batch, weights, input_ids, self.decoder)
+        if self.decoder is not None:
+            return self._step(batch, weights, self.decoder)
+        input_ids = torch.tensor([[token] for token in token_ids], device=self.device)
+        return self._step(batch, weights, input_ids)
 
     @torch.inference_mode()
     def _step(
         self,
         batch: Batch,
         weights: Sequence[Sequence[float]],
-        input_ids: Tensor,
-        decoder: Decoder | None = None,
+        run: Tensor | Decoder,
     ) -> StepResult:
-        """Run a batch's newest tokens, with the decoder if there is one and it is one per row."""
+        """Run a batch's newest tokens: these ids (rows, pos), or one per row with a decoder, which
+        takes them from the batch."""
         edits = steering_hooks(batch.rows, weights)
-        if decoder is None:
-            out = self._forward(input_ids, batch.attention_mask, batch.cache, edits)
+        if isinstance(run, Tensor):
+            out = self._forward(run, batch.attention_mask, batch.cache, edits)
             logits = out.logits[:, -1].float()
         else:
             if self._before_pass is not None:
                 self._before_pass()
             with self._lock:
-                logits = decoder.step(batch, edits)
+                logits = run.step(batch, edits)
         counts = {layer: hook.counts for layer, hook in edits.items()}
         return StepResult(logits, verified(batch.rows, weights, counts))
